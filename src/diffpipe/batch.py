@@ -1,0 +1,164 @@
+"""Call arguments, seeds and an output template -> requests."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import string
+import unicodedata
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .errors import UsageError
+from .specs import Flag, Request, digest
+
+SEEDS = 2**32  # seeds are drawn below this: short enough to type, and every tool accepts them
+MAX_SEED = 2**64 - 1  # torch.Generator.manual_seed
+FIELDS = ("name", "key", "id", "index", "seed", "prompt", "ext")
+DEFAULT_TEMPLATE = "{name}-{seed}.{ext}"
+RESERVED = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?")
+LONGEST = 200  # bytes of a file name; most file systems stop at 255
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Where results go: a template with fields, the file format, and whether files may be replaced."""
+
+    template: str | None = None
+    format: str | None = None
+    overwrite: bool = False
+
+
+def requests(
+    arguments: Mapping[str, Any], seed: int | None, count: int, outputs: Outputs, name: str, key: str
+) -> list[Request]:
+    """`count` requests with the seeds seed, seed + 1, …, each with the paths of all its pictures.
+
+    Raises UsageError for a template that cannot be used or a file that is there already.
+    """
+    first = secrets.randbelow(SEEDS - count) if seed is None else seed
+    if not 0 <= first <= MAX_SEED - count + 1:
+        raise UsageError(f"--seed {first} is out of range", f"seeds go from 0 to {MAX_SEED}")
+    per_call = int(arguments.get("num_images_per_prompt") or 1)
+    paths = _paths(arguments, first, count, per_call, outputs, name, key)
+    return [
+        Request(index, first + index, arguments, tuple(next(paths) for _ in range(per_call))) for index in range(count)
+    ]
+
+
+def _paths(
+    arguments: Mapping[str, Any], first: int, count: int, per_call: int, outputs: Outputs, name: str, key: str
+) -> Iterator[str]:
+    template, extension = _template(outputs)
+    taken: set[str] = set()
+    for number in range(count * per_call):
+        seed = first + number // per_call
+        values = {
+            "name": name,
+            "key": key[:12],
+            "id": digest({"arguments": arguments, "seed": seed, "key": key})[:12],
+            "index": number + 1,
+            "seed": seed,
+            "prompt": str(arguments.get("prompt") or ""),
+            "ext": extension,
+        }
+        path = Path(fill(template, values))
+        free = path
+        for suffix in range(2, 10**9):
+            if str(free) not in taken and (outputs.overwrite or outputs.template or not free.exists()):
+                break
+            free = path.with_name(f"{path.stem}-{suffix}{path.suffix}")
+        if free.exists() and not outputs.overwrite:
+            raise UsageError(f"{free} exists already", "choose another --output, or pass --overwrite")
+        taken.add(str(free))
+        yield str(free)
+
+
+def _template(outputs: Outputs) -> tuple[str, str]:
+    """The template to fill and the extension: from --format, else the template's own ending, else png."""
+    template = outputs.template or DEFAULT_TEMPLATE
+    if template.endswith(("/", "\\")) or Path(template).is_dir():
+        template = str(Path(template) / DEFAULT_TEMPLATE)
+    check_template(template)
+    suffix = Path(template).suffix[1:].lower()
+    own = suffix if suffix and "{" not in suffix else ""
+    extension = outputs.format or own or "png"
+    if extension not in ("png", "jpg", "jpeg", "webp"):
+        raise UsageError(f"pictures are not written as .{extension}", "use .png, .jpg or .webp")
+    if own and outputs.format and own != outputs.format:
+        raise UsageError(f"--output ends in .{own} but --format is {outputs.format}", "leave one of them out")
+    if not own and "{ext}" not in template:
+        template += ".{ext}"
+    return template, extension
+
+
+def check_template(template: str) -> None:
+    """Raises UsageError unless a template is well formed and names known fields only."""
+    try:
+        for _, field, spec, conversion in string.Formatter().parse(template):
+            if field is None:
+                continue
+            if field not in FIELDS or conversion:
+                raise UsageError(f"--output: there is no field {{{field}}}", f"the fields are: {' '.join(FIELDS)}")
+            format(1 if field in ("index", "seed") else "x", spec or "")
+    except ValueError as error:
+        raise UsageError(f"--output: {error}", "for example out/{index:03d}-{seed}.{ext}") from None
+    if "\0" in template or not template.strip():
+        raise UsageError("--output is no path", "for example out/{index:03d}-{seed}.{ext}")
+
+
+def fill(template: str, values: Mapping[str, Any]) -> str:
+    """A template with its fields filled; no field can add a folder, a reserved name or an over-long one."""
+    parts = []
+    for literal, field, spec, _ in string.Formatter().parse(template):
+        parts.append(literal)
+        if field is not None:
+            parts.append(safe_name(format(values[field], spec or "")))
+    folder, mark, name = "".join(parts).rpartition("/")
+    stem, dot, ending = name.rpartition(".")
+    short = _cut(stem, LONGEST - len(ending) - 1) if dot else _cut(name, LONGEST)
+    safe = short + dot + ending if dot else short
+    return folder + mark + (f"_{safe}" if RESERVED.fullmatch(safe) else safe)
+
+
+def safe_name(text: str) -> str:
+    """Text as part of a file name on any system: no separators, control characters, or edge dots and spaces."""
+    plain = unicodedata.normalize("NFC", text)
+    plain = "".join(" " if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp") else c for c in plain)
+    plain = re.sub(r'[<>:"/\\|?*\s]+', "-", plain).strip("-. ")
+    return _cut(plain, LONGEST)
+
+
+def _cut(text: str, size: int) -> str:
+    """The longest start of a text of at most `size` bytes in UTF-8 (file systems count bytes, not letters)."""
+    return text.encode()[: max(size, 1)].decode(errors="ignore")
+
+
+def checked(flags: Mapping[str, Flag], arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments with what is empty left out; every value in its flag's range.
+
+    Raises UsageError for a missing argument, or a value out of range, with the nearest one that is in it.
+    """
+    for name, flag in flags.items():
+        option = "--" + name.replace("_", "-")
+        value = arguments.get(name, flag.default)
+        if flag.required and value in (None, [], ""):
+            raise UsageError(f"{option} is missing", f"this pipeline needs it: {flag.help}" if flag.help else "give it")
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, int | float) and not isinstance(item, bool):
+                _check_range(flag, option, item)
+    return {name: value for name, value in arguments.items() if value not in (None, [])}
+
+
+def _check_range(flag: Flag, option: str, value: float) -> None:
+    low, high, step = flag.minimum, flag.maximum, flag.multiple_of
+    if value != value or (low is not None and value < low) or (high is not None and value > high):
+        bounds = f"from {low:g} to {high:g}" if low is not None and high is not None else (
+            f"at least {low:g}" if low is not None else f"at most {high:g}" if high is not None else "a number"
+        )
+        raise UsageError(f"{option} {value} is out of range", f"give {bounds}")
+    if step and value % step:
+        near = sorted({max(step, int(value // step) * step), (int(value // step) + 1) * step})
+        raise UsageError(f"{option} {value} is no multiple of {step}", f"the nearest: {' or '.join(map(str, near))}")

@@ -1,0 +1,255 @@
+"""The first journey: a build request -> pinned sources -> a named cache entry. Work is done once per key."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from . import hub, select
+from .errors import UsageError
+from .files import identity, safetensors_header, weigh
+from .resolve import Context, Resolved, place_of, resolve
+from .specs import BuildSpec, Component, PipelineType, Source, digest
+from .store import SHORT, Entry, Store, check_name
+
+FORMAT = 1  # of the manifest: raise it when readers of older ones would misread newer ones
+PACKAGES = ("diffpipe", "diffusers", "transformers", "torch", "accelerate", "peft", "optimum-quanto", "safetensors", "pillow")
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Built:
+    """The outcome of a build: the entry, its name, whether it was there already, and what the name stood for before."""
+
+    entry: Entry
+    name: str
+    cached: bool
+    replaced: str | None
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to go about a build, none of which changes what is built."""
+
+    name: str
+    force: bool = False
+    offline: bool = False
+    quiet: bool = False
+
+
+def build(
+    spec: BuildSpec, row: PipelineType, store: Store, options: Options, say: Say, report: Any = None
+) -> Built:
+    """Resolve, fetch and describe a pipeline, or find it in the cache. `say` gets a line of text per stage.
+
+    Raises DiffpipeError in the user's terms; whatever happens, the cache holds a whole entry or none.
+    """
+    check_name(options.name)
+    offline = hub.is_offline(options.offline)
+    request = digest(asdict(spec))
+    known = {} if options.force else (store.pins(request) or {})
+    pins = {role: Source.from_json(source) for role, source in known.items()}
+    resolved = resolve(spec, row, Context(store.digests, pins, offline, report))
+    entry = None if options.force else store.get(resolved.key)
+    cached = entry is not None
+    if entry is None:
+        short = resolved.key[:SHORT]
+        with store.lock(resolved.key, lambda: say(f"another process is building {short}; waiting for it")):
+            # Another process may have published it while this one waited.
+            entry = None if options.force else store.get(resolved.key)
+            cached = entry is not None
+            entry = entry or _make(resolved, row, store, options.name, offline, options.quiet, say)
+    else:
+        _follow(entry, resolved, options.name)
+    store.set_pins(request, {s.role: asdict(s) for s in resolved.sources if s.kind == "hub"})
+    return Built(entry, options.name, cached, store.set_name(options.name, entry.key))
+
+
+def _follow(entry: Entry, resolved: Resolved, name: str) -> None:
+    """A cache hit from another folder with the same content: if the recorded one is gone, use the new one from now on."""
+    recorded = entry.sources()
+    moved = {
+        source.role
+        for source in resolved.sources
+        if source.kind in ("folder", "file") and not Path(recorded["locations"].get(source.role, "")).exists()
+    }
+    if moved:
+        locations = recorded["locations"] | {role: resolved.locations[role] for role in moved}
+        entry.set_sources(record_sources(resolved.sources, locations, command_of(resolved.spec, name)))
+
+
+def _make(
+    resolved: Resolved, row: PipelineType, store: Store, name: str, offline: bool, quiet: bool, say: Say
+) -> Entry:
+    """Check what only diffusers can check, fetch, weigh, read the signature, publish."""
+    from .engine import load, place, run, signature
+
+    place.quiet_libraries()
+    spec = resolved.spec
+    layout = dict(next(s.components for s in resolved.sources if s.components))
+    cls = load.pipeline_class(resolved.pipeline)
+    load.check(asdict(spec), cls, layout)
+    fields = load.output_fields(cls)
+    if not {"images", "image"} & set(fields):
+        raise UsageError(f"{resolved.pipeline} makes no pictures", "this version of diffpipe writes pictures only")
+    locations = _fetch(resolved, offline, quiet, say)
+    components = _components(resolved, row, layout, locations)
+    manifest = {
+        "format": FORMAT,
+        "key": resolved.key,
+        "provider": spec.provider,
+        "type": spec.type,
+        "pipeline": resolved.pipeline,
+        "config": dict(resolved.config),
+        "sources": [asdict(source) for source in resolved.sources],
+        "components": [asdict(component) for component in components],
+        "flags": [flag.to_json() for flag in signature.read_flags(cls, row)],
+        "arguments": run.settable(cls),
+        "outputs": fields,
+        "versions": versions(),
+    }
+    base = resolved.sources[0]
+    summary = {
+        "provider": spec.provider,
+        "type": spec.type,
+        "pipeline": resolved.pipeline,
+        "model": base.label + (f"@{base.commit[:7]}" if base.commit else ""),
+        "dtype": spec.dtype,
+        "bytes": sum(component.bytes for component in components),
+        "built": int(time.time()),
+    }
+    return store.publish(
+        resolved.key, summary, manifest, record_sources(resolved.sources, locations, command_of(spec, name))
+    )
+
+
+def _fetch(resolved: Resolved, offline: bool, quiet: bool, say: Say) -> dict[str, str]:
+    """Have every source on this machine; role -> folder or file."""
+    locations = dict(resolved.locations)
+    for source in resolved.sources:
+        if source.kind == "hub" and source.commit:
+            total = sum(info.size for info in source.files.values())
+            say(f"{source.label} at {source.commit[:7]}: {len(source.files)} files, {readable(total)}")
+            repository = hub.Repository(source.label, source.commit, source.files)
+            folder = hub.fetch(repository, list(source.files), offline=offline, quiet=quiet)
+            single = source.role.startswith("lora:")
+            locations[source.role] = str(folder / next(iter(source.files)) if single else folder)
+    return locations
+
+
+def file_of(source: Source, location: str, path: str) -> Path:
+    """The place of one of a source's files: the location itself where the source is a single file."""
+    place = place_of(location)
+    return place if place.is_file() or place.suffix in (".safetensors", ".gguf") else place / path
+
+
+def record_sources(sources: tuple[Source, ...], locations: Mapping[str, str], command: list[str]) -> dict[str, Any]:
+    """What sources.json holds: where each source lies, each file's identity now, and how to build it again."""
+    identities = {
+        source.role: {path: identity(file_of(source, locations[source.role], path)) for path in source.files}
+        for source in sources
+    }
+    return {"locations": dict(locations), "identities": identities, "command": command}
+
+
+def _components(
+    resolved: Resolved, row: PipelineType, layout: Mapping[str, tuple[str, str]], locations: Mapping[str, str]
+) -> list[Component]:
+    """Every component with its class and the size of its weights, read from safetensors headers."""
+    sources = {source.role: source for source in resolved.sources}
+    base, settings = sources["base"], sources.get("config")
+    held: dict[str, list[dict[str, Any]]] = {}
+    if base.kind == "file":
+        held = _checkpoint_headers(base, locations["base"], layout)
+    table = []
+    for name, (library, class_name) in layout.items():
+        replacement = sources.get(f"component:{name}")
+        source = replacement or (base if name in held else settings or base)
+        prefix = "" if replacement and not replacement.subfolder else name + "/"
+        headers = held.get(name) or [
+            safetensors_header(file_of(source, locations[source.role], path))
+            for path in source.files
+            if path.startswith(prefix) and path.endswith(".safetensors") and (source.kind != "file" or replacement)
+        ]
+        chosen = resolved.spec.scheduler if name == "scheduler" else None
+        table.append(Component(name, library, chosen or class_name, source.label, **weigh(headers)))
+    return table
+
+
+def _checkpoint_headers(
+    base: Source, location: str, layout: Mapping[str, tuple[str, str]]
+) -> dict[str, list[dict[str, Any]]]:
+    """A single-file checkpoint's tensors, parted by the component each belongs to."""
+    path = Path(location)
+    if path.suffix != ".safetensors":
+        return {name: [] for name in layout if name in select.DENOISERS}
+    header = {name: tensor for name, tensor in safetensors_header(path).items() if name != "__metadata__"}
+    parted: dict[str, list[dict[str, Any]]] = {}
+    for name, tensor in header.items():
+        for part in sorted(select.parts_of_checkpoint([name], layout))[:1]:
+            parted.setdefault(part, [{}])[0][name] = tensor
+    return parted
+
+
+def versions() -> dict[str, str]:
+    """The installed version of each package that decides what a pipeline makes, without importing any."""
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def command_of(spec: BuildSpec, name: str) -> list[str]:
+    """The command that makes the same request again, from any folder."""
+    words = ["diffpipe", "build", spec.provider, "--type", spec.type, "--model", absolute(spec.model)]
+    options = {
+        "--class": spec.pipeline,
+        "--revision": spec.revision,
+        "--variant": spec.variant,
+        "--config": absolute(spec.config) if spec.config else None,
+        "--dtype": spec.dtype,
+        "--device": None if spec.device == "auto" else spec.device,
+        "--scheduler": spec.scheduler,
+        "--scheduler-config": _json(spec.scheduler_config),
+        "--name": name,
+    }
+    words += [word for option, value in options.items() if value for word in (option, value)]
+    for component, source in spec.components.items():
+        words += ["--component", f"{component}={absolute(source)}"]
+    for lora in spec.loras:
+        words += ["--lora", absolute(lora)]
+    words += ["--allow-pickle"] * spec.allow_pickle + ["--trust-remote-code"] * spec.trust_remote_code
+    return words
+
+
+def absolute(source: str) -> str:
+    """A local source as an absolute path; anything else as it is."""
+    path, mark, scale = source.rpartition("@")
+    for text, rest in ((source, ""), (path, mark + scale)):
+        if text and os.path.exists(os.path.expanduser(text)):
+            return str(Path(text).expanduser().absolute()) + rest
+    return source
+
+
+def _json(value: Mapping[str, Any]) -> str:
+    import json
+
+    return json.dumps(dict(value)) if value else ""
+
+
+def readable(count: float) -> str:
+    """Bytes for people, in the units of disks and downloads (1 MB is 1,000,000 bytes)."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.2f} TB"

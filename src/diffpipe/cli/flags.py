@@ -1,0 +1,98 @@
+"""Flags as data -> a command's parameters."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal, Optional
+
+import typer
+
+from ..errors import UsageError
+from ..specs import MEDIA_KINDS, Flag
+
+TYPES: dict[str, Any] = {"text": str, "integer": int, "number": float, "boolean": bool, "json": str}
+METAVARS = {"text": "TEXT", "integer": "INTEGER", "number": "NUMBER", "json": "JSON"}
+
+
+def option_name(flag: Flag) -> str:
+    return "--" + flag.name.replace("_", "-")
+
+
+def parameter(flag: Flag, panel: str) -> inspect.Parameter:
+    """A flag as the parameter of a Typer command. Ranges are checked later, with hints (batch.checked)."""
+    base = Path if flag.kind in MEDIA_KINDS else TYPES.get(flag.kind, str)
+    if flag.kind == "choice":
+        base = Literal[flag.choices]
+    options: dict[str, Any] = {"help": _help(flag), "rich_help_panel": panel, "show_default": _default(flag)}
+    if flag.kind in MEDIA_KINDS:
+        options["metavar"] = "FILE"
+    elif flag.kind in METAVARS:
+        options["metavar"] = METAVARS[flag.kind]
+    declared = option_name(flag)
+    if flag.kind == "boolean":
+        declared += f"/--no-{declared[2:]}"
+    annotation: Any = list[base] if flag.many else base
+    default = None if flag.kind == "json" or flag.default is None else flag.default
+    if flag.many and default is not None and not isinstance(default, list):
+        default = [default]
+    return inspect.Parameter(
+        flag.name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=default,
+        annotation=Annotated[Optional[annotation], typer.Option(declared, **options)],  # noqa: UP045
+    )
+
+
+def _help(flag: Flag) -> str:
+    text = flag.help or f"{flag.name.replace('_', ' ')}."
+    if flag.many:
+        text += " May be repeated."
+    if flag.minimum is not None and flag.maximum is not None:
+        text += f" [{flag.minimum:g} to {flag.maximum:g}]"
+    return text + (" [required]" if flag.required else "")
+
+
+def _default(flag: Flag) -> bool | str:
+    return flag.default is not None and flag.kind != "json" and flag.default != ""
+
+
+def with_parameters(function: Callable[..., Any], parameters: Iterable[inspect.Parameter]) -> Callable[..., Any]:
+    """A function of keyword arguments dressed with the given parameters, for Typer to read.
+
+    Set on the function itself: Typer reads both the signature and the annotations.
+    """
+    listed = list(parameters)
+    function.__signature__ = inspect.Signature(listed)  # type: ignore[attr-defined]
+    function.__annotations__ = {parameter.name: parameter.annotation for parameter in listed}
+    return function
+
+
+def arguments(flags: Iterable[Flag], values: dict[str, Any]) -> dict[str, Any]:
+    """Call arguments from a command's parsed values: JSON decoded, single values of lists bare where they may be.
+
+    Raises UsageError for text that is no JSON.
+    """
+    called: dict[str, Any] = {}
+    for flag in flags:
+        value = values.get(flag.name)
+        if flag.kind == "json" and value is not None:
+            value = parse_json(value, option_name(flag))
+        if flag.kind in MEDIA_KINDS and value is not None:
+            value = [str(path) for path in value] if flag.many else str(value)
+        if flag.many and isinstance(value, list | tuple):
+            value = value[0] if flag.scalar and len(value) == 1 else list(value)
+        if value is not None and value != []:
+            called[flag.name] = value
+    return called
+
+
+def parse_json(text: str, option: str) -> Any:
+    """Raises UsageError, with the column, for text that is no JSON."""
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        column = getattr(error, "colno", 1)
+        raise UsageError(f"{option} is no JSON at column {column}: {text}", """for example '{"scale": 0.8}'""") from None

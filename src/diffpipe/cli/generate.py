@@ -1,0 +1,163 @@
+"""diffpipe generate NAME: one sub-command a built pipeline, with that pipeline's own call arguments as flags."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal, Optional
+
+import typer
+
+from ..errors import UsageError
+from ..specs import MEDIA_KINDS, Flag
+from ..store import SHORT, Entry, Store
+from . import output, tree
+from .flags import arguments, option_name, parameter, parse_json, with_parameters
+
+CALL, RUN = "Call arguments", "Run options"
+
+
+def make() -> Any:
+    return tree.group("generate", "Make pictures with a built pipeline.", _rows, _make)
+
+
+def _rows() -> dict[str, str]:
+    store = Store()
+    return {
+        name: f"{entry.summary.get('pipeline', '')} from {entry.summary.get('model', '')}"
+        for name, key in store.names().items()
+        if (entry := store.get(key))
+    }
+
+
+def _make(reference: str) -> Any:
+    store = Store()
+    entry = store.find(reference)
+    manifest = entry.manifest()
+    flags = [Flag.from_json(flag) for flag in manifest["flags"]]
+    taken = {option.name for option in OPTIONS}
+    shown = [flag for flag in flags if flag.name not in taken]
+
+    def function(**values: Any) -> None:
+        _generate(reference, entry, manifest, shown, values)
+
+    text = f"{manifest['pipeline']} ({manifest['provider']}, {manifest['type']}), {entry.key[:SHORT]}."
+    command = with_parameters(function, [*(parameter(flag, CALL) for flag in shown), *OPTIONS])
+    return tree.command(reference, command, text)
+
+
+def _option(name: str, kind: Any, default: Any, text: str, *declared: str, **more: Any) -> inspect.Parameter:
+    option = typer.Option(*declared or ("--" + name.replace("_", "-"),), help=text, rich_help_panel=RUN, **more)
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option])
+
+
+OPTIONS = [
+    _option("output", Optional[str], None, "Where the pictures go: a path with fields {name} {key} {id} {index} {seed} {prompt} "
+            "{ext}, or a folder ending in /. Default: {name}-{seed}.{ext}", "--output", "-o", metavar="TEMPLATE"),
+    _option("format", Optional[Literal["png", "jpg", "webp"]], None, "File format. Default: by the output's ending, else png."),
+    _option("seed", Optional[int], None, "Seed of the first picture; the next ones count up. Default: a fresh random one.",
+            metavar="INTEGER"),
+    _option("count", int, 1, "How many pictures to make, each with its own seed.", metavar="INTEGER", min=1),
+    _option("set", Optional[list[str]], None, "Pass a call argument that has no flag. May be repeated.", metavar="KEY=JSON"),
+    _option("overwrite", bool, False, "Replace files that exist.", "--overwrite"),
+    _option("json", bool, False, "Print a JSON object a picture instead of its path.", "--json"),
+    _option("quiet", bool, False, "Print nothing but results and errors.", "--quiet", "-q"),
+    _option("verbose", bool, False, "Show the detailed log.", "--verbose", "-v"),
+    _option("log_file", Optional[Path], None, "Write the detailed log to a file.", metavar="FILE"),
+]  # fmt: skip
+
+
+def _generate(
+    reference: str, entry: Entry, manifest: Mapping[str, Any], flags: list[Flag], values: dict[str, Any]
+) -> None:
+    """Check everything, then load, then make one picture after another."""
+    output.set_up(quiet=values["quiet"], verbose=values["verbose"], log_file=values["log_file"])
+    from ..batch import Outputs, checked, requests
+    from ..verify import locate
+
+    by_name = {flag.name: flag for flag in flags}
+    called = arguments(flags, values) | _set(values["set"] or [], by_name, manifest)
+    called = checked(by_name, called)
+    _check_files(by_name, called)
+    planned = requests(
+        called, values["seed"], values["count"], Outputs(values["output"], values["format"], values["overwrite"]), reference, entry.key
+    )
+    _warn_of_versions(manifest, reference)
+    locations = locate(entry, dict(manifest))
+
+    from ..engine.run import read_media
+    from ..runners import local
+
+    media = read_media(by_name, called)
+    entry.touch()
+    if values["seed"] is None:
+        output.say(f"seed {planned[0].seed}")
+    with output.steps(reference, len(planned)) as show:
+        finished = local.run(
+            manifest, locations, planned, media, lambda r, done, total: show(f"{r.index + 1}/{len(planned)}", done, total)
+        )
+        for artifacts in finished:
+            for made in artifacts:
+                _report(made, values["json"])
+
+
+def _report(made: Any, as_json: bool) -> None:
+    if as_json:
+        shown = {"path": made.path, "seed": made.seed, "index": made.index, "seconds": round(made.seconds, 3)}
+        output.result_json(shown | dict(made.details))
+    else:
+        output.result(made.path)
+
+
+def _set(texts: list[str], flags: Mapping[str, Flag], manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """--set KEY=JSON: any argument the call takes and diffpipe does not provide itself.
+
+    Raises UsageError for a key the pipeline does not take.
+    """
+    chosen: dict[str, Any] = {}
+    known = set(manifest["arguments"])
+    for text in texts:
+        key, mark, value = text.partition("=")
+        name = key.strip().replace("-", "_")
+        if not mark or name not in known:
+            near = get_close_matches(name, sorted(known), n=1)
+            raise UsageError(
+                f"--set {text}: the pipeline takes no {name!r}" if mark else f"--set {text} is not KEY=JSON",
+                f"did you mean {near[0]}?" if near else f"it takes: {', '.join(sorted(known))}",
+            )
+        chosen[name] = _text_or_json(value, flags.get(name), text)
+    return chosen
+
+
+def _text_or_json(value: str, flag: Flag | None, text: str) -> Any:
+    """JSON; a bare word is the text itself where the argument is text or a file."""
+    if flag and (flag.kind in MEDIA_KINDS or flag.kind in ("text", "choice")) and not value.startswith(('"', "[")):
+        return value
+    parsed = parse_json(value, f"--set {text.partition('=')[0]}")
+    if flag and flag.kind in ("integer", "number", "boolean"):
+        wanted = {"integer": int, "number": (int, float), "boolean": bool}[flag.kind]
+        for item in parsed if isinstance(parsed, list) and flag.many else [parsed]:
+            if not isinstance(item, wanted) or (isinstance(item, bool) and flag.kind != "boolean"):  # type: ignore[arg-type]
+                raise UsageError(f"--set {text}: {item!r} is no {flag.kind}", f"see {option_name(flag)} in --help")
+    return parsed
+
+
+def _check_files(flags: Mapping[str, Flag], called: Mapping[str, Any]) -> None:
+    """Raises UsageError for a media argument that is no file."""
+    for name, flag in flags.items():
+        if flag.kind not in MEDIA_KINDS or name not in called:
+            continue
+        for path in called[name] if isinstance(called[name], list) else [called[name]]:
+            if not Path(path).is_file():
+                raise UsageError(f"{option_name(flag)}: there is no file {path}", "check the path")
+
+
+def _warn_of_versions(manifest: Mapping[str, Any], reference: str) -> None:
+    """Say when diffusers is another version than the flags were read from."""
+    from importlib.metadata import version
+
+    built, now = manifest["versions"].get("diffusers"), version("diffusers")
+    if built != now:
+        output.warn(f"{reference} was built with diffusers {built}, and {now} is installed; build it again with --force")

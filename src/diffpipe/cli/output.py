@@ -1,0 +1,140 @@
+"""What the user sees: results on stdout; messages, warnings, errors and progress on stderr; the detailed log."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ..errors import CacheError, DiffpipeError
+
+TOKEN = re.compile(r"\b(hf_|api_org_)[A-Za-z0-9]{8,}|(?<=[Bb]earer )\S+")
+TOKEN_VARIABLES = ("HF_TOKEN", "HUGGINGFACE_HUB_ACCESS_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+
+_quiet = False
+
+
+def redact(text: str) -> str:
+    """Text with every access token replaced, wherever it came from."""
+    for variable in TOKEN_VARIABLES:
+        secret = os.environ.get(variable)
+        if secret:
+            text = text.replace(secret, "[token]")
+    return TOKEN.sub("[token]", text)
+
+
+class _Redacting(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return redact(super().format(record))
+
+
+def set_up(*, quiet: bool = False, verbose: bool = False, log_file: Path | None = None) -> None:
+    """Choose what is shown. The log of `-v` and --log-file has a line a stage, with times, and never a token.
+
+    Raises CacheError if the log file cannot be opened.
+    """
+    global _quiet
+    _quiet = quiet
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)] if verbose else []
+    if log_file:
+        try:
+            handlers.append(logging.FileHandler(log_file, encoding="utf-8"))
+        except OSError as error:
+            raise CacheError(f"cannot write the log {log_file}: {error.strerror}", "choose another --log-file") from error
+    for handler in handlers:
+        handler.setFormatter(_Redacting("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=handlers or [logging.NullHandler()], force=True)
+    logging.getLogger("diffpipe").setLevel(logging.DEBUG if handlers else logging.WARNING)
+
+
+def say(text: str) -> None:
+    """A line for the user on stderr; nothing under --quiet."""
+    logging.getLogger("diffpipe").info("%s", text)
+    if not _quiet:
+        print(redact(text), file=sys.stderr)
+
+
+def warn(text: str) -> None:
+    print(redact(f"warning: {text}"), file=sys.stderr)
+
+
+def fail(error: DiffpipeError) -> None:
+    """An error's two lines on stderr."""
+    print(redact(f"error: {error.message}"), file=sys.stderr)
+    if error.hint:
+        print(redact(f"  try: {error.hint}"), file=sys.stderr)
+
+
+def result(line: str) -> None:
+    """A result on stdout, at once, so that a pipe's reader need not wait for the next."""
+    print(line, flush=True)
+
+
+def result_json(value: Any) -> None:
+    result(json.dumps(value, ensure_ascii=False))
+
+
+def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """A plain table on stdout, columns as wide as their longest cell. (Rich takes seconds for ten thousand rows.)"""
+    rows = [list(headings), *map(list, rows)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(headings))]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+    print("\n".join(lines), flush=True)
+
+
+def ago(seconds: float) -> str:
+    """A point in time (seconds since the epoch) as an age for people."""
+    age = max(0.0, time.time() - seconds)
+    for size, unit in ((86400, "day"), (3600, "hour"), (60, "minute")):
+        if age >= size:
+            count = int(age // size)
+            return f"{count} {unit}{'s' * (count > 1)} ago"
+    return "just now"
+
+
+@contextmanager
+def steps(label: str, total: int) -> Iterator[Callable[[str, int, int], None]]:
+    """A progress bar on stderr for `total` items of some steps each; on anything but a terminal, nothing.
+
+    Yields a function of (item's label, steps done, steps in all).
+    """
+    if _quiet or not sys.stderr.isatty():
+        yield lambda item, done, steps: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(label, total=None)
+
+        def show(item: str, done: int, count: int) -> None:
+            progress.update(task, description=f"{label} {item}", completed=done, total=count or None)
+
+        yield show
+
+
+@contextmanager
+def reading(label: str) -> Iterator[Callable[[str, int], None] | None]:
+    """A byte counter on stderr for reading local files; on anything but a terminal, nothing."""
+    if _quiet or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import DownloadColumn, Progress, SpinnerColumn, TextColumn, TransferSpeedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(label, total=None)
+
+        def show(name: str, count: int) -> None:
+            progress.update(task, description=f"{label} {name}", advance=count)
+
+        yield show

@@ -1,0 +1,174 @@
+"""diffpipe pipelines: what the cache holds."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import typer
+
+from ..errors import CacheError
+from ..specs import Flag
+from ..store import SHORT, Entry, Store
+from . import output, tree
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Pipeline = Annotated[str, typer.Argument(metavar="PIPELINE", help="A name, a key, or 6 or more digits of a key.")]
+Days = Annotated[int | None, typer.Option("--unused-for", metavar="DAYS", help="Also entries not used for so many days.", min=0)]
+
+ROWS = {
+    "list": "List built pipelines, the last used first.",
+    "show": "Show one pipeline: components, sizes, sources, flags.",
+    "rename": "Give a pipeline another name.",
+    "remove": "Remove a pipeline; its last name takes the cache entry with it. Models stay.",
+    "prune": "Remove entries that can no longer be used, and what crashes left.",
+    "verify": "Read every file again and compare it with the build.",
+}
+
+
+def make() -> Any:
+    text = "List, show, rename, remove, prune or verify built pipelines."
+    commands = {"list": list_, "show": show, "rename": rename, "remove": remove, "prune": prune, "verify": verify}
+    return tree.group("pipelines", text, lambda: ROWS, lambda name: _command(commands, name))
+
+
+def _command(commands: dict[str, Any], name: str) -> Any:
+    return tree.command(name, commands[name], ROWS[name]) if name in commands else None
+
+
+def list_(json: Json = False) -> None:
+    store = Store()
+    names: dict[str, list[str]] = {}
+    for name, key in store.names().items():
+        names.setdefault(key, []).append(name)
+    entries = sorted(((entry.last_used(), entry) for entry in store.entries()), key=lambda pair: -pair[0])
+    if json:
+        output.result_json([_row(entry, used, names.get(entry.key, [])) for used, entry in entries])
+        return
+    if not entries:
+        output.say("no pipelines yet: diffpipe build demo makes the first")
+        return
+    from ..build import readable
+
+    output.table(
+        ("NAME", "KEY", "PROVIDER", "TYPE", "MODEL", "DTYPE", "SIZE", "USED"),
+        (
+            (
+                ", ".join(names.get(entry.key, ["-"])), entry.key[:SHORT], entry.summary["provider"], entry.summary["type"],
+                entry.summary["model"], entry.summary["dtype"], readable(entry.summary["bytes"]), output.ago(used),
+            )
+            for used, entry in entries
+        ),
+    )  # fmt: skip
+
+
+def _row(entry: Entry, used: float, names: list[str]) -> dict[str, Any]:
+    return {"names": names, **entry.summary, "last_used": int(used)}
+
+
+def show(pipeline: Pipeline, json: Json = False) -> None:
+    store = Store()
+    entry = store.find(pipeline)
+    manifest = entry.manifest()
+    names = [name for name, key in store.names().items() if key == entry.key]
+    if json:
+        shown = _row(entry, entry.last_used(), names) | {"manifest": manifest, "command": entry.sources().get("command")}
+        output.result_json(shown)
+        return
+    from ..build import readable
+
+    built = datetime.fromtimestamp(entry.summary["built"], UTC).strftime("%Y-%m-%d %H:%M UTC")
+    facts = [
+        ("key", entry.key), ("names", ", ".join(names) or "-"), ("pipeline", manifest["pipeline"]),
+        ("provider", f"{manifest['provider']}, {manifest['type']}"), ("dtype", manifest["config"]["dtype"]),
+        ("built", built), ("versions", ", ".join(f"{k} {v}" for k, v in manifest["versions"].items())),
+    ]  # fmt: skip
+    output.table(("", ""), facts)
+    output.result("")
+    output.table(
+        ("COMPONENT", "CLASS", "PARAMETERS", "SIZE", "STORED AS", "FROM"),
+        (
+            (part["name"], part["class_name"], f"{part['parameters']:,}", readable(part["bytes"]),
+             " ".join(part["dtypes"]) or "-", part["source"])
+            for part in manifest["components"]
+        ),
+    )  # fmt: skip
+    output.result("")
+    output.table(("FLAG", "KIND", "DEFAULT"), (_flag_row(Flag.from_json(flag)) for flag in manifest["flags"]))
+
+
+def _flag_row(flag: Flag) -> tuple[str, str, str]:
+    default = "required" if flag.required else "" if flag.default is None else str(flag.default)
+    return "--" + flag.name.replace("_", "-"), flag.kind + (", repeated" if flag.many else ""), default
+
+
+def rename(
+    pipeline: Pipeline, name: Annotated[str, typer.Argument(metavar="NAME", help="The new name.")], json: Json = False
+) -> None:
+    store = Store()
+    store.rename(pipeline, name)
+    _say_done({"renamed": pipeline, "name": name}, f"{pipeline} is now {name}", json)
+
+
+def remove(pipeline: Pipeline, json: Json = False) -> None:
+    store = Store()
+    key = store.remove(pipeline)
+    gone = store.get(key) is None
+    text = f"removed {pipeline}" + ("" if gone else f"; {key[:SHORT]} stays, it has other names")
+    _say_done({"removed": pipeline, "key": key, "entry_removed": gone}, text, json)
+
+
+def _say_done(value: dict[str, Any], text: str, json: bool) -> None:
+    if json:
+        output.result_json(value)
+    else:
+        output.say(text)
+
+
+def prune(
+    unused_for: Days = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+    json: Json = False,
+) -> None:
+    from .. import prune as work
+
+    store = Store()
+    plan = work.plan(store, unused_for)
+    if not dry_run:
+        work.execute(store, plan)
+    if json:
+        output.result_json({"dry_run": dry_run, **plan.to_json()})
+        return
+    for line in plan.lines():
+        output.result(line)
+    output.say(("would remove " if dry_run else "removed ") + plan.total())
+
+
+def verify(
+    pipeline: Annotated[str | None, typer.Argument(metavar="[PIPELINE]", help="Only this one.")] = None, json: Json = False
+) -> None:
+    from ..verify import problems, rebuild
+
+    store = Store()
+    keys = [store.find(pipeline).key] if pipeline else sorted(store.keys())
+    if not keys and pipeline is None:
+        output.say("no pipelines to verify")
+    found: dict[str, list[str]] = {}
+    names = {key: name for name, key in store.names().items()}
+    for key in keys:
+        entry = store.get(key)
+        found[key] = problems(entry) if entry else ["its summary is damaged"]
+        if not json:
+            state = "ok" if not found[key] else "; ".join(found[key])
+            output.result(f"{names.get(key, '-')} {key[:SHORT]}: {state}")
+    dangling = [name for name, key in store.names().items() if key not in found and store.get(key) is None] if not pipeline else []
+    if json:
+        output.result_json({"entries": found, "dangling_names": dangling})
+    bad = [key for key, listed in found.items() if listed]
+    if bad:
+        entry = store.get(bad[0])
+        hint = rebuild(entry) if entry else f"diffpipe pipelines remove {bad[0][:SHORT]}"
+        raise CacheError(f"{len(bad)} of {len(found)} pipelines are not what was built", f"build again: {hint}")
+    if dangling:
+        raise CacheError(f"the name {dangling[0]} stands for no entry", f"diffpipe pipelines prune, or remove {dangling[0]}")
+

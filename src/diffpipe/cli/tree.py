@@ -1,0 +1,92 @@
+"""Command groups whose commands are made when they are asked for, and help that groups options under headings.
+
+Rich's markup is off (rich_markup_mode=None): it doubles the time of --help.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+from typing import Any
+
+import typer.core
+from typer.main import get_command_from_info
+from typer.models import CommandInfo
+
+from ..errors import DiffpipeError, UsageError
+
+SETTINGS = {"help_option_names": ["-h", "--help"]}
+
+
+class Command(typer.core.TyperCommand):
+    """A command whose help lists options under the headings named as their rich_help_panel."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record:
+                heading = getattr(parameter, "rich_help_panel", None)
+                fallback = "Arguments" if parameter.param_type_name == "argument" else "Options"
+                sections.setdefault(heading or fallback, []).append(record)
+        for heading, records in sections.items():
+            with formatter.section(heading):
+                formatter.write_dl(records)
+
+
+class LazyGroup(typer.core.TyperGroup):
+    """A group that knows names and one-line helps (`rows`), and makes a command (`make`) only to run or show it.
+
+    `make` may take names that are not among the rows; it returns None, or raises DiffpipeError, for what it cannot make.
+    """
+
+    rows: Callable[[], Mapping[str, str]]
+    make: Callable[[str], Any]
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(self.rows())
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        try:
+            return self.make(cmd_name)
+        except DiffpipeError:
+            if ctx.resilient_parsing:  # completing: say nothing
+                return None
+            raise
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        rows = list(self.rows().items())
+        with formatter.section("Commands"):
+            formatter.write_dl(rows or [("(none yet)", "")])
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        command = self.get_command(ctx, args[0])
+        if command is None and not ctx.resilient_parsing and not args[0].startswith("-"):
+            near = get_close_matches(args[0], self.list_commands(ctx), n=3)
+            raise UsageError(
+                f"{ctx.command_path} has no {args[0]!r}",
+                f"did you mean {' or '.join(near)}?" if near else f"{ctx.command_path} --help lists what there is",
+            )
+        return super().resolve_command(ctx, args)
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> Any:
+        """Names from the rows alone: making ten thousand commands to complete one would take seconds."""
+        complete = typer.core.CompletionItem  # type: ignore[attr-defined]
+        rows = [complete(name, help=text) for name, text in self.rows().items() if name.startswith(incomplete)]
+        return rows + typer.core.TyperCommand.shell_complete(self, ctx, incomplete)  # type: ignore[arg-type]
+
+
+def group(name: str, text: str, rows: Callable[[], Mapping[str, str]], make: Callable[[str], Any], **options: Any) -> LazyGroup:
+    """A lazy group. `options` go to TyperGroup (params, callback, epilog, …)."""
+    made = LazyGroup(
+        name=name, help=text, no_args_is_help=True, context_settings=SETTINGS, rich_markup_mode=None, **options
+    )
+    made.rows = rows
+    made.make = make
+    return made
+
+
+def command(name: str, function: Callable[..., Any], text: str, epilog: str | None = None) -> Any:
+    """A command from a function whose signature says its parameters."""
+    info = CommandInfo(name=name, cls=Command, callback=function, help=text, epilog=epilog, context_settings=SETTINGS)
+    return get_command_from_info(info, pretty_exceptions_short=False, rich_markup_mode=None)

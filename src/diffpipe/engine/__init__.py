@@ -1,0 +1,1 @@
+"""The only room that imports torch, diffusers, transformers, peft and PIL. Import it inside functions."""

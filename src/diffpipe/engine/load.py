@@ -1,0 +1,259 @@
+"""Manifest -> pipeline object. Classes come from diffusers and transformers by name, never from a manifest's own module."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import logging
+import re
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from ..errors import CacheError, DiffpipeError, UsageError
+from ..specs import Source
+from .place import choose_device
+
+log = logging.getLogger("diffpipe.engine")
+
+
+def pipeline_class(name: str) -> type:
+    """A pipeline class of the installed diffusers.
+
+    Raises UsageError, with near names, if diffusers has no such pipeline.
+    """
+    import diffusers
+
+    found = getattr(diffusers, name, None) if name.isidentifier() else None
+    if isinstance(found, type) and issubclass(found, diffusers.DiffusionPipeline):
+        return found
+    near = get_close_matches(name, [known for known in dir(diffusers) if known.endswith("Pipeline")], n=3)
+    raise UsageError(
+        f"diffusers {diffusers.__version__} has no pipeline {name!r}",
+        f"did you mean {' or '.join(near)}?" if near else "check the name, or install the diffusers that has it",
+    )
+
+
+def component_class(library: str, name: str) -> Any:
+    """A component's class as model_index.json names it: from diffusers, transformers or one of diffusers' pipeline modules.
+
+    Raises UsageError for any other place, or a class that is not there.
+    """
+    modules = [library] if library in ("diffusers", "transformers") else [f"diffusers.pipelines.{library}"]
+    for module in modules:
+        try:
+            found = getattr(importlib.import_module(module), name)
+        except (ImportError, AttributeError):
+            continue
+        if isinstance(found, type):
+            return found
+    raise UsageError(f"there is no {name} in {library}", "install the versions of diffusers and transformers that have it")
+
+
+def scheduler_class(name: str) -> Any:
+    """A scheduler class of diffusers. Raises UsageError with near names."""
+    import diffusers
+
+    found = getattr(diffusers, name, None) if name.isidentifier() else None
+    if isinstance(found, type) and issubclass(found, diffusers.SchedulerMixin):
+        return found
+    near = get_close_matches(name, [known for known in dir(diffusers) if "Scheduler" in known], n=3)
+    raise UsageError(
+        f"diffusers has no scheduler {name!r}", f"did you mean {' or '.join(near)}?" if near else "check the name"
+    )
+
+
+def check(spec: Mapping[str, Any], pipeline: type, layout: Mapping[str, tuple[str, str]]) -> None:
+    """Everything about a build that only diffusers knows, before any weight is fetched.
+
+    `spec`: scheduler, scheduler_config, components, device. `layout`: component -> (library, class) of the folder.
+    Raises UsageError.
+    """
+    expected, optional = pipeline_parts(pipeline)
+    missing = expected - optional - set(layout) - set(spec["components"])
+    if missing:
+        raise UsageError(
+            f"{pipeline.__name__} needs {', '.join(sorted(missing))}, which this model does not have",
+            "choose the provider and --type that fit the model, or add the part with --component NAME=SOURCE",
+        )
+    for name in spec["components"]:
+        if name not in expected:
+            near = get_close_matches(name, sorted(expected), n=1)
+            hint = f"did you mean {near[0]}?" if near else f"it has: {', '.join(sorted(expected))}"
+            raise UsageError(f"{pipeline.__name__} has no component {name!r}", hint)
+    for library, name in layout.values():
+        component_class(library, name)
+    _check_scheduler(spec, layout)
+    choose_device(spec["device"])
+
+
+def _check_scheduler(spec: Mapping[str, Any], layout: Mapping[str, tuple[str, str]]) -> None:
+    if not spec["scheduler"] and not spec["scheduler_config"]:
+        return
+    if "scheduler" not in layout:
+        raise UsageError("this pipeline has no scheduler to change", "leave out --scheduler and --scheduler-config")
+    shipped = component_class(*layout["scheduler"])
+    chosen = scheduler_class(spec["scheduler"]) if spec["scheduler"] else shipped
+    fitting = {known.__name__ for known in getattr(shipped, "compatibles", [])} | {shipped.__name__}
+    if _flow(chosen) != _flow(shipped) and chosen.__name__ not in fitting:
+        raise UsageError(
+            f"{chosen.__name__} does not fit a model made for {shipped.__name__}",
+            f"choose one of: {', '.join(sorted(name for name in fitting if _flow(scheduler_class(name)) == _flow(shipped)))}",
+        )
+    known = set(inspect.signature(chosen.__init__).parameters) - {"self"}
+    for name in spec["scheduler_config"]:
+        if name not in known:
+            near = get_close_matches(name, sorted(known), n=1)
+            raise UsageError(
+                f"{chosen.__name__} has no setting {name!r}",
+                f"did you mean {near[0]}?" if near else f"it has: {', '.join(sorted(known))}",
+            )
+
+
+def _flow(scheduler: type) -> bool:
+    """Whether a scheduler integrates a flow (SD 3, Flux) rather than a noise schedule: the two do not mix."""
+    return "FlowMatch" in scheduler.__name__
+
+
+def pipeline_parts(pipeline: type) -> tuple[set[str], set[str]]:
+    """The component names a pipeline's constructor takes, and those that it can do without."""
+    parameters = {name: p for name, p in inspect.signature(pipeline.__init__).parameters.items() if name != "self"}  # type: ignore[misc]
+    names = {name for name, p in parameters.items() if p.default is inspect.Parameter.empty or p.default is None}
+    optional = set(getattr(pipeline, "_optional_components", [])) | {
+        name for name, p in parameters.items() if p.default is None
+    }
+    return names, optional
+
+
+def output_fields(pipeline: type) -> list[str]:
+    """The fields of what `__call__` returns ("images", "frames", "audios", …), read from its return statement."""
+    source = inspect.getsource(pipeline.__call__)  # type: ignore[attr-defined]
+    module = inspect.getmodule(pipeline.__call__)  # type: ignore[attr-defined]
+    for name in reversed(re.findall(r"return (\w+)\(", source)):
+        fields = getattr(getattr(module, name, None), "__dataclass_fields__", None)
+        if fields:
+            return list(fields)
+    return []
+
+
+def load(manifest: Mapping[str, Any], locations: Mapping[str, Path], device: str) -> Any:
+    """The pipeline of a manifest, on its device.
+
+    `locations`: role -> folder or file. Raises CacheError if the weights do not make the pipeline.
+    """
+    import torch
+
+    config = manifest["config"]
+    sources = {source.role: source for source in map(Source.from_json, manifest["sources"])}
+    dtype = getattr(torch, config["dtype"])
+    cls = pipeline_class(manifest["pipeline"])
+    try:
+        parts = {
+            role.removeprefix("component:"): _load_component(source, locations[role], manifest, dtype)
+            for role, source in sources.items()
+            if role.startswith("component:")
+        }
+        pipe = _load_base(cls, sources, locations, parts, dtype, config["trust"])
+        _set_scheduler(pipe, config["scheduler"])
+        fuse_loras(pipe, [(locations[role], source) for role, source in sources.items() if role.startswith("lora:")])
+    except DiffpipeError:
+        raise
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, ImportError) as error:
+        raise CacheError(
+            f"{manifest['pipeline']} could not be loaded: {_first_line(error)}",
+            "the weights do not fit the pipeline, or a package is missing; --traceback shows where",
+        ) from error
+    pipe.set_progress_bar_config(disable=True)
+    return pipe.to(device)
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:300]
+
+
+def _load_base(
+    cls: Any, sources: Mapping[str, Source], locations: Mapping[str, Path], parts: dict[str, Any], dtype: Any, trust: Any
+) -> Any:
+    base = sources["base"]
+    if base.kind != "file":
+        return cls.from_pretrained(
+            locations["base"],
+            dtype=dtype,
+            variant=base.variant,
+            use_safetensors=None if trust["pickle"] else True,
+            local_files_only=True,
+            trust_remote_code=trust["remote_code"],
+            **parts,
+        )
+    return _load_checkpoint(cls, sources["config"], locations["base"], locations["config"], parts, dtype)
+
+
+def _load_checkpoint(cls: Any, layout: Source, checkpoint: Path, config: Path, parts: dict[str, Any], dtype: Any) -> Any:
+    """A single file: the whole pipeline where it holds one, else its denoiser within the other source's parts."""
+    from ..files import safetensors_header
+    from ..select import parts_of_checkpoint
+
+    if checkpoint.suffix == ".safetensors":
+        held = parts_of_checkpoint(safetensors_header(checkpoint), layout.components)
+    else:
+        held = {name for name in layout.components if name in ("transformer", "unet")}
+    options = {"dtype": dtype, "local_files_only": True}
+    if "vae" in held and any(name.startswith("text_encoder") for name in held):
+        missing = {name: None for name in pipeline_parts(cls)[1] if name not in layout.components}
+        return cls.from_single_file(str(checkpoint), config=str(config), **missing, **options, **parts)
+    if checkpoint.suffix == ".gguf":
+        from diffusers import GGUFQuantizationConfig
+
+        options["quantization_config"] = GGUFQuantizationConfig(compute_dtype=dtype)
+    for name in held - set(parts):
+        part = component_class(*layout.components[name])
+        parts[name] = part.from_single_file(str(checkpoint), config=str(config), subfolder=name, **options)
+    return cls.from_pretrained(config, dtype=dtype, use_safetensors=True, local_files_only=True, **parts)
+
+
+def _load_component(source: Source, location: Path, manifest: Mapping[str, Any], dtype: Any) -> Any:
+    """A replacement component, by the class the pipeline's own folder names for it."""
+    name = source.role.removeprefix("component:")
+    part = next(component for component in manifest["components"] if component["name"] == name)
+    cls = component_class(part["library"], part["class_name"])
+    if source.kind == "file":
+        if not hasattr(cls, "from_single_file"):
+            raise UsageError(f"{cls.__name__} cannot be loaded from a single file", f"give a folder for {name}")
+        return cls.from_single_file(str(location), dtype=dtype, local_files_only=True)
+    options: dict[str, Any] = {"local_files_only": True}
+    if source.subfolder:
+        options["subfolder"] = source.subfolder
+    if any(path.endswith((".safetensors", ".bin")) for path in source.files):
+        options |= {"dtype": dtype, "use_safetensors": None if manifest["config"]["trust"]["pickle"] else True}
+        variants = {path for path in source.files if source.variant and f".{source.variant}" in path}
+        if variants:
+            options["variant"] = source.variant
+    return cls.from_pretrained(location, **options)
+
+
+def _set_scheduler(pipe: Any, scheduler: Mapping[str, Any]) -> None:
+    """Another class, other settings, or both: always merged onto the shipped scheduler's configuration."""
+    if scheduler["class"] or scheduler["config"]:
+        cls = scheduler_class(scheduler["class"]) if scheduler["class"] else type(pipe.scheduler)
+        pipe.scheduler = cls.from_config({**pipe.scheduler.config, **scheduler["config"]})
+
+
+def fuse_loras(pipe: Any, adapters: list[tuple[Path, Source]]) -> None:
+    """Fuse adapters into the weights at their scales, in order. Scale 0 leaves the weights untouched.
+
+    Raises UsageError if the pipeline takes no adapters or one changes no layer of it.
+    """
+    for number, (path, source) in enumerate(adapters):
+        if source.scale == 0:
+            continue
+        if not hasattr(pipe, "load_lora_weights"):
+            raise UsageError(f"{type(pipe).__name__} takes no LoRA", "build it without --lora")
+        folder, name = (path, next(iter(source.files))) if path.is_dir() else (path.parent, path.name)
+        adapter = f"adapter_{number}"
+        pipe.load_lora_weights(str(folder), weight_name=name, adapter_name=adapter, local_files_only=True)
+        if adapter not in {known for names in pipe.get_list_adapters().values() for known in names}:
+            raise UsageError(f"the LoRA {source.label} changes no layer of this pipeline", "is it for another family?")
+        pipe.fuse_lora(components=list(pipe.get_list_adapters()), lora_scale=source.scale, adapter_names=[adapter])
+        pipe.unload_lora_weights()
+        log.info("fused LoRA %s at scale %g", source.label, source.scale)

@@ -1,0 +1,62 @@
+"""The errors a user can meet: one line that says what is wrong, one that says what to do, and an exit code."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class Exit(IntEnum):
+    """Exit codes of the command line (see README, "Exit codes")."""
+
+    OK = 0
+    FAILED = 1
+    USAGE = 2
+    NOT_FOUND = 3
+    ACCESS = 4
+    OUT_OF_MEMORY = 5
+    CACHE = 6
+    PARTIAL = 7
+    INTERRUPTED = 130
+
+
+class DiffpipeError(Exception):
+    """What is wrong (`message`) and what to do about it (`hint`), both in the user's terms."""
+
+    exit_code: Exit = Exit.FAILED
+
+    def __init__(self, message: str, hint: str = "", exit_code: Exit | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        if exit_code is not None:
+            self.exit_code = exit_code
+
+
+class UsageError(DiffpipeError):
+    """An option or argument that cannot be used as given."""
+
+    exit_code = Exit.USAGE
+
+
+class NotFoundError(DiffpipeError):
+    """A pipeline, provider, repository, revision or file that does not exist, or a server that cannot be reached."""
+
+    exit_code = Exit.NOT_FOUND
+
+
+class AccessError(DiffpipeError):
+    """A repository that needs a token, a licence to be accepted, or a wider token."""
+
+    exit_code = Exit.ACCESS
+
+
+class CacheError(DiffpipeError):
+    """A full disk, a damaged cache entry, or a source that changed or moved since the build."""
+
+    exit_code = Exit.CACHE
+
+
+class Interrupted(DiffpipeError):
+    """Ctrl-C. Not a KeyboardInterrupt, which Typer would report as an ordinary failure."""
+
+    exit_code = Exit.INTERRUPTED

@@ -1,0 +1,75 @@
+"""Cleaning the cache: first a plan that says what would go and why, then its execution."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .build import file_of
+from .errors import CacheError
+from .specs import Source
+from .store import SHORT, Entry, Store
+
+DAY = 86400.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What pruning would remove: entries with the reason, names that stand for nothing, left-over folders."""
+
+    entries: tuple[tuple[str, str], ...]
+    names: tuple[str, ...]
+    leftovers: tuple[Path, ...]
+
+    def lines(self) -> Iterator[str]:
+        yield from (f"{key[:SHORT]} {reason}" for key, reason in self.entries)
+        yield from (f"{name} stands for no entry" for name in self.names)
+        yield from (f"{path.name} was left by a build that did not finish" for path in self.leftovers)
+
+    def total(self) -> str:
+        return f"{len(self.entries)} entries, {len(self.names)} names, {len(self.leftovers)} left-over folders"
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "entries": [{"key": key, "reason": reason} for key, reason in self.entries],
+            "names": list(self.names),
+            "leftovers": [path.name for path in self.leftovers],
+        }
+
+
+def plan(store: Store, unused_for: int | None) -> Plan:
+    """Entries that are damaged, whose sources are gone, or not used for `unused_for` days; and what crashes left."""
+    entries = [(key, reason) for key in store.keys() if (reason := _reason(store.get(key), unused_for))]
+    going = {key for key, _ in entries}
+    kept = set(store.keys()) - going
+    names = tuple(name for name, key in store.names().items() if key not in kept and key not in going)
+    return Plan(tuple(sorted(entries)), names, tuple(store.leftovers()))
+
+
+def execute(store: Store, planned: Plan) -> None:
+    for key, _ in planned.entries:
+        store.drop(key)
+    for name in planned.names:
+        store.drop_name(name)
+    for path in planned.leftovers:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _reason(entry: Entry | None, unused_for: int | None) -> str | None:
+    if entry is None:
+        return "is damaged"
+    try:
+        manifest = entry.manifest()
+    except CacheError:
+        return "is damaged"
+    locations = entry.sources().get("locations", {})
+    for source in map(Source.from_json, manifest["sources"]):
+        for path in source.files:
+            if not file_of(source, locations.get(source.role, ""), path).exists():
+                return f"needs {source.label}, which is gone"
+    idle = (time.time() - entry.last_used()) / DAY
+    return f"was not used for {idle:.0f} days" if unused_for is not None and idle >= unused_for else None

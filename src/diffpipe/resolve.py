@@ -1,0 +1,351 @@
+"""BuildSpec + row -> pinned sources and the pipeline key: the same key always means the same weights.
+
+Hub repositories are pinned to a commit, local files to content digests. Where a file lies is kept beside the pin, never
+hashed, so a moved folder or cache keeps its key.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from importlib.resources import files as package_files
+from pathlib import Path
+from typing import Any
+
+from . import hub, select
+from .errors import NotFoundError, UsageError
+from .files import DigestCache, safetensors_header
+from .specs import BuildSpec, FileInfo, PipelineType, Source, digest
+
+FORMAT = 1  # of the hashed configuration: raise it when the meaning of a section changes
+REPOSITORY = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
+CHECKPOINTS = (".safetensors", ".gguf", ".ckpt", ".pt", ".pth", ".bin")
+PICKLES = (".ckpt", ".pt", ".pth", ".bin")
+EMBEDDED = "embedded:"
+
+Report = Callable[[str, int], None]
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A build request whose every source is pinned. `locations` gives role -> folder or file ("" : not fetched yet)."""
+
+    spec: BuildSpec
+    pipeline: str
+    sources: tuple[Source, ...]
+    locations: Mapping[str, str]
+    config: Mapping[str, Any]
+    key: str
+
+
+@dataclass(frozen=True)
+class Context:
+    """What resolving needs besides the request: the digest cache, recorded pins by role, and whether to go online."""
+
+    digests: DigestCache
+    pins: Mapping[str, Source]
+    offline: bool = False
+    report: Report | None = None
+
+
+def resolve(spec: BuildSpec, row: PipelineType, context: Context) -> Resolved:
+    """Pin every source of a request and hash it. Downloads settings at most, never weights.
+
+    Raises UsageError, NotFoundError or AccessError in the user's terms.
+    """
+    found: list[tuple[Source, str]] = []
+    base, base_at = _pin_base(spec, context)
+    found.append((base, base_at))
+    if base.kind == "file":
+        found.append(_pin_config(spec, row, base_at, context))
+    for name, source in sorted(spec.components.items()):
+        found.append(_pin_component(name, source, spec, context))
+    for number, text in enumerate(spec.loras):
+        found.append(_pin_lora(number, text, context))
+    sources = tuple(source for source, _ in found)
+    layout = next(source for source in sources if source.role == ("config" if base.kind == "file" else "base"))
+    pipeline = spec.pipeline or row.pipeline or layout.pipeline
+    config = configuration(spec, pipeline, sources)
+    locations = {source.role: location for source, location in found}
+    return Resolved(spec, pipeline, sources, locations, config, digest(config))
+
+
+def configuration(spec: BuildSpec, pipeline: str, sources: Iterable[Source]) -> dict[str, Any]:
+    """The named sections that the pipeline key hashes."""
+    by_role = {source.role: _section(source) for source in sources}
+    return {
+        "format": FORMAT,
+        "provider": spec.provider,
+        "type": spec.type,
+        "pipeline": pipeline,
+        "base": by_role["base"],
+        "config": by_role.get("config"),
+        "components": {role[10:]: value for role, value in by_role.items() if role.startswith("component:")},
+        "loras": [by_role[f"lora:{number}"] for number in range(len(spec.loras))],
+        "scheduler": {"class": spec.scheduler, "config": dict(spec.scheduler_config)},
+        "dtype": spec.dtype,
+        "placement": {"device": spec.device},
+        "trust": {"pickle": spec.allow_pickle, "remote_code": spec.trust_remote_code},
+    }
+
+
+def _section(source: Source) -> dict[str, Any]:
+    """What of a source decides its weights: repository, commit and variant on the hub, content digests elsewhere."""
+    section: dict[str, Any] = {"kind": "hub" if source.kind == "hub" else "local", "subfolder": source.subfolder}
+    if source.kind == "hub":
+        section |= {"repository": source.label, "commit": source.commit, "variant": source.variant}
+        if source.role.startswith("lora"):
+            section["files"] = sorted(source.files)
+    else:
+        section["files"] = {path: info.digest for path, info in source.files.items()}
+    if source.role.startswith("lora"):
+        section["scale"] = source.scale
+    return section
+
+
+def source_kind(text: str) -> str:
+    """"embedded", "file", "folder" or "hub": what a SOURCE on the command line is.
+
+    Raises NotFoundError for a path that does not exist, UsageError for what is neither a path nor a repository.
+    """
+    if text.startswith(EMBEDDED):
+        return "embedded"
+    path = Path(text).expanduser()
+    if path.is_dir():
+        return "folder"
+    if path.is_file():
+        return "file"
+    if REPOSITORY.fullmatch(text):
+        return "hub"
+    if text.startswith((".", "/", "~")) or text.endswith(CHECKPOINTS) or os.sep in text:
+        raise NotFoundError(f"there is no file or folder {text}", "check the path")
+    raise UsageError(
+        f"{text!r} is neither a folder, a file, nor a repository (owner/name)", "for example ./my-model or owner/name"
+    )
+
+
+def place_of(location: str) -> Path:
+    """Where a source lies: embedded ones follow the installed package."""
+    if location.startswith(EMBEDDED):
+        return Path(str(package_files("diffpipe"))) / location.removeprefix(EMBEDDED)
+    return Path(location)
+
+
+def _pin_base(spec: BuildSpec, context: Context) -> tuple[Source, str]:
+    kind = source_kind(spec.model)
+    if kind == "file":
+        return _pin_file("base", spec.model, context, allow_pickle=spec.allow_pickle)
+    return _pin_pipeline("base", spec.model, spec, context, without=set(spec.components))
+
+
+def _pin_config(spec: BuildSpec, row: PipelineType, checkpoint: str, context: Context) -> tuple[Source, str]:
+    """The folder or repository from which a single-file checkpoint takes settings and the parts it does not hold."""
+    model = spec.config or (row.repositories[0] if row.repositories else None)
+    if model is None:
+        raise UsageError(
+            "a single-file checkpoint of a custom pipeline does not say what it is",
+            "name a folder or repository with the same layout: --config SOURCE",
+        )
+    tensors = () if not checkpoint.endswith(".safetensors") else safetensors_header(Path(checkpoint))
+    return _pin_pipeline("config", model, spec, context, without=set(spec.components), tensors=tensors)
+
+
+def _pin_pipeline(
+    role: str, model: str, spec: BuildSpec, context: Context, *, without: set[str], tensors: Iterable[str] | None = None
+) -> tuple[Source, str]:
+    """Pin a diffusers folder, wherever it lies. `tensors`: names of the checkpoint that replaces its denoiser."""
+    if role in context.pins:
+        return context.pins[role], ""
+    kind = source_kind(model)
+    if kind == "file":
+        raise UsageError(f"{model} is a file where a diffusers folder is needed", "name a folder or a repository")
+    commit, names, read = _listing(kind, model, spec.revision if role == "base" else None, context)
+    if "model_index.json" not in names:
+        raise UsageError(
+            f"{model} is no diffusers folder: it has no model_index.json",
+            "convert it with diffusers, or name the checkpoint file itself",
+        )
+    index = _model_index(read("model_index.json"), model, names, spec)
+    parts = select.parts_of_checkpoint(tensors, select.components_of(index)) if tensors is not None else set()
+    chosen = select.pipeline_files(
+        names, index, variant=spec.variant, without=without, weightless=parts, allow_pickle=spec.allow_pickle
+    )
+    chosen += [name for name in names if spec.trust_remote_code and name.endswith(".py")]
+    source, location = _source(role, kind, model, commit, chosen, names, context, variant=spec.variant)
+    class_name = index.get("_class_name", "")
+    own = class_name[-1] if isinstance(class_name, list) else class_name
+    return replace(source, pipeline=own, components=select.components_of(index)), location
+
+
+def _pin_component(name: str, text: str, spec: BuildSpec, context: Context) -> tuple[Source, str]:
+    """Pin a replacement component: NAME/ of a diffusers folder, or the root of a folder that holds it alone."""
+    role = f"component:{name}"
+    if role in context.pins:
+        return context.pins[role], ""
+    source, _, revision = text.rpartition("@") if "@" in text and not Path(text).exists() else (text, "", "")
+    kind = source_kind(source)
+    if kind == "file":
+        return _pin_file(role, source, context, allow_pickle=spec.allow_pickle)
+    commit, names, _read = _listing(kind, source, revision or None, context)
+    inside = [path.removeprefix(name + "/") for path in names if path.startswith(name + "/")]
+    chosen = select.model_files(inside or names, variant=spec.variant, allow_pickle=spec.allow_pickle)
+    if not chosen:
+        raise NotFoundError(f"{source} holds no component {name}", "check the source, or the name of the component")
+    subfolder = name if inside else ""
+    chosen = [f"{name}/{path}" for path in chosen] if inside else chosen
+    return _source(role, kind, source, commit, chosen, names, context, variant=spec.variant, subfolder=subfolder)
+
+
+def split_scale(text: str) -> tuple[str, float]:
+    """SOURCE[@SCALE] -> source and scale (1.0 when none is given).
+
+    Raises UsageError for a scale that is no number.
+    """
+    source, mark, scale = text.rpartition("@")
+    if not mark:
+        return text, 1.0
+    try:
+        value = float(scale)
+    except ValueError:
+        value = float("nan")
+    if not -10 <= value <= 10:
+        raise UsageError(f"--lora {text}: {scale!r} is no scale", "write SOURCE@SCALE with a number, for example @0.8")
+    return source, value
+
+
+def _repository_and_file(text: str) -> tuple[str, str]:
+    """owner/name/FILE -> repository and file; ("", "") unless it has that form and no such local path exists."""
+    owner, _, rest = text.partition("/")
+    name, _, inner = rest.partition("/")
+    if not inner or not REPOSITORY.fullmatch(f"{owner}/{name}") or Path(text).exists():
+        return "", ""
+    return f"{owner}/{name}", inner
+
+
+def _pin_lora(number: int, text: str, context: Context) -> tuple[Source, str]:
+    """Pin an adapter: a local file, owner/name[/file], or demo:NAME for one that comes with the demo model."""
+    role = f"lora:{number}"
+    if role in context.pins:
+        return context.pins[role], ""
+    text, scale = split_scale(text)
+    if text.startswith("demo:"):
+        embedded = f"demo/lora/{text.removeprefix('demo:')}.safetensors"
+        if not place_of(EMBEDDED + embedded).is_file():
+            raise NotFoundError(f"the demo model has no LoRA {text[5:]!r}", "diffpipe providers show demo lists them")
+        source, location = _pin_file(role, str(place_of(EMBEDDED + embedded)), context)
+        return replace(source, kind="embedded", label=text, scale=scale), EMBEDDED + embedded
+    repository, inner = _repository_and_file(text)
+    kind = "hub" if inner else source_kind(text)
+    text = repository if inner else text
+    if kind == "file":
+        source, location = _pin_file(role, text, context)
+        return replace(source, scale=scale), location
+    commit, names, _read = _listing(kind, text, None, context)
+    candidates = [inner] if inner else [name for name in names if name.endswith(".safetensors")]
+    if len(candidates) != 1 or candidates[0] not in names:
+        listed = ", ".join(sorted(name for name in names if name.endswith(".safetensors"))[:5]) or "none"
+        raise UsageError(f"--lora {text}: which file?", f"name it as {text}/FILE; there are: {listed}")
+    source, location = _source(role, kind, text, commit, candidates, names, context)
+    return replace(source, scale=scale), location
+
+
+def _pin_file(role: str, text: str, context: Context, *, allow_pickle: bool = False) -> tuple[Source, str]:
+    path = Path(text).expanduser().absolute()
+    if path.suffix in PICKLES and not allow_pickle:
+        raise UsageError(
+            f"{path.name} is a pickled checkpoint, which can run code when loaded",
+            "use a .safetensors file, or pass --allow-pickle if you trust its source",
+        )
+    if path.suffix not in CHECKPOINTS:
+        raise UsageError(f"{path.name} is no checkpoint", f"known endings: {' '.join(CHECKPOINTS)}")
+    if path.suffix == ".safetensors":
+        safetensors_header(path)
+    return _source(role, "file", text, None, [path.name], {path.name: None}, context, parent=path.parent)
+
+
+def _listing(
+    kind: str, text: str, revision: str | None, context: Context
+) -> tuple[str | None, dict[str, FileInfo | None], Callable[[str], str]]:
+    """Commit (hub only), files with what is known of them, and a reader of small ones."""
+    if kind == "hub":
+        repository = hub.describe(text, revision, context.offline)
+        return repository.commit, dict(repository.files), lambda path: hub.read_text(repository, path, context.offline)
+    if revision:
+        raise UsageError(f"--revision {revision} means nothing for the local folder {text}", "leave --revision out")
+    root = place_of(text) if kind == "embedded" else Path(text).expanduser()
+    names: dict[str, FileInfo | None] = {
+        path.relative_to(root).as_posix(): None
+        for path in sorted(root.rglob("*"))
+        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(root).parts)
+    }
+    return None, names, lambda path: (root / path).read_text(encoding="utf-8", errors="replace")
+
+
+def _source(
+    role: str,
+    kind: Any,
+    text: str,
+    commit: str | None,
+    chosen: Iterable[str],
+    names: Mapping[str, FileInfo | None],
+    context: Context,
+    *,
+    parent: Path | None = None,
+    variant: str | None = None,
+    subfolder: str = "",
+) -> tuple[Source, str]:
+    """The pinned source of the chosen files and where it lies; local files are digested here."""
+    if kind == "hub":
+        known = {path: info for path in chosen if (info := names[path])}
+        return Source(role, "hub", text, known, commit, variant, subfolder), ""
+    root = parent or (place_of(text) if kind == "embedded" else Path(text).expanduser().absolute())
+    infos: dict[str, FileInfo] = {}
+    for path in sorted(chosen):
+        advance = (lambda count, name=path: context.report(name, count)) if context.report else None  # type: ignore[misc]
+        infos[path] = context.digests.get(root / path, advance)
+    label = text if kind == "embedded" else Path(text).expanduser().resolve().name
+    location = text if kind == "embedded" else str(root / next(iter(infos)) if kind == "file" else root)
+    return Source(role, kind, label, infos, None, variant, subfolder), location
+
+
+def _model_index(text: str, model: str, names: Iterable[str], spec: BuildSpec) -> dict[str, Any]:
+    """A folder's model_index.json, refused where loading it would run code from the folder.
+
+    diffusers runs NAME/*.py when a component is listed with a module of the folder, and a pipeline.py when the class is
+    listed as [module, class].
+    """
+    try:
+        index = json.loads(text)
+        if not isinstance(index, dict):
+            raise ValueError
+    except ValueError:
+        raise UsageError(f"the model_index.json of {model} is no JSON object", "fetch the model again") from None
+    scripts = {name.removesuffix(".py") for name in names if name.endswith(".py")}
+    own_code = isinstance(index.get("_class_name"), list) or any(
+        library in scripts or f"{name}/{library}" in scripts for name, (library, _) in select.components_of(index).items()
+    )
+    if own_code and not spec.trust_remote_code:
+        raise UsageError(
+            f"{model} wants to run pipeline code of its own", "read it, then pass --trust-remote-code if you trust it"
+        )
+    strange = {library for library, _ in select.components_of(index).values()} - loadable_libraries()
+    if strange and not own_code:
+        raise UsageError(
+            f"{model} names the library {sorted(strange)[0]!r}, which diffusers does not load from",
+            "diffpipe loads folders made of diffusers and transformers parts only",
+        )
+    return index
+
+
+@functools.cache
+def loadable_libraries() -> frozenset[str]:
+    """What a model_index.json may name: diffusers, transformers, and the modules of diffusers' own pipelines."""
+    spec = importlib.util.find_spec("diffusers")
+    root = Path(spec.origin).parent / "pipelines" if spec and spec.origin else Path()
+    own = {path.name for folder in (root, root / "deprecated") for path in folder.iterdir() if path.is_dir()}
+    return frozenset({"diffusers", "transformers"} | own)

@@ -1,0 +1,188 @@
+"""The plain data that crosses every wall of diffpipe. No logic beyond validation and canonical JSON."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+FlagKind = Literal["text", "integer", "number", "boolean", "choice", "image", "mask", "video", "audio", "json"]
+OutputKind = Literal["image", "video", "audio"]
+MEDIA_KINDS = frozenset({"image", "mask", "video", "audio"})
+
+
+def canonical_json(value: Any) -> str:
+    """The one JSON text of a value: sorted keys, no spaces, no NaN. Equal values always give equal text."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def digest(value: Any) -> str:
+    """SHA-256 (hex) of a value's canonical JSON."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Flag:
+    """One call argument of a pipeline as a command-line flag.
+
+    `many`: the flag may be repeated (the argument takes a list). `scalar`: a single value is passed bare, not as a list
+    of one. `default` is None where the signature has None or nothing. `minimum`, `maximum` are inclusive; `multiple_of`
+    is in the argument's own unit (pixels for width and height).
+    """
+
+    name: str
+    kind: FlagKind
+    many: bool = False
+    scalar: bool = True
+    required: bool = False
+    default: Any = None
+    help: str = ""
+    minimum: float | None = None
+    maximum: float | None = None
+    multiple_of: int | None = None
+    choices: tuple[str, ...] = ()
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Flag:
+        return cls(**{**data, "choices": tuple(data.get("choices", ()))})
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields that differ from their defaults (a manifest holds dozens of flags)."""
+        blank = Flag(name="", kind="text")
+        return {k: v for k, v in asdict(self).items() if k in ("name", "kind") or v != getattr(blank, k)}
+
+
+@dataclass(frozen=True)
+class PipelineType:
+    """A row of the catalogue: one way to use a provider's models.
+
+    `pipeline` is the diffusers class ("" for custom: the folder's own). `defaults` override the signature's; `flags` holds
+    fields of Flag to override by argument name, e.g. {"width": {"multiple_of": 16}}. `quirks` names engine functions
+    ("module:function") by the moment they run.
+    """
+
+    name: str
+    pipeline: str
+    repositories: tuple[str, ...] = ()
+    output: OutputKind = "image"
+    dtype: str = "bfloat16"
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    flags: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    components: Mapping[str, str] = field(default_factory=dict)
+    notes: str = ""
+    quirks: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Provider:
+    """A family of models: its types are rows, the first one the default."""
+
+    name: str
+    title: str
+    types: tuple[PipelineType, ...]
+    legacy: bool = False
+    homepage: str = ""
+    vocabulary: str = ""
+
+    def type(self, name: str | None) -> PipelineType | None:
+        """The named type, the first one for None, None where there is no such type."""
+        if name is None:
+            return self.types[0]
+        return next((row for row in self.types if row.name == name), None)
+
+
+@dataclass(frozen=True)
+class BuildSpec:
+    """What the user asked `build` for, before anything is resolved. Sources are repositories, folders or files."""
+
+    provider: str
+    type: str
+    model: str
+    pipeline: str = ""
+    revision: str | None = None
+    variant: str | None = None
+    config: str | None = None
+    components: Mapping[str, str] = field(default_factory=dict)
+    loras: tuple[str, ...] = ()
+    scheduler: str | None = None
+    scheduler_config: Mapping[str, Any] = field(default_factory=dict)
+    dtype: str = "bfloat16"
+    device: str = "auto"
+    allow_pickle: bool = False
+    trust_remote_code: bool = False
+
+
+@dataclass(frozen=True)
+class FileInfo:
+    """A file of a source: bytes, and its content digest ("sha256:…", or "git:…" for small files on the hub)."""
+
+    size: int
+    digest: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """A pinned source: the exact files that will be loaded, wherever they lie.
+
+    `label` is what the user knows it by (repository id, or the last part of a path); `commit` is set for hub
+    repositories. `role` is "base", "config", "component:NAME" or "lora:N". `subfolder` is "" at the source's root.
+    `pipeline` and `components` (name -> library, class) are what a diffusers folder's model_index.json says.
+    """
+
+    role: str
+    kind: Literal["hub", "folder", "file", "embedded"]
+    label: str
+    files: Mapping[str, FileInfo]
+    commit: str | None = None
+    variant: str | None = None
+    subfolder: str = ""
+    scale: float = 1.0
+    pipeline: str = ""
+    components: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Source:
+        files = {path: FileInfo(**info) for path, info in data["files"].items()}
+        components = {name: (value[0], value[1]) for name, value in data["components"].items()}
+        return cls(**{**data, "files": files, "components": components})
+
+
+@dataclass(frozen=True)
+class Component:
+    """A part of a pipeline; sizes are of its stored weights (parameters is the number of tensor elements)."""
+
+    name: str
+    library: str
+    class_name: str
+    source: str
+    parameters: int = 0
+    bytes: int = 0
+    dtypes: tuple[str, ...] = ()
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Component:
+        return cls(**{**data, "dtypes": tuple(data.get("dtypes", ()))})
+
+
+@dataclass(frozen=True)
+class Request:
+    """One item to generate: call arguments by name (media as paths), a seed, and where it goes."""
+
+    index: int
+    seed: int
+    arguments: Mapping[str, Any]
+    paths: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A finished output file."""
+
+    path: str
+    seed: int
+    index: int
+    kind: OutputKind
+    seconds: float
+    details: Mapping[str, Any] = field(default_factory=dict)

@@ -1,0 +1,275 @@
+"""The cache on disk: key -> entry, name -> key. Publishing is one rename, so an entry is whole or not there.
+
+    pipelines/KEY/summary.json    what `pipelines list` prints (its mtime is the last use)
+    pipelines/KEY/manifest.json   everything `generate` needs, immutable, with its own digest
+    pipelines/KEY/sources.json    where the sources lie here, and the identity of each file
+    names/NAME                    a key
+    pins/, digests/, locks/, temporary/
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from .errors import CacheError, NotFoundError, UsageError
+from .files import DigestCache, write_atomic, write_json
+from .specs import digest
+
+KEY = re.compile(r"[0-9a-f]{64}")
+PREFIX = re.compile(r"[0-9a-f]{6,64}")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+SHORT = 12  # hex digits of a key that are shown
+STALE = 3600.0  # seconds after which a temporary folder without a living lock is left over from a crash
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A cached pipeline: its key, folder and summary. The rest is read when it is asked for."""
+
+    key: str
+    folder: Path
+    summary: Mapping[str, Any]
+
+    def manifest(self) -> dict[str, Any]:
+        """The manifest. Raises CacheError if it was cut short or edited."""
+        value = _read(self.folder / "manifest.json")
+        if not value or value.get("digest") != digest({k: v for k, v in value.items() if k != "digest"}):
+            raise CacheError(
+                f"the cache entry {self.key[:SHORT]} is damaged", f"diffpipe pipelines remove {self.key[:SHORT]}, then build again"
+            )
+        return value
+
+    def sources(self) -> dict[str, Any]:
+        """Where the sources lie on this machine and each file's identity at build time."""
+        return _read(self.folder / "sources.json") or {}
+
+    def set_sources(self, value: Mapping[str, Any]) -> None:
+        write_json(self.folder / "sources.json", value)
+
+    def last_used(self) -> float:
+        """Seconds since the epoch; 0 when the entry is damaged."""
+        path = self.folder / "summary.json"
+        return path.stat().st_mtime if path.exists() else 0.0
+
+    def touch(self) -> None:
+        os.utime(self.folder / "summary.json")
+
+
+def home() -> Path:
+    """The cache folder: DIFFPIPE_HOME, or the platform's user cache folder."""
+    named = os.environ.get("DIFFPIPE_HOME")
+    if named:
+        return Path(named).expanduser().absolute()
+    from platformdirs import user_cache_path
+
+    return user_cache_path("diffpipe")
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+class Store:
+    """The cache under one folder, private to the user."""
+
+    def __init__(self, root: Path | None = None) -> None:
+        self.root = root or home()
+        self.digests = DigestCache(self.root / "digests")
+
+    def folder(self, name: str) -> Path:
+        """A sub-folder, made with mode 0700 when it is missing.
+
+        Raises CacheError if the cache cannot be written.
+        """
+        path = self.root / name
+        try:
+            self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+            path.mkdir(exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise CacheError(
+                f"the cache folder cannot be written: {error.strerror}", "set DIFFPIPE_HOME to a folder of yours"
+            ) from error
+        return path
+
+    def get(self, key: str) -> Entry | None:
+        """The entry of a full key."""
+        folder = self.root / "pipelines" / key
+        summary = _read(folder / "summary.json")
+        return Entry(key, folder, summary) if summary and summary.get("key") == key else None
+
+    def entries(self) -> Iterator[Entry]:
+        """All entries whose summary can be read, in no order."""
+        for key in self.keys():
+            entry = self.get(key)
+            if entry:
+                yield entry
+
+    def keys(self) -> list[str]:
+        return [name for name in _listdir(self.root / "pipelines") if KEY.fullmatch(name)]
+
+    def names(self) -> dict[str, str]:
+        """name -> key, sorted by name."""
+        return {name: key for name in self.name_list() if (key := self._key_of(name))}
+
+    def name_list(self) -> list[str]:
+        """All names, without reading what they stand for."""
+        return sorted(name for name in _listdir(self.root / "names") if NAME.fullmatch(name))
+
+    def _key_of(self, name: str) -> str | None:
+        try:
+            return (self.root / "names" / name).read_text().strip()
+        except OSError:
+            return None
+
+    def find(self, reference: str) -> Entry:
+        """The entry of a name, a key, or a unique prefix of a key of at least 6 hex digits.
+
+        Raises NotFoundError with near names, UsageError for an ambiguous prefix, CacheError for a damaged entry.
+        """
+        key = self._key_of(reference) if NAME.fullmatch(reference) else None
+        if key is None and PREFIX.fullmatch(reference):
+            keys = [known for known in self.keys() if known.startswith(reference)]
+            if len(keys) > 1:
+                raise UsageError(f"{len(keys)} keys begin with {reference}", "give more digits, or a name")
+            key = keys[0] if keys else None
+        if key is None:
+            near = get_close_matches(reference, self.name_list(), n=3)
+            raise NotFoundError(
+                f"there is no pipeline {reference!r}",
+                f"did you mean {' or '.join(near)}?" if near else f"diffpipe build {reference} makes it; diffpipe pipelines list shows what there is",
+            )
+        entry = self.get(key)
+        if entry is None:
+            raise CacheError(
+                f"the cache entry of {reference} is missing or damaged",
+                f"diffpipe pipelines remove {reference}, then build it again",
+            )
+        return entry
+
+    @contextmanager
+    def lock(self, name: str, waiting: Callable[[], None]) -> Iterator[None]:
+        """Hold a lock between processes; `waiting` is called once if another process holds it."""
+        from filelock import FileLock, Timeout
+
+        lock = FileLock(self.folder("locks") / f"{name}.lock", mode=0o600)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            waiting()
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def publish(self, key: str, summary: Mapping[str, Any], manifest: Mapping[str, Any], sources: Mapping[str, Any]) -> Entry:
+        """Write an entry in a temporary folder and rename it into place, replacing a damaged or older one."""
+        target = self.folder("pipelines") / key
+        temporary = Path(tempfile.mkdtemp(dir=self.folder("temporary"), prefix=key[:SHORT] + "-"))
+        try:
+            write_json(temporary / "manifest.json", {**manifest, "digest": digest(manifest)})
+            write_json(temporary / "sources.json", sources)
+            write_json(temporary / "summary.json", {**summary, "key": key})
+            self._bury(target)
+            os.replace(temporary, target)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        entry = self.get(key)
+        assert entry is not None
+        return entry
+
+    def set_name(self, name: str, key: str) -> str | None:
+        """Let a name stand for a key; the key it stood for before, if another.
+
+        Raises UsageError for a name that is no plain file name or could be taken for a key.
+        """
+        check_name(name)
+        before = self._key_of(name)
+        if before != key:
+            write_atomic(self.folder("names") / name, key.encode())
+        return before if before not in (None, key) else None
+
+    def rename(self, old: str, new: str) -> None:
+        """Give a named pipeline another name. Raises NotFoundError, or UsageError if the new name is taken."""
+        entry = self.find(old)
+        check_name(new)
+        if self._key_of(new) not in (None, entry.key):
+            raise UsageError(f"the name {new} is taken", "remove it first, or choose another")
+        self.set_name(new, entry.key)
+        if old != new and self._key_of(old) == entry.key:
+            self.drop_name(old)
+
+    def remove(self, reference: str) -> str:
+        """Remove a name; the entry goes with its last name, or at once when a key is given. Returns the key."""
+        key = self._key_of(reference) if NAME.fullmatch(reference) else None
+        if key is not None:
+            self.drop_name(reference)
+            if key in self.names().values():
+                return key
+        else:
+            key = self.find(reference).key
+        self.drop(key)
+        return key
+
+    def drop(self, key: str) -> None:
+        """Remove an entry and every name that stands for it."""
+        for name, known in self.names().items():
+            if known == key:
+                self.drop_name(name)
+        if KEY.fullmatch(key):
+            self._bury(self.root / "pipelines" / key)
+
+    def drop_name(self, name: str) -> None:
+        (self.root / "names" / name).unlink(missing_ok=True)
+
+    def _bury(self, folder: Path) -> None:
+        """Take a folder out of sight by one rename, then delete it: no reader sees half of it."""
+        if folder.exists():
+            grave = Path(tempfile.mkdtemp(dir=self.folder("temporary"), prefix="removed-"))
+            os.replace(folder, grave / folder.name)
+            shutil.rmtree(grave, ignore_errors=True)
+
+    def leftovers(self) -> list[Path]:
+        """What crashes left: temporary folders that no running build can own any more."""
+        folder = self.root / "temporary"
+        now = time.time()
+        return [folder / name for name in _listdir(folder) if now - (folder / name).stat().st_mtime > STALE]
+
+    def pins(self, request: str) -> dict[str, Any] | None:
+        """What an identical earlier build request was pinned to (see build.py); None if there was none."""
+        return _read(self.root / "pins" / request)
+
+    def set_pins(self, request: str, value: Mapping[str, Any]) -> None:
+        write_json(self.folder("pins") / request, value)
+
+
+def check_name(name: str) -> None:
+    """Raises UsageError unless a name is a plain file name that cannot be taken for a key."""
+    if not NAME.fullmatch(name) or PREFIX.fullmatch(name):
+        raise UsageError(
+            f"{name!r} cannot be a pipeline's name",
+            "use letters, digits, dots, dashes and underscores, and not 6 or more hex digits alone",
+        )
+
+
+def _listdir(path: Path) -> list[str]:
+    try:
+        return os.listdir(path)
+    except OSError:
+        return []

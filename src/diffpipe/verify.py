@@ -1,0 +1,73 @@
+"""Whether a cache entry and the files it stands on are what they were at the build."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+from .build import file_of
+from .errors import CacheError
+from .files import content_digest, identity
+from .resolve import place_of
+from .specs import FileInfo, Source
+from .store import SHORT, Entry
+
+
+def locate(entry: Entry, manifest: dict[str, Any]) -> dict[str, Path]:
+    """role -> folder or file of every source, each checked to be unchanged since the build.
+
+    Files whose size and times are as recorded are not read again. Raises CacheError with the command to rebuild.
+    """
+    recorded = entry.sources()
+    identities = recorded.get("identities", {})
+    changed = False
+    for source in map(Source.from_json, manifest["sources"]):
+        seen = identities.setdefault(source.role, {})
+        for path, info in source.files.items():
+            place = file_of(source, recorded.get("locations", {}).get(source.role, ""), path)
+            now = identity(place) if place.exists() else None
+            if now is None or now != seen.get(path):
+                problem = check_file(source, path, place, info)
+                if problem:
+                    raise CacheError(f"{problem} since {entry.key[:SHORT]} was built", f"build it again: {rebuild(entry)}")
+                seen[path], changed = now, True
+    if changed:
+        entry.set_sources(recorded)
+    return {role: place_of(location) for role, location in recorded["locations"].items()}
+
+
+def check_file(source: Source, path: str, place: Path, info: FileInfo) -> str | None:
+    """What is wrong with a source's file, None if it is what it was."""
+    label = f"{path} of {source.label}" if source.kind != "file" else path
+    try:
+        size = place.stat().st_size
+    except OSError:
+        return f"{label} was moved or removed"
+    if size != info.size:
+        return f"{label} changed its size from {info.size} to {size} bytes"
+    return None if content_digest(place, info.digest) == info.digest else f"{label} was changed"
+
+
+def problems(entry: Entry) -> list[str]:
+    """Everything wrong with an entry, each file read whole."""
+    try:
+        manifest = entry.manifest()
+    except CacheError as error:
+        return [error.message]
+    locations = entry.sources().get("locations")
+    if not isinstance(locations, dict):
+        return ["its record of sources is damaged"]
+    found = []
+    for source in map(Source.from_json, manifest["sources"]):
+        for path, info in source.files.items():
+            problem = check_file(source, path, file_of(source, locations.get(source.role, ""), path), info)
+            if problem:
+                found.append(problem)
+    return found
+
+
+def rebuild(entry: Entry) -> str:
+    """The command line that builds an entry again."""
+    words = entry.sources().get("command")
+    return shlex.join([*words, "--force"]) if words else f"diffpipe build {entry.summary.get('provider', '')} --force"
