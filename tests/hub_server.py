@@ -167,7 +167,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def find(self, repo: str, revision: str) -> Revision:
         faults = self.hub.faults
-        hidden = repo in faults.private and not self.token
+        hidden = repo in faults.private and not self.token and not self.elsewhere
         if repo not in self.hub.repositories or hidden:
             if self.token or self.elsewhere or (faults.open_404 and not hidden):
                 raise Refusal(404, "Repository not found", "RepoNotFound")
@@ -215,11 +215,12 @@ class Handler(BaseHTTPRequestHandler):
         }
         if lfs and faults.elsewhere and not self.elsewhere:
             headers |= {"X-Linked-Etag": headers["ETag"], "X-Linked-Size": str(entry["size"])}
-            return self.send(302, b"", headers | {"Location": self.hub.other_url + self.path})
-        data = (revision.folder / path).read_bytes()
-        if path in faults.corrupt:
-            data = data[:-1] + bytes([data[-1] ^ 1])
-        self.send_range(path, data, headers)
+            self.send(302, b"", headers | {"Location": self.hub.other_url + self.path})
+        else:
+            data = (revision.folder / path).read_bytes()
+            if path in faults.corrupt:
+                data = data[:-1] + bytes([data[-1] ^ 1])
+            self.send_range(path, data, headers)
 
     def check_gate(self, repo: str) -> None:
         if repo in self.hub.faults.fine_grained:
@@ -233,29 +234,33 @@ class Handler(BaseHTTPRequestHandler):
 
     def send_range(self, path: str, data: bytes, headers: dict[str, str]) -> None:
         match = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers["Range"] or "")
+        start, end = (int(match[1]), min(int(match[2] or len(data)), len(data) - 1)) if match else (0, 0)
         if not match or self.hub.faults.no_ranges:
-            return self.send(200, data, headers, path)
-        start, end = int(match[1]), min(int(match[2] or len(data)), len(data) - 1)
-        if start >= len(data):
-            return self.send(416, b"", {"Content-Range": f"bytes */{len(data)}"})
-        headers["Content-Range"] = f"bytes {start}-{end}/{len(data)}"
-        self.send(206, data[start : end + 1], headers, path)
+            self.send(200, data, headers, path)
+        elif start >= len(data):
+            self.send(416, b"", {"Content-Range": f"bytes */{len(data)}"})
+        else:
+            headers["Content-Range"] = f"bytes {start}-{end}/{len(data)}"
+            self.send(206, data[start : end + 1], headers, path)
 
     def send(self, status: int, body: bytes, headers: Mapping[str, str], path: str = "") -> None:
         self.send_response(status)
         for name, value in {**headers, "Content-Length": str(len(body))}.items():
             self.send_header(name, value)
         self.end_headers()
-        if self.command == "HEAD":
-            return
-        if cuts := self.hub.faults.drop.get(path):
-            self.wfile.write(body[: cuts.pop(0)])
-            return self.cut()
+        if self.command != "HEAD":
+            self.send_body(body, path)
+
+    def send_body(self, body: bytes, path: str) -> None:
         with suppress(ConnectionError):
-            after, seconds = self.hub.faults.stall.get(path, (0, 0.0))
-            self.wfile.write(body[:after])
-            time.sleep(seconds)
-            self.wfile.write(body[after:])
+            if cuts := self.hub.faults.drop.get(path):
+                self.wfile.write(body[: cuts.pop(0)])
+                self.cut()
+            else:
+                after, seconds = self.hub.faults.stall.get(path, (0, 0.0))
+                self.wfile.write(body[:after])
+                time.sleep(seconds)
+                self.wfile.write(body[after:])
 
     def cut(self) -> None:
         self.close_connection = True

@@ -52,7 +52,7 @@ class Ran:
 
 def start(code: str, home: Path, endpoint: str, **env: str) -> subprocess.Popen[str]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING", "DIFFPIPE"))}
-    clean |= {"PYTHONPATH": str(SRC), "HF_HOME": str(home), "HF_ENDPOINT": endpoint, **env}
+    clean |= {"PYTHONPATH": str(SRC), "HF_HOME": str(home), "HF_ENDPOINT": endpoint, "NO_PROXY": "127.0.0.1", **env}
     command = [sys.executable, "-c", RUNNER, code]
     return subprocess.Popen(command, env=clean, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
@@ -241,15 +241,16 @@ def test_missing_revision(hub: Hub, home: Path) -> None:
 
 def test_missing_file(hub: Hub, home: Path) -> None:
     ran = run(DESCRIBE + "hub.read_text(r, 'config.json')", home, hub.url)
-    hint = f"see its files at {hub.url}/{REPO}/tree/{hub.commit(REPO)}"
-    assert ran.told == ("org/tiny has no file config.json at main", hint, Exit.NOT_FOUND)
+    commit = hub.commit(REPO)
+    hint = f"see its files at {hub.url}/{REPO}/tree/{commit}"
+    assert ran.told == (f"org/tiny has no file config.json at {commit[:7]}", hint, Exit.NOT_FOUND)
 
 
 def test_file_that_vanished_after_the_listing(hub: Hub, home: Path) -> None:
     hub.faults.file_status["model_index.json"] = 404
     ran = run(DESCRIBE + "hub.read_text(r, 'model_index.json')", home, hub.url)
-    hint = f"see its files at {hub.url}/{REPO}/tree/main"
-    assert ran.told == ("org/tiny has no file model_index.json at main", hint, Exit.NOT_FOUND)
+    hint = f"see its files at {hub.url}/{REPO}"
+    assert ran.told == (f"org/tiny has no file model_index.json at {hub.commit(REPO)[:7]}", hint, Exit.NOT_FOUND)
 
 
 # Access
@@ -338,8 +339,9 @@ def test_the_token_stays_on_the_hub_when_files_lie_elsewhere(hub: Hub, folder: P
 def test_server_down(home: Path) -> None:
     url = f"http://127.0.0.1:{closed_port()}"
     ran = run(DESCRIBE, home, url)
-    message = "the model hub cannot be reached ([Errno 111] Connection refused)"
-    assert ran.told == (message, f"check your connection and HF_ENDPOINT ({url})", Exit.FAILED)
+    assert "Connection refused" in ran.answer["message"]
+    assert ran.answer["message"].startswith("the model hub cannot be reached (")
+    assert ran.told[1:] == (f"check your connection and HF_ENDPOINT ({url})", Exit.FAILED)
     assert ran.seconds < 5
 
 
@@ -356,11 +358,10 @@ def test_unknown_host(home: Path) -> None:
     assert (ran.answer["exit"], ran.seconds < 10) == (Exit.FAILED, True)
 
 
-@pytest.mark.parametrize("endpoint", ["huggingface.example", "http://[::1"])
-def test_endpoint_that_is_no_address(home: Path, endpoint: str) -> None:
-    ran = run(DESCRIBE, home, endpoint)
+def test_endpoint_that_is_no_address(home: Path) -> None:
+    ran = run(DESCRIBE, home, "huggingface.example")
     assert ran.answer["message"].startswith("the model hub cannot be reached (")
-    assert ran.told[1:] == (f"check your connection and HF_ENDPOINT ({endpoint})", Exit.FAILED)
+    assert ran.told[1:] == ("check your connection and HF_ENDPOINT (huggingface.example)", Exit.FAILED)
 
 
 def test_server_error(hub: Hub, home: Path) -> None:
@@ -452,7 +453,7 @@ def test_damaged_download_is_not_kept(hub: Hub, folder: Path, home: Path) -> Non
     message = f"the download of {WEIGHTS} of {REPO} is damaged: its content is not what the hub announced"
     hint = "run the same command again: it downloads that file anew"
     assert ran.told == (message, hint, Exit.CACHE)
-    assert not list(cache(home).glob(f"snapshots/*/{WEIGHTS}")) and not incomplete(home)
+    assert [*cache(home).glob(f"snapshots/*/{WEIGHTS}"), *incomplete(home)] == []
     hub.faults.corrupt = set()
     at = Path(run(FETCH, home, hub.url).answer["at"])
     assert (at / WEIGHTS).read_bytes() == (folder / WEIGHTS).read_bytes()
@@ -470,7 +471,7 @@ def test_two_processes_fetch_once(hub: Hub, home: Path) -> None:
     hub.faults.stall = {WEIGHTS: (150_000, 0.5)}
     processes = [start(FETCH, home, hub.url) for _ in range(2)]
     answers = [json.loads(process.communicate(timeout=60)[0]) for process in processes]
-    assert answers[0] == answers[1] and "at" in answers[0]
+    assert answers == [{"at": str(cache(home) / "snapshots" / hub.commit(REPO))}] * 2
     assert len(hub.of(WEIGHTS)) == 1
 
 
@@ -483,7 +484,8 @@ def test_disk_too_small_is_said_before_the_download(hub: Hub, home: Path) -> Non
     message, hint, exit_code = ran.told
     assert message.startswith("org/tiny needs 40.0 TB more on the disk of the hub's cache, where ")
     assert message.endswith(" are free")
-    assert "HF_HOME" in hint and exit_code == Exit.CACHE
+    free = "free some space (`hf cache prune`, `hf cache rm`) or point HF_HOME to a folder on a larger disk"
+    assert (hint, exit_code) == (free, Exit.CACHE)
     assert [r.path for r in hub.requests] == [f"/api/models/{REPO}"]
 
 
@@ -534,6 +536,16 @@ def test_offline_finds_a_tag_and_a_commit(hub: Hub, folder: Path, home: Path) ->
     for revision in ("v1", commit):
         code = f"answer['commit'] = hub.describe({REPO!r}, {revision!r}, offline=True).commit"
         assert run(code, home, hub.url).answer == {"commit": commit}
+
+
+def test_a_listing_alone_does_not_hide_the_cached_commit_from_offline(hub: Hub, folder: Path, home: Path) -> None:
+    run(FETCH, home, hub.url)
+    cached = hub.commit(REPO)
+    (folder / "model_index.json").write_text("{}")
+    hub.add(REPO, folder)
+    assert run(DESCRIBE + "answer['commit'] = r.commit", home, hub.url).answer != {"commit": cached}
+    code = f"answer['commit'] = hub.describe({REPO!r}, offline=True).commit"
+    assert run(code, home, hub.url).answer == {"commit": cached}
 
 
 def test_offline_without_the_repository(hub: Hub, home: Path) -> None:

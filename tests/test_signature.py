@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, List, Literal, Optional, Union  # noqa: UP035
 
 import pytest
@@ -162,7 +163,7 @@ def test_one_class_is_read_well_under_50_ms() -> None:
 # --- Annotations -----------------------------------------------------------------------------------------------------
 
 
-class Sampling(str, Enum):  # noqa: UP042: as diffusers writes it
+class Sampling(str, Enum):  # noqa: UP042
     FIRST = "first"
     LAST = "last"
 
@@ -393,11 +394,13 @@ class Checked:
         image: Pictures | None = None,
         video: list[PIL_Image.Image] | None = None,
         steps: int | None = None,
+        *,
+        layers: int,
     ) -> None: ...
 
-    def check_inputs(
-        self, prompt, prompt_embeds, height, strength, guidance_scale, max_sequence_length, image, video, steps
-    ):  # type: ignore[no-untyped-def]
+    def check_inputs(  # type: ignore[no-untyped-def]
+        self, prompt, prompt_embeds, height, strength, guidance_scale, max_sequence_length, image, video, steps, layers
+    ):
         if height % 32 != 0:
             raise ValueError
         if strength < 0.1 or strength > 0.9:
@@ -408,11 +411,13 @@ class Checked:
             print("a warning")
         if max_sequence_length is not None and max_sequence_length > 256:
             raise ValueError
-        if (prompt is not None and prompt_embeds is not None) or (prompt is None and prompt_embeds is None):
+        if prompt is not None and prompt_embeds is not None:
             raise ValueError
+        elif prompt is None and prompt_embeds is None:  # noqa: RET506
+            raise TypeError
         if image is None and video is None:
             raise ValueError
-        if steps is None:
+        if steps is None or layers is None:
             raise ValueError
 
 
@@ -429,8 +434,31 @@ def test_limits_come_from_checks_that_always_raise() -> None:
             "video": {"kind": "video"},
             # `__call__` may fill in a number before it checks, so None is not known to be refused.
             "steps": {"kind": "integer"},
+            "layers": {"kind": "integer", "required": True},
         },
     )
+
+
+@pytest.mark.parametrize(
+    ("change", "accepted"),
+    [({}, True), ({"height": 24}, False), ({"width": 8}, False), ({"prompt": None}, False), ({"image": None}, False)],
+)
+def test_the_pipeline_itself_rejects_what_the_flags_reject(change: dict[str, Any], accepted: bool) -> None:
+    pipe = SimpleNamespace(config=SimpleNamespace(boundary_ratio=None), _callback_tensor_inputs=())
+    good = {"prompt": "a", "negative_prompt": None, "image": PIL_Image.new("RGB", (16, 16)), "height": 16, "width": 16}
+    flags = {flag.name: flag for flag in read_flags(diffusers.WanImageToVideoPipeline)}
+    arguments = {**good, **change}
+
+    def check() -> bool:
+        try:
+            diffusers.WanImageToVideoPipeline.check_inputs(pipe, **arguments)
+        except ValueError:
+            return False
+        return True
+
+    fine = all(arguments[side] % (flags[side].multiple_of or 1) == 0 for side in ("height", "width"))
+    given = all(arguments[name] is not None for name, flag in flags.items() if flag.required)
+    assert check() == (fine and given) == accepted
 
 
 def test_a_class_without_checks_has_no_limits() -> None:

@@ -155,8 +155,10 @@ def checked(flags: Mapping[str, Flag], arguments: Mapping[str, Any]) -> dict[str
 def _check_range(flag: Flag, option: str, value: float) -> None:
     low, high, step = flag.minimum, flag.maximum, flag.multiple_of
     if value != value or (low is not None and value < low) or (high is not None and value > high):
-        bounds = f"from {low:g} to {high:g}" if low is not None and high is not None else (
-            f"at least {low:g}" if low is not None else f"at most {high:g}" if high is not None else "a number"
+        bounds = (
+            f"from {low:g} to {high:g}"
+            if low is not None and high is not None
+            else (f"at least {low:g}" if low is not None else f"at most {high:g}" if high is not None else "a number")
         )
         raise UsageError(f"{option} {value} is out of range", f"give {bounds}")
     if step and value % step:

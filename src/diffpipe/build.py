@@ -12,13 +12,23 @@ from typing import Any
 
 from . import hub, select
 from .errors import UsageError
-from .files import identity, safetensors_header, weigh
+from .files import identity, readable, safetensors_header, weigh
 from .resolve import Context, Resolved, place_of, resolve
 from .specs import BuildSpec, Component, PipelineType, Source, digest
 from .store import SHORT, Entry, Store, check_name
 
 FORMAT = 1  # of the manifest: raise it when readers of older ones would misread newer ones
-PACKAGES = ("diffpipe", "diffusers", "transformers", "torch", "accelerate", "peft", "optimum-quanto", "safetensors", "pillow")
+PACKAGES = (
+    "diffpipe",
+    "diffusers",
+    "transformers",
+    "torch",
+    "accelerate",
+    "peft",
+    "optimum-quanto",
+    "safetensors",
+    "pillow",
+)
 
 Say = Callable[[str], None]
 
@@ -43,9 +53,7 @@ class Options:
     quiet: bool = False
 
 
-def build(
-    spec: BuildSpec, row: PipelineType, store: Store, options: Options, say: Say, report: Any = None
-) -> Built:
+def build(spec: BuildSpec, row: PipelineType, store: Store, options: Options, say: Say, report: Any = None) -> Built:
     """Resolve, fetch and describe a pipeline, or find it in the cache. `say` gets a line of text per stage.
 
     Raises DiffpipeError in the user's terms; whatever happens, the cache holds a whole entry or none.
@@ -72,7 +80,7 @@ def build(
 
 
 def _follow(entry: Entry, resolved: Resolved, name: str) -> None:
-    """A cache hit from another folder with the same content: if the recorded one is gone, use the new one from now on."""
+    """A cache hit from another folder with the same content: where the recorded one is gone, use the new one."""
     recorded = entry.sources()
     moved = {
         source.role
@@ -244,12 +252,3 @@ def _json(value: Mapping[str, Any]) -> str:
     import json
 
     return json.dumps(dict(value)) if value else ""
-
-
-def readable(count: float) -> str:
-    """Bytes for people, in the units of disks and downloads (1 MB is 1,000,000 bytes)."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.2f} TB"

@@ -9,7 +9,7 @@ import os
 import struct
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,7 @@ def identity(path: Path) -> list[int]:
 
 
 def sha256(path: Path, progress: Progress | None = None) -> str:
-    """"sha256:" and the hex digest of a file's content; `progress` is told the bytes read, chunk by chunk."""
+    """ "sha256:" and the hex digest of a file's content; `progress` is told the bytes read, chunk by chunk."""
     hasher = hashlib.sha256()
     with path.open("rb") as stream:
         while chunk := stream.read(CHUNK):
@@ -59,7 +59,7 @@ def sha256(path: Path, progress: Progress | None = None) -> str:
 
 
 def git_blob(path: Path) -> str:
-    """"git:" and git's object id of a file (SHA-1 over "blob SIZE" NUL content): how a hub names its small files."""
+    """ "git:" and git's object id of a file (SHA-1 over "blob SIZE" NUL content): how a hub names its small files."""
     data = path.read_bytes()
     return "git:" + hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
 
@@ -118,7 +118,7 @@ def safetensors_header(path: Path) -> dict[str, Any]:
             (length,) = struct.unpack("<Q", stream.read(8))
             if length > MAX_HEADER:
                 raise ValueError("header too long")
-            header = json.loads(stream.read(length))
+            header: dict[str, Any] = json.loads(stream.read(length))
         end = max((t["data_offsets"][1] for n, t in header.items() if n != "__metadata__"), default=0)
         if path.stat().st_size != 8 + length + end:
             raise ValueError("length differs from what the header says")
@@ -129,7 +129,7 @@ def safetensors_header(path: Path) -> dict[str, Any]:
     return header
 
 
-def weigh(headers: list[Mapping[str, Any]]) -> dict[str, Any]:
+def weigh(headers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Parameters (elements), bytes and dtypes of the tensors that safetensors headers describe."""
     tensors = [tensor for header in headers for name, tensor in header.items() if name != "__metadata__"]
     return {
@@ -137,3 +137,12 @@ def weigh(headers: list[Mapping[str, Any]]) -> dict[str, Any]:
         "bytes": sum(tensor["data_offsets"][1] - tensor["data_offsets"][0] for tensor in tensors),
         "dtypes": tuple(sorted({tensor["dtype"] for tensor in tensors})),
     }
+
+
+def readable(count: float) -> str:
+    """Bytes for people, in the units of disks and downloads (1 MB is 1,000,000 bytes)."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.2f} TB"

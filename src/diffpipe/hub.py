@@ -29,7 +29,7 @@ from .specs import FileInfo
 
 if TYPE_CHECKING:
     from huggingface_hub.errors import HfHubHTTPError
-    from huggingface_hub.utils import tqdm
+    from huggingface_hub.utils.tqdm import tqdm
 
 # The client would add a request about the program that runs it to the first one: nothing is sent but what is asked for.
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -41,6 +41,10 @@ PAUSES = (0.5, 1.0, 2.0)  # seconds before each new attempt after a connection t
 LARGEST_TEXT = 10_000_000  # bytes: the hub keeps larger files, and binary ones, by SHA-256
 PLAIN_HTTP_LIMIT = 50_000_000_000  # bytes: huggingface_hub.constants.MAX_HTTP_DOWNLOAD_SIZE; above it only Xet serves
 
+# (repository, commit) -> the revisions that named it in this process: `fetch` records them once the files are there, so
+# that a listing alone never moves a name away from a commit that offline work can use.
+_names: dict[tuple[str, str], set[str]] = {}
+
 
 @dataclass(frozen=True)
 class Repository:
@@ -49,7 +53,6 @@ class Repository:
     repo: str
     commit: str
     files: Mapping[str, FileInfo]
-    revision: str = "main"
 
 
 def token() -> str | None:
@@ -109,7 +112,8 @@ def describe(repo: str, revision: str | None = None, offline: bool = False) -> R
     files = {file.rfilename: _file_info(file) for file in info.siblings or () if _is_safe(file.rfilename)}
     if not COMMIT.fullmatch(info.sha or "") or None in files.values():
         raise _not_a_hub()
-    return Repository(repo, info.sha or "", {path: known for path, known in files.items() if known}, revision)
+    _names.setdefault((repo, info.sha or ""), set()).add(revision)
+    return Repository(repo, info.sha or "", {path: known for path, known in files.items() if known})
 
 
 def read_text(repository: Repository, path: str, offline: bool = False) -> str:
@@ -136,7 +140,7 @@ def read_header(repository: Repository, path: str, offline: bool = False) -> dic
     from huggingface_hub.errors import SafetensorsParsingError
 
     try:
-        with _explained(repository.repo, repository.revision, path) as secret:
+        with _explained(repository.repo, repository.commit, path) as secret:
             found = HfApi().parse_safetensors_file_metadata(
                 repository.repo, path, revision=repository.commit, token=secret or False
             )
@@ -160,7 +164,7 @@ def fetch(repository: Repository, paths: Iterable[str], offline: bool = False, q
     _download(repository, sorted(set(paths)), offline, quiet)
     if not is_offline(offline):
         with _disk_errors(repository.repo):
-            _write_ref(repository)
+            _write_refs(repository)
     return _snapshot(repository)
 
 
@@ -191,7 +195,7 @@ def _size(path: Path) -> int:
     """Bytes of a file, links followed; -1 where there is none."""
     try:
         return path.stat().st_size
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return -1
 
 
@@ -216,7 +220,7 @@ def _describe_cached(repo: str, revision: str) -> Repository:
     root = _folder(repo) / "snapshots" / commit
     paths = (path for path in sorted(root.rglob("*")) if path.is_file())
     files = {path.relative_to(root).as_posix(): _cached_info(path) for path in paths}
-    return Repository(repo, commit, files, revision)
+    return Repository(repo, commit, files)
 
 
 def _cached_info(path: Path) -> FileInfo:
@@ -237,14 +241,13 @@ def _is_text(path: Path) -> bool:
         return False
 
 
-def _write_ref(repository: Repository) -> None:
-    """Remember which commit the revision is, once its files are there: offline finds it by that name."""
-    if COMMIT.fullmatch(repository.revision):
-        return
-    ref = _folder(repository.repo) / "refs" / repository.revision
-    if not ref.is_file() or ref.read_text() != repository.commit:
-        ref.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(ref, repository.commit.encode())
+def _write_refs(repository: Repository) -> None:
+    """Remember which commit a branch or tag is: offline finds it by that name."""
+    for revision in _names.get((repository.repo, repository.commit), ()):
+        ref = _folder(repository.repo) / "refs" / revision
+        if revision != repository.commit and (not ref.is_file() or ref.read_text() != repository.commit):
+            ref.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(ref, repository.commit.encode())
 
 
 # Downloads
@@ -252,31 +255,35 @@ def _write_ref(repository: Repository) -> None:
 
 def _download(repository: Repository, paths: list[str], offline: bool, quiet: bool) -> None:
     _check_listed(repository, paths)
-    missing = [path for path in paths if not _is_present(repository, path)]
-    if missing and is_offline(offline):
-        raise _not_cached(repository.repo, missing[0])
-    if not missing:
-        return
-    from huggingface_hub.utils import tqdm
+    with _disk_errors(repository.repo):
+        missing = [path for path in paths if not _is_present(repository, path)]
+        if missing and is_offline(offline):
+            raise _not_cached(repository.repo, missing[0])
+        if missing:
+            _download_files(repository, missing, quiet)
+
+
+def _download_files(repository: Repository, paths: list[str], quiet: bool) -> None:
+    from huggingface_hub.utils.tqdm import tqdm
 
     # Equal content is stored, and so counted, once.
-    sizes = {_blob(repository, path): repository.files[path].size for path in missing}
+    sizes = {_blob(repository, path): repository.files[path].size for path in paths}
+    present = sum(_bytes_there(blob, size) for blob, size in sizes.items())
+    _check_disk(repository.repo, sum(sizes.values()) - present)
     lines = not quiet and not sys.stderr.isatty()
-    with _disk_errors(repository.repo):
-        present = sum(_bytes_there(blob, size) for blob, size in sizes.items())
-        _check_disk(repository.repo, sum(sizes.values()) - present)
-        with tqdm(
-            desc=f"Downloading {repository.repo}",
-            total=sum(sizes.values()),
-            initial=present,
-            unit="B",
-            unit_scale=True,
-            disable=quiet or lines,
-        ) as bar:
-            for path in missing:
-                if lines:
-                    print(f"downloading {path} ({_amount(repository.files[path].size)})", file=sys.stderr)
-                _download_file(repository, path, bar)
+    with tqdm(  # type: ignore[no-untyped-call]
+        desc=f"Downloading {repository.repo}",
+        total=sum(sizes.values()),
+        initial=present,
+        unit="B",
+        unit_scale=True,
+        disable=quiet or lines,
+    ) as bar:
+        for path in paths:
+            if lines:
+                print(f"downloading {path} ({_amount(repository.files[path].size)})", file=sys.stderr)
+            large = repository.files[path].size > PLAIN_HTTP_LIMIT
+            (_download_by_client if large else _download_file)(repository, path, bar)
 
 
 def _bytes_there(blob: Path, size: int) -> int:
@@ -302,11 +309,9 @@ def _check_disk(repo: str, needed: int) -> None:
 def _download_file(repository: Repository, path: str, bar: tqdm) -> None:
     """Bring one file to its place, under the lock that the hub's client uses for it."""
     from huggingface_hub import constants
-    from huggingface_hub.utils import WeakFileLock
+    from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]
 
     blob, size = _blob(repository, path), repository.files[path].size
-    if size > PLAIN_HTTP_LIMIT:
-        return _download_by_client(repository, path, bar)
     lock = Path(constants.HF_HUB_CACHE) / ".locks" / blob.parent.parent.name / f"{blob.name}.lock"
     for folder in (lock.parent, blob.parent, (_snapshot(repository) / path).parent):
         folder.mkdir(parents=True, exist_ok=True)
@@ -319,9 +324,10 @@ def _download_file(repository: Repository, path: str, bar: tqdm) -> None:
 
 
 def _download_by_client(repository: Repository, path: str, bar: tqdm) -> None:
+    """Leave one file to the hub's client, with Xet; a download that stops starts over."""
     from huggingface_hub import hf_hub_download
 
-    with _explained(repository.repo, repository.revision, path) as secret:
+    with _explained(repository.repo, repository.commit, path) as secret:
         hf_hub_download(repository.repo, path, revision=repository.commit, token=secret or False)
     bar.update(repository.files[path].size)
 
@@ -335,7 +341,7 @@ def _stream_to_end(repository: Repository, path: str, partial: Path, bar: tqdm) 
     if _size(partial) > size:
         partial.unlink()
     pauses = list(PAUSES)
-    with _explained(repository.repo, repository.revision, path) as secret:
+    with _explained(repository.repo, repository.commit, path) as secret:
         while (before := _size(partial)) != size:
             try:
                 _stream(repository, path, partial, bar, secret)
@@ -343,10 +349,10 @@ def _stream_to_end(repository: Repository, path: str, partial: Path, bar: tqdm) 
                     raise _damaged(repository, path)
             except (TransportError, HfHubHTTPError) as error:
                 done = _size(partial)
-                if not _may_pass(error, done):
-                    raise
                 if done > before:
                     pauses = list(PAUSES)
+                if not _may_pass(error, done) or (done <= 0 and not pauses):
+                    raise
                 if not pauses:
                     raise _cut(repository, path, done, _scrub(error, secret)) from error
                 time.sleep(pauses.pop(0))
@@ -365,7 +371,7 @@ def _may_pass(error: Exception, done: int) -> bool:
 def _stream(repository: Repository, path: str, partial: Path, bar: tqdm, secret: str | None) -> None:
     """Append what is missing of a file, by one ranged request. Every byte that arrived is on disk when this raises."""
     from huggingface_hub import constants, get_session, hf_hub_url
-    from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
+    from huggingface_hub.utils import build_hf_headers, hf_raise_for_status  # type: ignore[attr-defined]
 
     size = repository.files[path].size
     url = hf_hub_url(repository.repo, path, revision=repository.commit)
@@ -417,7 +423,7 @@ def _link(blob: Path, pointer: Path) -> None:
 
 def _check_names(repo: str, revision: str) -> None:
     from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
     try:
         validate_repo_id(repo)
@@ -431,7 +437,7 @@ def _check_listed(repository: Repository, paths: list[str]) -> None:
     for path in paths:
         if path not in repository.files:
             raise NotFoundError(
-                f"{repository.repo} has no file {path} at {repository.revision}",
+                f"{repository.repo} has no file {path} at {repository.commit[:7]}",
                 f"see its files at {_page(repository.repo)}/tree/{repository.commit}",
             )
 
@@ -482,8 +488,6 @@ def _damaged(repository: Repository, path: str) -> CacheError:
 
 
 def _cut(repository: Repository, path: str, done: int, cause: str) -> DiffpipeError:
-    if done <= 0:
-        return _unreachable(repository.repo, repository.revision, cause)
     size = repository.files[path].size
     return DiffpipeError(
         f"the connection was cut at {_amount(done)} of {_amount(size)} of {path} of {repository.repo} ({cause})",
@@ -548,7 +552,7 @@ def _refused(error: HfHubHTTPError, repo: str, revision: str, path: str, secret:
     if code == "RevisionNotFound":
         return NotFoundError(f"{repo} has no revision {revision}", f"see its branches and tags at {page}/tree/main")
     if code == "EntryNotFound":
-        return NotFoundError(f"{repo} has no file {path} at {revision}", f"see its files at {page}/tree/main")
+        return NotFoundError(f"{repo} has no file {path} at {revision[:7]}", f"see its files at {page}")
     if status == 404:
         hint = "check the spelling, and that your token may read it" if secret else f"check the spelling; {_sign_in()}"
         return NotFoundError(f"there is no repository {repo} on the hub", hint)
@@ -586,7 +590,7 @@ def _scrub(error: BaseException, secret: str | None) -> str:
     while behind is not None:
         behind.args = tuple(_without(value, secret) if isinstance(value, str) else value for value in behind.args)
         behind = behind.__cause__ or behind.__context__
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].partition(" for url ")[0]
 
 
 def _without(text: str, secret: str | None) -> str:

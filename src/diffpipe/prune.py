@@ -43,9 +43,10 @@ class Plan:
 
 def plan(store: Store, unused_for: int | None) -> Plan:
     """Entries that are damaged, whose sources are gone, or not used for `unused_for` days; and what crashes left."""
-    entries = [(key, reason) for key in store.keys() if (reason := _reason(store.get(key), unused_for))]
+    keys = store.keys()
+    entries = [(key, reason) for key in keys if (reason := _reason(store.get(key), unused_for))]
     going = {key for key, _ in entries}
-    kept = set(store.keys()) - going
+    kept = set(keys) - going
     names = tuple(name for name, key in store.names().items() if key not in kept and key not in going)
     return Plan(tuple(sorted(entries)), names, tuple(store.leftovers()))
 

@@ -109,7 +109,7 @@ def _section(source: Source) -> dict[str, Any]:
 
 
 def source_kind(text: str) -> str:
-    """"embedded", "file", "folder" or "hub": what a SOURCE on the command line is.
+    """ "embedded", "file", "folder" or "hub": what a SOURCE on the command line is.
 
     Raises NotFoundError for a path that does not exist, UsageError for what is neither a path nor a repository.
     """
@@ -327,7 +327,8 @@ def _model_index(text: str, model: str, names: Iterable[str], spec: BuildSpec) -
         raise UsageError(f"the model_index.json of {model} is no JSON object", "fetch the model again") from None
     scripts = {name.removesuffix(".py") for name in names if name.endswith(".py")}
     own_code = isinstance(index.get("_class_name"), list) or any(
-        library in scripts or f"{name}/{library}" in scripts for name, (library, _) in select.components_of(index).items()
+        library in scripts or f"{name}/{library}" in scripts
+        for name, (library, _) in select.components_of(index).items()
     )
     if own_code and not spec.trust_remote_code:
         raise UsageError(

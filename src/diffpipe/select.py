@@ -1,4 +1,4 @@
-"""Which files of a diffusers folder a pipeline loads: configurations, tokenizers, and one set of safetensors weights."""
+"""Which files of a diffusers folder a pipeline loads: settings, tokenizers, and one set of safetensors weights."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from .errors import NotFoundError, UsageError
 
-# The names diffusers and transformers load weights from (WEIGHTS_NAME in either): others in a folder are for other tools.
+# The names diffusers and transformers load weights from (WEIGHTS_NAME in either): the others are for other tools.
 WEIGHTS = re.compile(
     r"(?P<stem>diffusion_pytorch_model|pytorch_model|model)"
     r"(?:\.(?P<variant>[\w-]+?))?(?:-(?P<shard>\d{5})-of-(?P<shards>\d{5}))?(?:\.(?P<late>[\w-]+?))?"
@@ -111,7 +111,7 @@ def _match(name: str) -> re.Match[str] | None:
 def _one_set(
     files: list[tuple[str, re.Match[str]]], inside: Collection[str], component: str, suffix: str, variant: str | None
 ) -> list[str]:
-    """Shards or the single file: diffusers' loader takes shards when there is an index, transformers' the single file."""
+    """Shards or the single file: of both, diffusers' loader takes the shards, transformers' the single file."""
     single = [name for name, match in files if not match["shard"]]
     sharded = [(name, match) for name, match in files if match["shard"]]
     diffusers_stem = any(match["stem"] == "diffusion_pytorch_model" for _, match in files)
@@ -119,7 +119,9 @@ def _one_set(
         return single[:1]
     total = int(sharded[0][1]["shards"])
     if len({match["shard"] for _, match in sharded}) != total:
-        raise NotFoundError(f"{component} has {len(sharded)} of its {total} weight files", "fetch the whole model again")
+        raise NotFoundError(
+            f"{component} has {len(sharded)} of its {total} weight files", "fetch the whole model again"
+        )
     index = [
         name
         for name in inside
@@ -146,7 +148,8 @@ def parts_of_checkpoint(tensors: Iterable[str], components: Collection[str]) -> 
     """Which of a pipeline's components a single-file checkpoint holds, told from its tensor names.
 
     Prefixes of the original layouts (diffusers/loaders/single_file_utils.py, CHECKPOINT_KEY_NAMES): first_stage_model
-    and vae for the autoencoder, cond_stage_model, conditioner and text_encoders for text encoders; all else is the denoiser.
+    and vae for the autoencoder; cond_stage_model, conditioner and text_encoders for text encoders; the denoiser is the
+    rest.
     """
     prefixes = {name.split(".", 1)[0] for name in tensors} - {"__metadata__"}
     found: set[str] = set()

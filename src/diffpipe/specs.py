@@ -58,9 +58,9 @@ class Flag:
 class PipelineType:
     """A row of the catalogue: one way to use a provider's models.
 
-    `pipeline` is the diffusers class ("" for custom: the folder's own). `defaults` override the signature's; `flags` holds
-    fields of Flag to override by argument name, e.g. {"width": {"multiple_of": 16}}. `quirks` names engine functions
-    ("module:function") by the moment they run.
+    `pipeline` is the diffusers class ("" for custom: the folder's own). `defaults` override the signature's; `flags`
+    holds fields of Flag to override by argument name, e.g. {"width": {"multiple_of": 16}}. `quirks` names engine
+    functions ("module:function") by the moment they run.
     """
 
     name: str

@@ -1,10 +1,10 @@
 """The cache on disk: key -> entry, name -> key. Publishing is one rename, so an entry is whole or not there.
 
-    pipelines/KEY/summary.json    what `pipelines list` prints (its mtime is the last use)
-    pipelines/KEY/manifest.json   everything `generate` needs, immutable, with its own digest
-    pipelines/KEY/sources.json    where the sources lie here, and the identity of each file
-    names/NAME                    a key
-    pins/, digests/, locks/, temporary/
+pipelines/KEY/summary.json    what `pipelines list` prints (its mtime is the last use)
+pipelines/KEY/manifest.json   everything `generate` needs, immutable, with its own digest
+pipelines/KEY/sources.json    where the sources lie here, and the identity of each file
+names/NAME                    a key
+pins/, digests/, locks/, temporary/
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ class Entry:
         value = _read(self.folder / "manifest.json")
         if not value or value.get("digest") != digest({k: v for k, v in value.items() if k != "digest"}):
             raise CacheError(
-                f"the cache entry {self.key[:SHORT]} is damaged", f"diffpipe pipelines remove {self.key[:SHORT]}, then build again"
+                f"the cache entry {self.key[:SHORT]} is damaged",
+                f"diffpipe pipelines remove {self.key[:SHORT]}, then build again",
             )
         return value
 
@@ -120,6 +121,7 @@ class Store:
                 yield entry
 
     def keys(self) -> list[str]:
+        """The keys of all entries, whole or damaged."""
         return [name for name in _listdir(self.root / "pipelines") if KEY.fullmatch(name)]
 
     def names(self) -> dict[str, str]:
@@ -151,7 +153,9 @@ class Store:
             near = get_close_matches(reference, self.name_list(), n=3)
             raise NotFoundError(
                 f"there is no pipeline {reference!r}",
-                f"did you mean {' or '.join(near)}?" if near else f"diffpipe build {reference} makes it; diffpipe pipelines list shows what there is",
+                f"did you mean {' or '.join(near)}?"
+                if near
+                else f"diffpipe build {reference} makes it; diffpipe pipelines list shows what there is",
             )
         entry = self.get(key)
         if entry is None:
@@ -177,7 +181,9 @@ class Store:
         finally:
             lock.release()
 
-    def publish(self, key: str, summary: Mapping[str, Any], manifest: Mapping[str, Any], sources: Mapping[str, Any]) -> Entry:
+    def publish(
+        self, key: str, summary: Mapping[str, Any], manifest: Mapping[str, Any], sources: Mapping[str, Any]
+    ) -> Entry:
         """Write an entry in a temporary folder and rename it into place, replacing a damaged or older one."""
         target = self.folder("pipelines") / key
         temporary = Path(tempfile.mkdtemp(dir=self.folder("temporary"), prefix=key[:SHORT] + "-"))

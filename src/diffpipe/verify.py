@@ -30,7 +30,9 @@ def locate(entry: Entry, manifest: dict[str, Any]) -> dict[str, Path]:
             if now is None or now != seen.get(path):
                 problem = check_file(source, path, place, info)
                 if problem:
-                    raise CacheError(f"{problem} since {entry.key[:SHORT]} was built", f"build it again: {rebuild(entry)}")
+                    raise CacheError(
+                        f"{problem} since {entry.key[:SHORT]} was built", f"build it again: {rebuild(entry)}"
+                    )
                 seen[path], changed = now, True
     if changed:
         entry.set_sources(recorded)

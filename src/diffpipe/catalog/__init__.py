@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from ..specs import Provider
-from . import image
+from . import demo, image
 
-BUILTIN: dict[str, Provider] = {provider.name: provider for provider in image.PROVIDERS}
+BUILTIN: dict[str, Provider] = {provider.name: provider for provider in (*demo.PROVIDERS, *image.PROVIDERS)}

@@ -10,8 +10,8 @@ from typing import Any
 
 from ..specs import PipelineType, Provider
 
-IMAGE: dict[str, Any] = {"image": {"required": True}}
-IMAGE_AND_MASK: dict[str, Any] = {"image": {"required": True}, "mask_image": {"required": True, "kind": "mask"}}
+IMAGE: dict[str, Any] = {"image": {"required": True, "many": False}}
+IMAGE_AND_MASK: dict[str, Any] = {**IMAGE, "mask_image": {"required": True, "kind": "mask"}}
 PROMPT: dict[str, Any] = {"prompt": {"required": True}}
 
 FLUX_MODELS = ("black-forest-labs/FLUX.1-schnell", "black-forest-labs/FLUX.1-dev", "black-forest-labs/FLUX.1-Krea-dev")

@@ -18,6 +18,7 @@ COMMANDS = {
     "providers": "List or show the families that can be built.",
     "doctor": "Show versions, devices, memory, cache, token and hub.",
 }
+COMPLETE = "_DIFFPIPE_COMPLETE"  # the variable by which Typer is asked for completions
 HELP = "Build diffusers pipelines once, generate with them many times."
 EPILOG = "diffpipe --version shows the version. Any command takes --traceback, which shows where an error came from."
 
@@ -38,6 +39,10 @@ def main() -> None:
     if arguments == ["--version"]:
         output.result(f"diffpipe {__version__}")
         sys.exit(Exit.OK)
+    if COMPLETE in os.environ:
+        from typer.completion import get_completion_inspect_parameters
+
+        get_completion_inspect_parameters()  # registers the shells; typer.Typer() does it, groups of one's own do not
     try:
         root()(args=arguments, prog_name="diffpipe")
     except DiffpipeError as error:
@@ -48,5 +53,7 @@ def main() -> None:
     except Exception as error:
         if traceback:
             raise
-        output.fail(DiffpipeError(f"{type(error).__name__}: {error}", "this is a bug: run again with --traceback and report it"))
+        output.fail(
+            DiffpipeError(f"{type(error).__name__}: {error}", "this is a bug: run again with --traceback and report it")
+        )
         sys.exit(Exit.FAILED)

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Annotated, Any, Literal, Optional
-
-import typer
+from typing import Any, Literal
 
 from ..errors import UsageError
 from ..plugins import providers
 from ..specs import BuildSpec, PipelineType, Provider
 from . import output, tree
-from .flags import parse_json, with_parameters
+from .flags import option, parse_json, reporting, with_parameters
 
 DTYPES = Literal["bfloat16", "float16", "float32"]
 DEVICE = r"(auto|cpu|mps|(cuda|xpu)(:\d+)?)"
@@ -50,55 +48,82 @@ def _help(provider: Provider) -> str:
     return "\n\n".join(lines)
 
 
-def _option(name: str, kind: Any, default: Any, text: str, *declared: str, panel: str, **more: Any) -> inspect.Parameter:
-    option = typer.Option(*declared or ("--" + name.replace("_", "-"),), help=text, rich_help_panel=panel, **more)
-    return inspect.Parameter(
-        name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option]
-    )
+MODEL, CHANGES, BUILD = "Model", "Changes", "Build"
+
+# What every provider's build takes, besides what depends on its rows.
+SOURCES = [
+    option("revision", str | None, None, "Commit, branch or tag of the repository.", panel=MODEL, metavar="REVISION"),
+    option(
+        "variant", str | None, None,
+        "Load the weights of this variant, for example fp16.", panel=MODEL, metavar="VARIANT",
+    ),
+    option(
+        "config", str | None, None,
+        "For a single-file checkpoint: the repository or folder its settings and missing parts come from. Default: the "
+        "provider's first model.", panel=MODEL, metavar="SOURCE",
+    ),
+]  # fmt: skip
+COMMON = [
+    option(
+        "component", list[str] | None, None,
+        "Take a component from elsewhere. May be repeated.", panel=CHANGES, metavar="NAME=SOURCE[@REVISION]",
+    ),
+    option(
+        "lora", list[str] | None, None,
+        "Fuse a LoRA: repository, repository/file or local file. May be repeated.", panel=CHANGES,
+        metavar="SOURCE[@SCALE]",
+    ),
+    option(
+        "scheduler", str | None, None,
+        "Another scheduler class of diffusers, set up as the shipped one.", panel=CHANGES, metavar="CLASS",
+    ),
+    option(
+        "scheduler_config", str | None, None,
+        "Scheduler settings, merged onto the shipped ones.", panel=CHANGES, metavar="JSON",
+    ),
+    option(
+        "device", str, "auto", "Where it runs: auto, cpu, cuda, cuda:1, mps, xpu.", panel=CHANGES, metavar="DEVICE",
+    ),
+    option(
+        "allow_pickle", bool, False,
+        "Load pickled weights, which can run code: only from sources you trust.", "--allow-pickle", panel=CHANGES,
+    ),
+    option(
+        "trust_remote_code", bool, False,
+        "Run pipeline code that comes with the model: only if you have read it.", "--trust-remote-code", panel=CHANGES,
+    ),
+    option(
+        "name", str | None, None,
+        "Name of the pipeline. Default: the provider's, with the type unless it is the first.", panel=BUILD,
+        metavar="NAME",
+    ),
+    option(
+        "force", bool, False,
+        "Look up branches and tags again, and build even if it is in the cache.", "--force", panel=BUILD,
+    ),
+    option("offline", bool, False, "Use only what is on this machine.", "--offline", panel=BUILD),
+    *reporting(BUILD, "Print the result as a JSON object."),
+]  # fmt: skip
+CLASS = option(
+    "pipeline", str | None, None,
+    "The diffusers pipeline class, where the model names none or another.", "--class", panel=MODEL, metavar="CLASS",
+)  # fmt: skip
 
 
 def parameters(provider: Provider) -> list[inspect.Parameter]:
     """The options of `build PROVIDER`."""
-    model, change, run = "Model", "Changes", "Build"
-    rows = provider.types
-    text = Optional[str]  # noqa: UP045
-    texts = Optional[list[str]]  # noqa: UP045
-    listed = [
-        _option("type", Literal[tuple(row.name for row in rows)], rows[0].name, "What the pipeline makes, from what.", panel=model),
-        _option("model", text, None, "Repository (owner/name), local diffusers folder, or single-file checkpoint. "
-                f"Default: {rows[0].repositories[0] if rows[0].repositories else 'none, must be given'}.",
-                panel=model, metavar="SOURCE"),
-        _option("revision", text, None, "Commit, branch or tag of the repository.", panel=model),
-        _option("variant", text, None, "Load the weights of this variant, for example fp16.", panel=model),
-        _option("config", text, None, "For a single-file checkpoint: the repository or folder its settings and missing "
-                "parts come from. Default: the provider's first model.", panel=model, metavar="SOURCE"),
-        _option("dtype", DTYPES, rows[0].dtype, "Number format of the weights.", panel=model),
-        _option("component", texts, None, "Take a component from elsewhere. May be repeated.", panel=change,
-                metavar="NAME=SOURCE[@REVISION]"),
-        _option("lora", texts, None, "Fuse a LoRA: repository, repository/file or local file. May be repeated.",
-                panel=change, metavar="SOURCE[@SCALE]"),
-        _option("scheduler", text, None, "Another scheduler class of diffusers, set up as the shipped one.",
-                panel=change, metavar="CLASS"),
-        _option("scheduler_config", text, None, "Scheduler settings, merged onto the shipped ones.", panel=change, metavar="JSON"),
-        _option("device", str, "auto", "Where it runs: auto, cpu, cuda, cuda:1, mps, xpu.", panel=change),
-        _option("allow_pickle", bool, False, "Load pickled weights, which can run code: only from sources you trust.",
-                "--allow-pickle", panel=change),
-        _option("trust_remote_code", bool, False, "Run pipeline code that comes with the model: only if you have read it.",
-                "--trust-remote-code", panel=change),
-        _option("name", text, None, "Name of the pipeline. Default: the provider's, with the type unless it is the first.", panel=run),
-        _option("force", bool, False, "Look up branches and tags again, and build even if it is in the cache.", "--force", panel=run),
-        _option("offline", bool, False, "Use only what is on this machine.", "--offline", panel=run),
-        _option("json", bool, False, "Print the result as a JSON object.", "--json", panel=run),
-        _option("quiet", bool, False, "Print nothing but the result and errors.", "--quiet", "-q", panel=run),
-        _option("verbose", bool, False, "Show the detailed log.", "--verbose", "-v", panel=run),
-        _option("log_file", Optional[Path], None, "Write the detailed log to a file.", panel=run, metavar="FILE"),  # noqa: UP045
-    ]  # fmt: skip
-    if any(not row.pipeline for row in rows):
-        listed.insert(
-            1, _option("pipeline", text, None, "The diffusers pipeline class, where the model names none or another.",
-                       "--class", panel=model, metavar="CLASS")
-        )  # fmt: skip
-    return listed
+    first = provider.types[0]
+    default = first.repositories[0] if first.repositories else "none, must be given"
+    types: Any = Literal[tuple(row.name for row in provider.types)]
+    model = f"Repository (owner/name), local diffusers folder, or single-file checkpoint. Default: {default}."
+    return [
+        option("type", types, first.name, "What the pipeline makes, from what.", panel=MODEL),
+        *([CLASS] if any(not row.pipeline for row in provider.types) else []),
+        option("model", str | None, None, model, panel=MODEL, metavar="SOURCE"),
+        *SOURCES,
+        option("dtype", DTYPES, first.dtype, "Number format of the weights.", panel=MODEL),
+        *COMMON,
+    ]
 
 
 def _build(provider: Provider, values: Mapping[str, Any]) -> None:
@@ -128,13 +153,13 @@ def _build(provider: Provider, values: Mapping[str, Any]) -> None:
 
 def spec_of(provider: Provider, values: Mapping[str, Any]) -> tuple[BuildSpec, PipelineType]:
     """The request and the row of a command's options. Raises UsageError for values that mean nothing."""
-    import re
-
     row = provider.type(values["type"])
     assert row is not None  # Typer accepts no other
     model = values["model"] or next(iter(row.repositories), None)
     if not model:
-        raise UsageError("--model is missing", f"diffpipe build {provider.name} --model SOURCE: a repository, folder or file")
+        raise UsageError(
+            "--model is missing", f"diffpipe build {provider.name} --model SOURCE: a repository, folder or file"
+        )
     if not re.fullmatch(DEVICE, values["device"]):
         raise UsageError(f"--device {values['device']!r} is no device", "use auto, cpu, cuda, cuda:N, mps or xpu")
     settings = parse_json(values["scheduler_config"], "--scheduler-config") if values["scheduler_config"] else {}

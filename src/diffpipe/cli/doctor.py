@@ -10,7 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from .. import hub
-from ..build import readable, versions
+from ..build import versions
+from ..files import readable
 from ..store import Store
 from . import output, tree
 
@@ -32,7 +33,9 @@ def doctor(
     rows = [("python", facts["python"]), *facts["versions"].items()]
     rows += [(f"device {d['name']}", _device(d)) for d in facts["devices"]]
     cache = facts["cache"]
-    rows.append(("cache", f"{cache['pipelines']} pipelines, {readable(cache['bytes'])}; {readable(cache['free'])} free"))
+    rows.append(
+        ("cache", f"{cache['pipelines']} pipelines, {readable(cache['bytes'])}; {readable(cache['free'])} free")
+    )
     rows.append(("cache folder", cache["folder"]))
     rows.append(("token", "present" if facts["token"] else "none (HF_TOKEN)"))
     rows.append(("hub", facts["hub"]))
@@ -41,7 +44,7 @@ def doctor(
 
 def _device(device: dict[str, Any]) -> str:
     memory = f", {readable(device['memory'])}" if device["memory"] else ""
-    return device["description"] + memory
+    return f"{device['description']}{memory}"
 
 
 def examine(offline: bool) -> dict[str, Any]:
@@ -50,9 +53,7 @@ def examine(offline: bool) -> dict[str, Any]:
 
     store = Store()
     folder = store.folder("pipelines")
-    size = sum(
-        os.path.getsize(os.path.join(where, name)) for where, _, files in os.walk(store.root) for name in files
-    )
+    size = sum(os.path.getsize(os.path.join(where, name)) for where, _, files in os.walk(store.root) for name in files)
     return {
         "python": platform.python_version(),
         "versions": versions(),
@@ -64,5 +65,9 @@ def examine(offline: bool) -> dict[str, Any]:
             "free": shutil.disk_usage(folder).free,
         },
         "token": hub.token() is not None,
-        "hub": "not asked (offline)" if hub.is_offline(offline) else "reachable" if hub.reachable() else "not reachable",
+        "hub": "not asked (offline)"
+        if hub.is_offline(offline)
+        else "reachable"
+        if hub.reachable()
+        else "not reachable",
     }

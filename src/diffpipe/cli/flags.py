@@ -17,13 +17,29 @@ TYPES: dict[str, Any] = {"text": str, "integer": int, "number": float, "boolean"
 METAVARS = {"text": "TEXT", "integer": "INTEGER", "number": "NUMBER", "json": "JSON"}
 
 
+def option(name: str, kind: Any, default: Any, text: str, *declared: str, panel: str, **more: Any) -> inspect.Parameter:
+    """An option of our own as the parameter of a Typer command; `more` goes to typer.Option."""
+    made = typer.Option(*declared or ("--" + name.replace("_", "-"),), help=text, rich_help_panel=panel, **more)
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, made])
+
+
+def reporting(panel: str, json_help: str) -> list[inspect.Parameter]:
+    """The options that say what is shown, the same for every long command."""
+    return [
+        option("json", bool, False, json_help, "--json", panel=panel),
+        option("quiet", bool, False, "Print nothing but results and errors.", "--quiet", "-q", panel=panel),
+        option("verbose", bool, False, "Show the detailed log.", "--verbose", "-v", panel=panel),
+        option("log_file", Path | None, None, "Write the detailed log to a file.", panel=panel, metavar="FILE"),
+    ]
+
+
 def option_name(flag: Flag) -> str:
     return "--" + flag.name.replace("_", "-")
 
 
 def parameter(flag: Flag, panel: str) -> inspect.Parameter:
     """A flag as the parameter of a Typer command. Ranges are checked later, with hints (batch.checked)."""
-    base = Path if flag.kind in MEDIA_KINDS else TYPES.get(flag.kind, str)
+    base: Any = Path if flag.kind in MEDIA_KINDS else TYPES.get(flag.kind, str)
     if flag.kind == "choice":
         base = Literal[flag.choices]
     options: dict[str, Any] = {"help": _help(flag), "rich_help_panel": panel, "show_default": _default(flag)}
@@ -42,7 +58,7 @@ def parameter(flag: Flag, panel: str) -> inspect.Parameter:
         flag.name,
         inspect.Parameter.KEYWORD_ONLY,
         default=default,
-        annotation=Annotated[Optional[annotation], typer.Option(declared, **options)],  # noqa: UP045
+        annotation=Annotated[Optional[annotation], typer.Option(declared, **options)],
     )
 
 
@@ -56,7 +72,10 @@ def _help(flag: Flag) -> str:
 
 
 def _default(flag: Flag) -> bool | str:
-    return flag.default is not None and flag.kind != "json" and flag.default != ""
+    """Whether and how the default is shown: prompt templates of a page are cut."""
+    shown = flag.default not in (None, "", []) and flag.kind != "json"
+    text = str(flag.default)
+    return f"{text[:40]}..." if shown and len(text) > 60 else shown
 
 
 def with_parameters(function: Callable[..., Any], parameters: Iterable[inspect.Parameter]) -> Callable[..., Any]:
@@ -95,4 +114,6 @@ def parse_json(text: str, option: str) -> Any:
         return json.loads(text)
     except ValueError as error:
         column = getattr(error, "colno", 1)
-        raise UsageError(f"{option} is no JSON at column {column}: {text}", """for example '{"scale": 0.8}'""") from None
+        raise UsageError(
+            f"{option} is no JSON at column {column}: {text}", """for example '{"scale": 0.8}'"""
+        ) from None

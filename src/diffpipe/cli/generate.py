@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal, Optional
-
-import typer
+from typing import Any, Literal
 
 from ..errors import UsageError
 from ..specs import MEDIA_KINDS, Flag
 from ..store import SHORT, Entry, Store
 from . import output, tree
-from .flags import arguments, option_name, parameter, parse_json, with_parameters
+from .flags import arguments, option, option_name, parameter, parse_json, reporting, with_parameters
 
 CALL, RUN = "Call arguments", "Run options"
 
@@ -48,24 +45,27 @@ def _make(reference: str) -> Any:
     return tree.command(reference, command, text)
 
 
-def _option(name: str, kind: Any, default: Any, text: str, *declared: str, **more: Any) -> inspect.Parameter:
-    option = typer.Option(*declared or ("--" + name.replace("_", "-"),), help=text, rich_help_panel=RUN, **more)
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option])
-
-
 OPTIONS = [
-    _option("output", Optional[str], None, "Where the pictures go: a path with fields {name} {key} {id} {index} {seed} {prompt} "
-            "{ext}, or a folder ending in /. Default: {name}-{seed}.{ext}", "--output", "-o", metavar="TEMPLATE"),
-    _option("format", Optional[Literal["png", "jpg", "webp"]], None, "File format. Default: by the output's ending, else png."),
-    _option("seed", Optional[int], None, "Seed of the first picture; the next ones count up. Default: a fresh random one.",
-            metavar="INTEGER"),
-    _option("count", int, 1, "How many pictures to make, each with its own seed.", metavar="INTEGER", min=1),
-    _option("set", Optional[list[str]], None, "Pass a call argument that has no flag. May be repeated.", metavar="KEY=JSON"),
-    _option("overwrite", bool, False, "Replace files that exist.", "--overwrite"),
-    _option("json", bool, False, "Print a JSON object a picture instead of its path.", "--json"),
-    _option("quiet", bool, False, "Print nothing but results and errors.", "--quiet", "-q"),
-    _option("verbose", bool, False, "Show the detailed log.", "--verbose", "-v"),
-    _option("log_file", Optional[Path], None, "Write the detailed log to a file.", metavar="FILE"),
+    option(
+        "output", str | None, None,
+        "Where the pictures go: a path with fields {name} {key} {id} {index} {seed} {prompt} {ext}, or a folder ending "
+        "in /. Default: {name}-{seed}.{ext}", "--output", "-o", panel=RUN, metavar="TEMPLATE",
+    ),
+    option(
+        "format", Literal["png", "jpg", "webp"] | None, None,
+        "File format. Default: by the output's ending, else png.", panel=RUN,
+    ),
+    option(
+        "seed", int | None, None,
+        "Seed of the first picture; the next ones count up. Default: a fresh random one.", panel=RUN, metavar="INTEGER",
+    ),
+    option("count", int, 1, "How many pictures to make, each with its own seed.", panel=RUN, metavar="INTEGER", min=1),
+    option(
+        "set", list[str] | None, None,
+        "Pass a call argument that has no flag. May be repeated.", panel=RUN, metavar="KEY=JSON",
+    ),
+    option("overwrite", bool, False, "Replace files that exist.", "--overwrite", panel=RUN),
+    *reporting(RUN, "Print a JSON object a picture instead of its path."),
 ]  # fmt: skip
 
 
@@ -82,9 +82,15 @@ def _generate(
     called = checked(by_name, called)
     _check_files(by_name, called)
     planned = requests(
-        called, values["seed"], values["count"], Outputs(values["output"], values["format"], values["overwrite"]), reference, entry.key
+        called,
+        values["seed"],
+        values["count"],
+        Outputs(values["output"], values["format"], values["overwrite"]),
+        reference,
+        entry.key,
     )
     _warn_of_versions(manifest, reference)
+    _warn_of_words(manifest, called)
     locations = locate(entry, dict(manifest))
 
     from ..engine.run import read_media
@@ -96,7 +102,11 @@ def _generate(
         output.say(f"seed {planned[0].seed}")
     with output.steps(reference, len(planned)) as show:
         finished = local.run(
-            manifest, locations, planned, media, lambda r, done, total: show(f"{r.index + 1}/{len(planned)}", done, total)
+            manifest,
+            locations,
+            planned,
+            media,
+            lambda r, done, total: show(f"{r.index + 1}/{len(planned)}", done, total),
         )
         for artifacts in finished:
             for made in artifacts:
@@ -160,4 +170,19 @@ def _warn_of_versions(manifest: Mapping[str, Any], reference: str) -> None:
 
     built, now = manifest["versions"].get("diffusers"), version("diffusers")
     if built != now:
-        output.warn(f"{reference} was built with diffusers {built}, and {now} is installed; build it again with --force")
+        output.warn(
+            f"{reference} was built with diffusers {built}, and {now} is installed; build it again with --force"
+        )
+
+
+def _warn_of_words(manifest: Mapping[str, Any], called: Mapping[str, Any]) -> None:
+    """Say which words of a prompt a model with a small vocabulary does not know."""
+    from ..plugins import providers
+    from ..vocabulary import read, unknown_words
+
+    provider = providers().get(manifest["provider"])
+    if provider is None or not provider.vocabulary:
+        return
+    for word, near in unknown_words(str(called.get("prompt") or ""), read(provider.vocabulary)).items():
+        hint = f"did you mean {' or '.join(near)}? " if near else ""
+        output.warn(f"the model does not know {word!r}; {hint}diffpipe providers show {provider.name} lists its words")

@@ -47,7 +47,9 @@ def set_up(*, quiet: bool = False, verbose: bool = False, log_file: Path | None 
         try:
             handlers.append(logging.FileHandler(log_file, encoding="utf-8"))
         except OSError as error:
-            raise CacheError(f"cannot write the log {log_file}: {error.strerror}", "choose another --log-file") from error
+            raise CacheError(
+                f"cannot write the log {log_file}: {error.strerror}", "choose another --log-file"
+            ) from error
     for handler in handlers:
         handler.setFormatter(_Redacting("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=handlers or [logging.NullHandler()], force=True)

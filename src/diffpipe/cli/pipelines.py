@@ -8,13 +8,16 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import CacheError
+from ..files import readable
 from ..specs import Flag
 from ..store import SHORT, Entry, Store
 from . import output, tree
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Pipeline = Annotated[str, typer.Argument(metavar="PIPELINE", help="A name, a key, or 6 or more digits of a key.")]
-Days = Annotated[int | None, typer.Option("--unused-for", metavar="DAYS", help="Also entries not used for so many days.", min=0)]
+Days = Annotated[
+    int | None, typer.Option("--unused-for", metavar="DAYS", help="Also entries not used for so many days.", min=0)
+]
 
 ROWS = {
     "list": "List built pipelines, the last used first.",
@@ -48,18 +51,19 @@ def list_(json: Json = False) -> None:
     if not entries:
         output.say("no pipelines yet: diffpipe build demo makes the first")
         return
-    from ..build import readable
-
     output.table(
         ("NAME", "KEY", "PROVIDER", "TYPE", "MODEL", "DTYPE", "SIZE", "USED"),
         (
             (
-                ", ".join(names.get(entry.key, ["-"])), entry.key[:SHORT], entry.summary["provider"], entry.summary["type"],
-                entry.summary["model"], entry.summary["dtype"], readable(entry.summary["bytes"]), output.ago(used),
+                ", ".join(names.get(entry.key, ["-"])),
+                entry.key[:SHORT],
+                *(entry.summary[field] for field in ("provider", "type", "model", "dtype")),
+                readable(entry.summary["bytes"]),
+                output.ago(used),
             )
             for used, entry in entries
         ),
-    )  # fmt: skip
+    )
 
 
 def _row(entry: Entry, used: float, names: list[str]) -> dict[str, Any]:
@@ -72,11 +76,12 @@ def show(pipeline: Pipeline, json: Json = False) -> None:
     manifest = entry.manifest()
     names = [name for name, key in store.names().items() if key == entry.key]
     if json:
-        shown = _row(entry, entry.last_used(), names) | {"manifest": manifest, "command": entry.sources().get("command")}
+        shown = _row(entry, entry.last_used(), names) | {
+            "manifest": manifest,
+            "command": entry.sources().get("command"),
+        }
         output.result_json(shown)
         return
-    from ..build import readable
-
     built = datetime.fromtimestamp(entry.summary["built"], UTC).strftime("%Y-%m-%d %H:%M UTC")
     facts = [
         ("key", entry.key), ("names", ", ".join(names) or "-"), ("pipeline", manifest["pipeline"]),
@@ -145,7 +150,8 @@ def prune(
 
 
 def verify(
-    pipeline: Annotated[str | None, typer.Argument(metavar="[PIPELINE]", help="Only this one.")] = None, json: Json = False
+    pipeline: Annotated[str | None, typer.Argument(metavar="[PIPELINE]", help="Only this one.")] = None,
+    json: Json = False,
 ) -> None:
     from ..verify import problems, rebuild
 
@@ -161,7 +167,11 @@ def verify(
         if not json:
             state = "ok" if not found[key] else "; ".join(found[key])
             output.result(f"{names.get(key, '-')} {key[:SHORT]}: {state}")
-    dangling = [name for name, key in store.names().items() if key not in found and store.get(key) is None] if not pipeline else []
+    dangling = (
+        [name for name, key in store.names().items() if key not in found and store.get(key) is None]
+        if not pipeline
+        else []
+    )
     if json:
         output.result_json({"entries": found, "dangling_names": dangling})
     bad = [key for key, listed in found.items() if listed]
@@ -170,5 +180,6 @@ def verify(
         hint = rebuild(entry) if entry else f"diffpipe pipelines remove {bad[0][:SHORT]}"
         raise CacheError(f"{len(bad)} of {len(found)} pipelines are not what was built", f"build again: {hint}")
     if dangling:
-        raise CacheError(f"the name {dangling[0]} stands for no entry", f"diffpipe pipelines prune, or remove {dangling[0]}")
-
+        raise CacheError(
+            f"the name {dangling[0]} stands for no entry", f"diffpipe pipelines prune, or remove {dangling[0]}"
+        )

@@ -11,6 +11,7 @@ import typer
 from ..errors import NotFoundError
 from ..plugins import providers
 from ..specs import Provider
+from ..vocabulary import read
 from . import output, tree
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -18,7 +19,7 @@ ROWS = {"list": "List every provider and its types.", "show": "Show one provider
 
 
 def make() -> Any:
-    commands = {"list": list_, "show": show}
+    commands: dict[str, Any] = {"list": list_, "show": show}
     return tree.group(
         "providers",
         "List or show the families that can be built.",
@@ -52,8 +53,9 @@ def show(
             f"there is no provider {provider!r}",
             f"did you mean {' or '.join(near)}?" if near else "diffpipe providers list shows them",
         )
+    words = read(found.vocabulary) if found.vocabulary else {}
     if json:
-        output.result_json(_facts(found))
+        output.result_json(_facts(found) | ({"vocabulary": words} if words else {}))
         return
     output.result(f"{found.title}{' (legacy)' if found.legacy else ''}  {found.homepage}".rstrip())
     for row in found.types:
@@ -67,3 +69,5 @@ def show(
             "notes": row.notes,
         }
         output.table(("", "", ""), (("", name, value) for name, value in facts.items() if value))
+    for kind, listed in words.items():
+        output.result(f"\n{kind}: {', '.join(listed)}")

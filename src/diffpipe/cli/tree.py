@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
+from textwrap import shorten
 from typing import Any
 
 import typer.core
@@ -33,11 +34,23 @@ class Command(typer.core.TyperCommand):
             with formatter.section(heading):
                 formatter.write_dl(records)
 
+    def shell_complete(self, ctx: Any, incomplete: str) -> Any:
+        """Flag names; all of them where nothing is typed yet, as a command is followed by nothing else."""
+        return _described(super().shell_complete(ctx, incomplete or "-"))
+
+
+def _described(items: Any) -> Any:
+    """Completions with the first sentence of their help: shells show one line, and Typer reads brackets as markup."""
+    for item in items:
+        sentence = (item.help or "").replace("[", "(").replace("]", ")").partition(". ")[0]
+        item.help = shorten(sentence.removesuffix("."), 75, placeholder="…")
+    return items
+
 
 class LazyGroup(typer.core.TyperGroup):
-    """A group that knows names and one-line helps (`rows`), and makes a command (`make`) only to run or show it.
+    """A group that knows names and one-line helps (`rows`) and makes a command (`make`) only to run or show it.
 
-    `make` may take names that are not among the rows; it returns None, or raises DiffpipeError, for what it cannot make.
+    `make` may take names that are not among the rows; for what it cannot make it returns None or raises DiffpipeError.
     """
 
     rows: Callable[[], Mapping[str, str]]
@@ -73,10 +86,12 @@ class LazyGroup(typer.core.TyperGroup):
         """Names from the rows alone: making ten thousand commands to complete one would take seconds."""
         complete = typer.core.CompletionItem  # type: ignore[attr-defined]
         rows = [complete(name, help=text) for name, text in self.rows().items() if name.startswith(incomplete)]
-        return rows + typer.core.TyperCommand.shell_complete(self, ctx, incomplete)  # type: ignore[arg-type]
+        return _described(rows + typer.core.TyperCommand.shell_complete(self, ctx, incomplete))  # type: ignore[arg-type]
 
 
-def group(name: str, text: str, rows: Callable[[], Mapping[str, str]], make: Callable[[str], Any], **options: Any) -> LazyGroup:
+def group(
+    name: str, text: str, rows: Callable[[], Mapping[str, str]], make: Callable[[str], Any], **options: Any
+) -> LazyGroup:
     """A lazy group. `options` go to TyperGroup (params, callback, epilog, …)."""
     made = LazyGroup(
         name=name, help=text, no_args_is_help=True, context_settings=SETTINGS, rich_markup_mode=None, **options

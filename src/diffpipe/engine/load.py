@@ -1,4 +1,4 @@
-"""Manifest -> pipeline object. Classes come from diffusers and transformers by name, never from a manifest's own module."""
+"""Manifest -> pipeline object. Classes come from diffusers and transformers by name, from nowhere else."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def pipeline_class(name: str) -> type:
 
 
 def component_class(library: str, name: str) -> Any:
-    """A component's class as model_index.json names it: from diffusers, transformers or one of diffusers' pipeline modules.
+    """A component's class as model_index.json names it: from diffusers, transformers or a pipeline module of diffusers.
 
     Raises UsageError for any other place, or a class that is not there.
     """
@@ -48,7 +48,9 @@ def component_class(library: str, name: str) -> Any:
             continue
         if isinstance(found, type):
             return found
-    raise UsageError(f"there is no {name} in {library}", "install the versions of diffusers and transformers that have it")
+    raise UsageError(
+        f"there is no {name} in {library}", "install the versions of diffusers and transformers that have it"
+    )
 
 
 def scheduler_class(name: str) -> Any:
@@ -97,9 +99,9 @@ def _check_scheduler(spec: Mapping[str, Any], layout: Mapping[str, tuple[str, st
     chosen = scheduler_class(spec["scheduler"]) if spec["scheduler"] else shipped
     fitting = {known.__name__ for known in getattr(shipped, "compatibles", [])} | {shipped.__name__}
     if _flow(chosen) != _flow(shipped) and chosen.__name__ not in fitting:
+        alike = sorted(name for name in fitting if _flow(scheduler_class(name)) == _flow(shipped))
         raise UsageError(
-            f"{chosen.__name__} does not fit a model made for {shipped.__name__}",
-            f"choose one of: {', '.join(sorted(name for name in fitting if _flow(scheduler_class(name)) == _flow(shipped)))}",
+            f"{chosen.__name__} does not fit a model made for {shipped.__name__}", f"choose one of: {', '.join(alike)}"
         )
     known = set(inspect.signature(chosen.__init__).parameters) - {"self"}
     for name in spec["scheduler_config"]:
@@ -161,19 +163,24 @@ def load(manifest: Mapping[str, Any], locations: Mapping[str, Path], device: str
         raise
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, ImportError) as error:
         raise CacheError(
-            f"{manifest['pipeline']} could not be loaded: {_first_line(error)}",
+            f"{manifest['pipeline']} could not be loaded: {first_line(error)}",
             "the weights do not fit the pipeline, or a package is missing; --traceback shows where",
         ) from error
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(device)
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:300]
 
 
 def _load_base(
-    cls: Any, sources: Mapping[str, Source], locations: Mapping[str, Path], parts: dict[str, Any], dtype: Any, trust: Any
+    cls: Any,
+    sources: Mapping[str, Source],
+    locations: Mapping[str, Path],
+    parts: dict[str, Any],
+    dtype: Any,
+    trust: Any,
 ) -> Any:
     base = sources["base"]
     if base.kind != "file":
@@ -189,7 +196,9 @@ def _load_base(
     return _load_checkpoint(cls, sources["config"], locations["base"], locations["config"], parts, dtype)
 
 
-def _load_checkpoint(cls: Any, layout: Source, checkpoint: Path, config: Path, parts: dict[str, Any], dtype: Any) -> Any:
+def _load_checkpoint(
+    cls: Any, layout: Source, checkpoint: Path, config: Path, parts: dict[str, Any], dtype: Any
+) -> Any:
     """A single file: the whole pipeline where it holds one, else its denoiser within the other source's parts."""
     from ..files import safetensors_header
     from ..select import parts_of_checkpoint

@@ -31,7 +31,9 @@ def read_image(path: Path, *, mask: bool = False, option: str = "") -> Any:
             return upright.convert("L" if mask else "RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         reason = getattr(error, "strerror", None) or "it is no picture, or it is damaged"
-        raise UsageError(f"{option or 'the picture'}: cannot read {path.name}: {reason}", "give a PNG, JPEG or WebP file") from error
+        raise UsageError(
+            f"{option or 'the picture'}: cannot read {path.name}: {reason}", "give a PNG, JPEG or WebP file"
+        ) from error
 
 
 def write_image(image: Any, path: Path) -> None:

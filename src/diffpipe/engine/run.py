@@ -11,6 +11,7 @@ from typing import Any
 
 from ..errors import DiffpipeError, Exit, UsageError
 from ..specs import Artifact, Flag, Request
+from .load import first_line
 from .media import read_image, write_image
 from .signature import tuple_arguments
 
@@ -20,7 +21,9 @@ OnStep = Callable[[int, int], None]  # steps done, steps in all
 
 
 # What diffpipe passes itself, so that a user cannot.
-OWN = frozenset({"self", "generator", "output_type", "return_dict", "callback", "callback_steps", "callback_on_step_end"})
+OWN = frozenset(
+    {"self", "generator", "output_type", "return_dict", "callback", "callback_steps", "callback_on_step_end"}
+)
 
 
 def settable(pipeline: type) -> list[str]:
@@ -50,9 +53,10 @@ def read_media(flags: Mapping[str, Flag], arguments: Mapping[str, Any]) -> dict[
 
 def _check_sizes(flags: Mapping[str, Flag], arguments: Mapping[str, Any]) -> None:
     """A mask must be as large as its picture: pipelines stretch it silently otherwise."""
-    picture = arguments.get("image")
+    picture: Any = arguments.get("image")
     for name, value in arguments.items():
-        if name in flags and flags[name].kind == "mask" and hasattr(picture, "size") and value.size != picture.size:
+        mask = name in flags and flags[name].kind == "mask" and hasattr(value, "size")
+        if mask and hasattr(picture, "size") and value.size != picture.size:
             raise UsageError(
                 f"--{name.replace('_', '-')} is {value.size[0]} x {value.size[1]} but --image is "
                 f"{picture.size[0]} x {picture.size[1]}",
@@ -79,11 +83,13 @@ def run(pipe: Any, request: Request, arguments: Mapping[str, Any], on_step: OnSt
         output = pipe(**call)
     except torch.OutOfMemoryError as error:
         raise DiffpipeError(
-            "the device ran out of memory", "make a smaller picture, or build with a smaller --dtype", Exit.OUT_OF_MEMORY
+            "the device ran out of memory",
+            "make a smaller picture, or build with a smaller --dtype",
+            Exit.OUT_OF_MEMORY,
         ) from error
     except (ValueError, TypeError, RuntimeError, IndexError, KeyError, AttributeError) as error:
         raise DiffpipeError(
-            f"{type(pipe).__name__} failed: {str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__}",
+            f"{type(pipe).__name__} failed: {first_line(error)}",
             "check the arguments (generate NAME --help); --traceback shows where",
         ) from error
     seconds = time.perf_counter() - started
@@ -112,7 +118,9 @@ def _write(picture: Any, path: str, request: Request, seconds: float) -> Artifac
         raise DiffpipeError(
             f"cannot write {path}: {error.strerror or error}", "free some space or choose another --output", Exit.CACHE
         ) from error
-    return Artifact(path, request.seed, request.index, "image", seconds, {"width": picture.width, "height": picture.height})
+    return Artifact(
+        path, request.seed, request.index, "image", seconds, {"width": picture.width, "height": picture.height}
+    )
 
 
 def _callback(pipe: Any, arguments: Mapping[str, Any], on_step: OnStep) -> dict[str, Any]:

@@ -102,15 +102,16 @@ def _known(flag: Flag, limits: Limits) -> Flag:
 
 def _require(flag: Flag) -> Flag:
     """The flag as required, where that is sure: `__call__` may fill in numbers before `check_inputs` sees them."""
-    return replace(flag, required=flag.default is None and flag.kind in MEDIA_KINDS | {"text"})
+    sure = flag.default is None and flag.kind in MEDIA_KINDS | {"text"}
+    return replace(flag, required=flag.required or sure)
 
 
 def _override(owner: str, order: list[str], flags: dict[str, Flag], row: PipelineType) -> tuple[Flag, ...]:
-    added = {name for name, override in row.flags.items() if "kind" in override}
-    unknown = (row.flags.keys() | row.defaults.keys()) - flags.keys() - added
+    added = [name for name, override in row.flags.items() if "kind" in override and name not in flags]
+    unknown = (row.flags.keys() | row.defaults.keys()) - flags.keys() - set(added)
     if unknown:
         raise ValueError(f"{row.name}: {owner} has no flag for {', '.join(sorted(unknown))}")
-    every = {**flags, **{name: Flag(name=name, kind="text") for name in added - flags.keys()}}
+    every = {**flags, **{name: Flag(name=name, kind="text") for name in added}}
     position = {name: index for index, name in enumerate(order)}
     names = sorted(every, key=lambda name: position.get(name, len(order)))
     return tuple(_override_flag(every[name], row) for name in names)
@@ -325,10 +326,10 @@ def _entries(lines: Iterator[str]) -> Iterator[list[str]]:
         if margin is not None and _indent(line) <= margin and _HEAD.match(line.strip()):
             if entry:
                 yield entry
-            entry = []
-        if margin is not None:
+            entry = [line.strip()]
+        elif entry:
             entry.append(line.strip())
-    if entry and _HEAD.match(entry[0]):
+    if entry:
         yield entry
 
 
@@ -429,9 +430,9 @@ def enforced_limits(pipeline_class: type) -> Limits:
     bounds: dict[str, dict[str, Any]] = {}
     needed: list[tuple[str, frozenset[str]]] = []
     for test in _rejections(_check_inputs_body(pipeline_class)):
-        none = _all_none(test)
-        needed += [(name, none - {name}) for name in sorted(none)]
         for alternative in test.values if isinstance(test, ast.BoolOp) and isinstance(test.op, ast.Or) else [test]:
+            none = _all_none(alternative)
+            needed += [(name, none - {name}) for name in sorted(none)]
             if bound := _bound(alternative):
                 bounds.setdefault(bound[0], {}).update(bound[1])
     return Limits(bounds, tuple(needed))

@@ -42,8 +42,12 @@ def run(
     log.info("imports took %.2f s; device %s", time.perf_counter() - started, device)
     started = time.perf_counter()
     pipe = load.load(manifest, locations, device)
-    log.info("%s loaded in %.2f s (%s)", manifest["pipeline"], time.perf_counter() - started, manifest["config"]["dtype"])
+    log.info(
+        "%s loaded in %.2f s (%s)", manifest["pipeline"], time.perf_counter() - started, manifest["config"]["dtype"]
+    )
     for request in requests:
         artifacts = engine_run.run(pipe, request, media, lambda done, total, r=request: on_step(r, done, total))  # type: ignore[misc]
-        log.info("seed %d: %.2f s -> %s; %s", request.seed, artifacts[0].seconds, artifacts[0].path, place.memory_now(device))
+        log.info(
+            "seed %d: %.2f s -> %s; %s", request.seed, artifacts[0].seconds, artifacts[0].path, place.memory_now(device)
+        )
         yield artifacts
