@@ -119,9 +119,10 @@ class Warm(Cli):
 
 
 SERVER = """
-import json, os, signal, sys
+import gc, json, os, signal, sys
 import diffusers, peft, torch, transformers
 from diffusers import FluxPipeline, StableDiffusionPipeline
+gc.freeze()
 for line in sys.stdin:
     order = json.loads(line)
     child = os.fork()
@@ -134,9 +135,18 @@ for line in sys.stdin:
         for number, name in ((1, "stdout"), (2, "stderr")):
             os.dup2(os.open(os.path.join(order["folder"], name), os.O_WRONLY | os.O_CREAT), number)
         sys.argv = ["diffpipe", *order["args"]]
-        from diffpipe.cli.app import main
-        main()
-        sys.exit(0)
+        code = 0
+        try:
+            from diffpipe.cli.app import main
+            main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
+            code = 1
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)  # tearing down torch takes seconds
     print(os.waitpid(child, 0)[1], flush=True)
 """
 
@@ -166,7 +176,7 @@ def cli(tmp_path_factory: pytest.TempPathFactory) -> Cli:
 
 @pytest.fixture(scope="session")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with every tiny checkpoint of checkpoints.py (see `write_all` there). Do not change it: `copy_of` copies.
+    """A folder with every tiny checkpoint of checkpoints.py (see `write_all` there), not to be changed: use `copy_of`.
 
     Made by another process, so that tests of what needs no torch do not import it.
     """
@@ -177,7 +187,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def copy_of(checkpoints: Path, tmp_path: Path) -> Callable[..., Path]:
-    """A copy of one of the `checkpoints` to change, in the test's own folder: copy_of("flux") or copy_of("flux", "mine")."""
+    """Copies one of the `checkpoints` into the test's own folder, to be changed: copy_of(name, new name)."""
 
     def copy(name: str, new: str = "") -> Path:
         source, target = checkpoints / name, tmp_path / (new or name)

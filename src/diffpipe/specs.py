@@ -59,8 +59,7 @@ class PipelineType:
     """A row of the catalogue: one way to use a provider's models.
 
     `pipeline` is the diffusers class ("" for custom: the folder's own). `defaults` override the signature's; `flags`
-    holds fields of Flag to override by argument name, e.g. {"width": {"multiple_of": 16}}. `quirks` names engine
-    functions ("module:function") by the moment they run.
+    holds fields of Flag to override by argument name, e.g. {"width": {"multiple_of": 16}}.
     """
 
     name: str
@@ -70,9 +69,7 @@ class PipelineType:
     dtype: str = "bfloat16"
     defaults: Mapping[str, Any] = field(default_factory=dict)
     flags: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    components: Mapping[str, str] = field(default_factory=dict)
     notes: str = ""
-    quirks: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

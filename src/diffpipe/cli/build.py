@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
-from ..errors import UsageError
+import typer
+
+from ..errors import DiffpipeError, UsageError
 from ..plugins import providers
 from ..specs import BuildSpec, PipelineType, Provider
 from . import output, tree
@@ -48,6 +52,25 @@ def _help(provider: Provider) -> str:
     return "\n\n".join(lines)
 
 
+def _devices(incomplete: str) -> list[str]:
+    return [name for name in ("auto", "cpu", "cuda", "mps", "xpu") if name.startswith(incomplete)]
+
+
+def _components(ctx: typer.Context, incomplete: str) -> list[str]:
+    """NAME= for every component of the local folder that --model names, else of the pipeline of the provider's name."""
+    from ..store import Store
+
+    try:
+        index = json.loads(Path(ctx.params.get("model") or "", "model_index.json").read_bytes())
+        names = [name for name, value in index.items() if isinstance(value, list)]
+    except (OSError, ValueError, AttributeError):  # a repository, a single file, or no such folder
+        try:
+            names = [part["name"] for part in Store().find(ctx.info_name or "").manifest()["components"]]
+        except DiffpipeError:
+            names = []
+    return [f"{name}=" for name in names if name.startswith(incomplete)]
+
+
 MODEL, CHANGES, BUILD = "Model", "Changes", "Build"
 
 # What every provider's build takes, besides what depends on its rows.
@@ -67,6 +90,7 @@ COMMON = [
     option(
         "component", list[str] | None, None,
         "Take a component from elsewhere. May be repeated.", panel=CHANGES, metavar="NAME=SOURCE[@REVISION]",
+        autocompletion=_components,
     ),
     option(
         "lora", list[str] | None, None,
@@ -83,6 +107,7 @@ COMMON = [
     ),
     option(
         "device", str, "auto", "Where it runs: auto, cpu, cuda, cuda:1, mps, xpu.", panel=CHANGES, metavar="DEVICE",
+        autocompletion=_devices,
     ),
     option(
         "allow_pickle", bool, False,

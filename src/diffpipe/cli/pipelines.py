@@ -13,8 +13,17 @@ from ..specs import Flag
 from ..store import SHORT, Entry, Store
 from . import output, tree
 
+
+def _names(incomplete: str) -> list[str]:
+    """The names of built pipelines that begin so."""
+    return [name for name in Store().name_list() if name.startswith(incomplete)]
+
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Pipeline = Annotated[str, typer.Argument(metavar="PIPELINE", help="A name, a key, or 6 or more digits of a key.")]
+Pipeline = Annotated[
+    str,
+    typer.Argument(metavar="PIPELINE", help="A name, a key, or 6 or more digits of a key.", autocompletion=_names),
+]
 Days = Annotated[
     int | None, typer.Option("--unused-for", metavar="DAYS", help="Also entries not used for so many days.", min=0)
 ]
@@ -150,7 +159,7 @@ def prune(
 
 
 def verify(
-    pipeline: Annotated[str | None, typer.Argument(metavar="[PIPELINE]", help="Only this one.")] = None,
+    pipeline: Annotated[str | None, typer.Argument(metavar="[PIPELINE]", help="Only this one.", autocompletion=_names)] = None,
     json: Json = False,
 ) -> None:
     from ..verify import problems, rebuild

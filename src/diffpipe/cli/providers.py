@@ -14,6 +14,12 @@ from ..specs import Provider
 from ..vocabulary import read
 from . import output, tree
 
+
+def _names(incomplete: str) -> list[str]:
+    """The names of providers that begin so."""
+    return [name for name in providers() if name.startswith(incomplete)]
+
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 ROWS = {"list": "List every provider and its types.", "show": "Show one provider: types, classes, models, defaults."}
 
@@ -44,7 +50,8 @@ def _facts(provider: Provider) -> dict[str, Any]:
 
 
 def show(
-    provider: Annotated[str, typer.Argument(metavar="PROVIDER", help="A provider's name.")], json: Json = False
+    provider: Annotated[str, typer.Argument(metavar="PROVIDER", help="A provider's name.", autocompletion=_names)],
+    json: Json = False,
 ) -> None:
     found = providers().get(provider)
     if found is None:

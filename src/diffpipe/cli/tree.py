@@ -19,8 +19,18 @@ from ..errors import DiffpipeError, UsageError
 SETTINGS = {"help_option_names": ["-h", "--help"]}
 
 
+def _defaulted(help_option: Any) -> Any:
+    """--help with a default of False: Typer validates an empty one with pydantic, whose import takes 50 ms."""
+    if help_option is not None:
+        help_option.default = False
+    return help_option
+
+
 class Command(typer.core.TyperCommand):
     """A command whose help lists options under the headings named as their rich_help_panel."""
+
+    def get_help_option(self, ctx: Any) -> Any:
+        return _defaulted(super().get_help_option(ctx))
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         sections: dict[str, list[tuple[str, str]]] = {}
@@ -55,6 +65,9 @@ class LazyGroup(typer.core.TyperGroup):
 
     rows: Callable[[], Mapping[str, str]]
     make: Callable[[str], Any]
+
+    def get_help_option(self, ctx: Any) -> Any:
+        return _defaulted(super().get_help_option(ctx))
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(self.rows())

@@ -97,11 +97,11 @@ def _check_scheduler(spec: Mapping[str, Any], layout: Mapping[str, tuple[str, st
         raise UsageError("this pipeline has no scheduler to change", "leave out --scheduler and --scheduler-config")
     shipped = component_class(*layout["scheduler"])
     chosen = scheduler_class(spec["scheduler"]) if spec["scheduler"] else shipped
-    fitting = {known.__name__ for known in getattr(shipped, "compatibles", [])} | {shipped.__name__}
+    fitting = {known.__name__ for known in shipped._get_compatibles()} | {shipped.__name__}
     if _flow(chosen) != _flow(shipped) and chosen.__name__ not in fitting:
-        alike = sorted(name for name in fitting if _flow(scheduler_class(name)) == _flow(shipped))
         raise UsageError(
-            f"{chosen.__name__} does not fit a model made for {shipped.__name__}", f"choose one of: {', '.join(alike)}"
+            f"{chosen.__name__} does not fit a model made for {shipped.__name__}",
+            f"choose one of: {', '.join(sorted(fitting))}",
         )
     known = set(inspect.signature(chosen.__init__).parameters) - {"self"}
     for name in spec["scheduler_config"]:
