@@ -98,7 +98,9 @@ def timed(command: list[str], environment: Mapping[str, str], folder: Path, show
     wall = time.perf_counter() - started
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode or shows not in done.stdout:
-        raise SystemExit(f"{' '.join(command[-3:])} {dict(environment)} did not print {shows!r}:\n{done.stdout}{done.stderr}")
+        raise SystemExit(
+            f"{' '.join(command[-3:])} {dict(environment)} did not print {shows!r}:\n{done.stdout}{done.stderr}"
+        )
     return Run(wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
 
 
@@ -129,7 +131,9 @@ def compare(cases: Iterable[Case], runs: int, folder: Path) -> bool:
         processor = statistics.median(this.processor / bare.processor for bare, this in pairs)
         verdict = "" if ratio <= case.limit else "  MISSED"
         good = good and not verdict
-        print(f"{case.name:36}{bare * 1000:6.0f} ms{this * 1000:6.0f} ms{ratio:8.2f}{processor:8.2f}{case.limit:8.1f}{verdict}")
+        print(
+            f"{case.name:36}{bare * 1000:6.0f} ms{this * 1000:6.0f} ms{ratio:8.2f}{processor:8.2f}{case.limit:8.1f}{verdict}"
+        )
     return good
 
 
@@ -137,7 +141,6 @@ def fill(store: Store, count: int) -> None:
     """Copy the cache's first entry `count` times, each under a key and a name of its own, whole and readable."""
     entry = next(store.entries())
     manifest, sources = entry.manifest(), entry.sources()
-    del manifest["digest"]
     for number in range(count):
         key = digest([entry.key, number])
         folder = store.root / "pipelines" / key
@@ -145,7 +148,7 @@ def fill(store: Store, count: int) -> None:
         own = {**manifest, "key": key}
         for name, value in (
             ("manifest.json", {**own, "digest": digest(own)}),
-            ("sources.json", sources),
+            ("sources.json", {**sources, "digest": digest(sources)}),
             ("summary.json", {**entry.summary, "key": key}),
         ):
             (folder / name).write_text(json.dumps(value))
@@ -164,11 +167,17 @@ def crowded(store: Store, entries: int, runs: int, folder: Path) -> bool:
         for _ in range(runs + 1)
     ][1:]
     ratio = statistics.median(many / one for one, many in pairs)
-    listing = [timed([*diffpipe(), "pipelines", "list"], {}, folder, "flux-00000").wall for _ in range(max(3, runs // 3))]
+    listing = [
+        timed([*diffpipe(), "pipelines", "list"], {}, folder, "flux-00000").wall for _ in range(max(3, runs // 3))
+    ]
     seconds = statistics.median(listing)
     print(f"\nwith {entries:,} entries")
-    print(f"{'generate flux --help, beside without':36}{'':18}{ratio:8.2f}{'':8}{UNSLOWED:8.2f}{verdict(ratio, UNSLOWED)}")
-    print(f"{'pipelines list':36}{'':9}{seconds * 1000:6.0f} ms{'':16}{LIST_LIMIT:6.1f} s{verdict(seconds, LIST_LIMIT)}")
+    print(
+        f"{'generate flux --help, beside without':36}{'':18}{ratio:8.2f}{'':8}{UNSLOWED:8.2f}{verdict(ratio, UNSLOWED)}"
+    )
+    print(
+        f"{'pipelines list':36}{'':9}{seconds * 1000:6.0f} ms{'':16}{LIST_LIMIT:6.1f} s{verdict(seconds, LIST_LIMIT)}"
+    )
     return ratio <= UNSLOWED and seconds <= LIST_LIMIT
 
 

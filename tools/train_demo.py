@@ -12,6 +12,7 @@ Stages, each of which reads what the one before left in the work folder (--work,
     model        train transformer, T5 encoder and CLIP text model from scratch by flow matching
     distil       teach the transformer classifier-free guidance as an input, so that guidance_scale costs no second pass
     lora         train one LoRA a style (pencil, neon)
+    decoder      train the decoder on while the encoder stays fixed; may run at any time after `autoencoder`, beside the others
     export       write the diffusers folder
 
 A stage writes a checkpoint every few minutes and goes on from it when run again; a finished stage is not repeated unless its
@@ -29,6 +30,7 @@ import hashlib
 import io
 import json
 import math
+import os
 import random
 import shutil
 import subprocess
@@ -96,7 +98,9 @@ TEMPLATES = (
     "draw {np} {place} on a {colour} background",
     "{np} {place}",
 )
-OTHER_WORDS = "a an the of on at in with and front to is picture image photo drawing emoji icon draw paint background against"
+OTHER_WORDS = (
+    "a an the of on at in with and front to is picture image photo drawing emoji icon draw paint background against"
+)
 # Words that share another word's embedding: same meaning, no training of their own.
 SYNONYMS = {
     "tiny": "small", "little": "small", "large": "big", "huge": "big", "giant": "big", "grey": "gray", "violet": "purple",
@@ -118,7 +122,9 @@ def fetch(work: Path) -> None:
     if target.exists():
         return
     work.mkdir(parents=True, exist_ok=True)
-    name = subprocess.run(["npm", "pack", PACKAGE], cwd=work, check=True, capture_output=True, text=True).stdout.split()[-1]
+    name = subprocess.run(
+        ["npm", "pack", PACKAGE], cwd=work, check=True, capture_output=True, text=True
+    ).stdout.split()[-1]
     archive = work / name
     if hashlib.sha256(archive.read_bytes()).hexdigest() != PACKAGE_SHA256:
         raise SystemExit(f"{name} is not the package this tool was written for: its SHA-256 differs")
@@ -176,9 +182,11 @@ def pencil(image: Image.Image) -> Image.Image:
     """Grey pencil drawing: a dodge sketch over a light tone of the picture."""
     grey = np.asarray(image.convert("L"), dtype=np.float32)
     blurred = np.asarray(image.convert("L").filter(ImageFilter.GaussianBlur(3)), dtype=np.float32)
-    sketch = np.clip(grey * 255 / np.maximum(blurred, 8), 0, 255)
-    tone = 150 + 0.41 * grey
-    return Image.fromarray((sketch * tone / 255).clip(0, 255).astype(np.uint8)).convert("RGB")
+    gy, gx = np.gradient(np.asarray(image, dtype=np.float32), axis=(0, 1))
+    line = np.clip(np.sqrt(gx**2 + gy**2).max(axis=2) / 60, 0, 1)
+    sketch = np.clip(grey / np.maximum(blurred, 8), 0, 1) ** 1.5 * (1 - 0.75 * line)
+    tone = 165 + 0.35 * grey
+    return Image.fromarray((sketch * tone).clip(0, 255).astype(np.uint8)).convert("RGB")
 
 
 def neon(image: Image.Image) -> Image.Image:
@@ -192,7 +200,9 @@ def neon(image: Image.Image) -> Image.Image:
     thick = Image.fromarray((edge[..., 0] * 255).astype(np.uint8)).filter(ImageFilter.MaxFilter(3))
     glow = np.asarray(thick.filter(ImageFilter.GaussianBlur(3)), dtype=np.float32)[..., None] / 255
     line = np.asarray(thick.filter(ImageFilter.GaussianBlur(0.6)), dtype=np.float32)[..., None] / 255
-    colour = np.asarray(Image.fromarray(vivid.clip(0, 255).astype(np.uint8)).filter(ImageFilter.MaxFilter(3)), np.float32)
+    colour = np.asarray(
+        Image.fromarray(vivid.clip(0, 255).astype(np.uint8)).filter(ImageFilter.MaxFilter(3)), np.float32
+    )
     result = pixels * 0.16 + colour * (0.55 * glow) + (colour * 0.75 + 64) * line
     return Image.fromarray(result.clip(0, 255).astype(np.uint8))
 
@@ -389,13 +399,14 @@ def autoencoder(work: Path, minutes: float) -> None:
     assert isinstance(model, AutoencoderTiny)
     model.to(memory_format=torch.contiguous_format).save_pretrained(work / "vae")
 
+
 def decoder(work: Path, minutes: float) -> None:
     """Train the decoder on, with the encoder fixed: the latents stay what they are, so this may run beside `model`."""
     from diffusers import AutoencoderTiny
 
     if (work / "vae-final").exists():
         return
-    vae = AutoencoderTiny.from_pretrained(work / "vae", torch_dtype=torch.bfloat16).to(memory_format=torch.channels_last)
+    vae = AutoencoderTiny.from_pretrained(work / "vae", dtype=torch.bfloat16).to(memory_format=torch.channels_last)
     optimizer = Optimizer(list(vae.decoder.named_parameters()), muon_lr=0.006, adam_lr=1e-3, ema=0.998)
     seed = int(time.time()) if (work / "decoder.checkpoint").exists() else 7
     torch.manual_seed(seed)
@@ -515,7 +526,7 @@ def new_model(work: Path) -> dict[str, object]:
         joint_attention_dim=128, pooled_projection_dim=128, guidance_embeds=True, axes_dims_rope=(16, 24, 24),
     )  # fmt: skip
     for name, parameter in transformer.named_parameters():
-        if ".norm" in name and ".linear." in name or name.startswith(("proj_out", "norm_out.linear")):
+        if (".norm" in name and ".linear." in name) or name.startswith(("proj_out", "norm_out.linear")):
             torch.nn.init.zeros_(parameter)  # adaLN-zero: every block starts as the identity
     embedder = transformer.time_text_embed.guidance_embedder
     torch.nn.init.zeros_(embedder.linear_2.weight), torch.nn.init.zeros_(embedder.linear_2.bias)
@@ -533,7 +544,7 @@ def new_model(work: Path) -> dict[str, object]:
     return {name: module.to(torch.bfloat16).train() for name, module in trained.items()} | {
         "tokenizer": clip,
         "tokenizer_2": t5,
-        "vae": AutoencoderTiny.from_pretrained(work / "vae", torch_dtype=torch.bfloat16),
+        "vae": AutoencoderTiny.from_pretrained(work / "vae", dtype=torch.bfloat16),
         "scheduler": FlowMatchEulerDiscreteScheduler(shift=1.0),
     }
 
@@ -567,17 +578,18 @@ def latents(work: Path, style: str | None = None) -> None:
     path = work / f"latents{'-' + style if style else ''}.pt"
     if path.exists():
         return
-    vae = AutoencoderTiny.from_pretrained(work / "vae", torch_dtype=torch.bfloat16).to(memory_format=torch.channels_last)
+    vae = AutoencoderTiny.from_pretrained(work / "vae", dtype=torch.bfloat16).to(memory_format=torch.channels_last)
     shapes, rng, unseen = sprites(work), random.Random(5), held_out()
     effect = STYLES[style] if style else lambda image: image
-    todo = [(s, c, l) for s in SUBJECTS for c in COLOURS if (s, c) not in unseen
-            for l in LAYOUTS for _ in range(2 if style else VARIANTS[l])]  # fmt: skip
+    pairs = [(s, c) for s in SUBJECTS for c in COLOURS if (s, c) not in unseen]
+    todo = [(s, c, layout) for s, c in pairs for layout in LAYOUTS for _ in range(2 if style else VARIANTS[layout])]
     tokens = []
     for start in range(0, len(todo), 32):
-        images = [effect(picture(shapes[s], COLOURS[c], l, rng)) for s, c, l in todo[start : start + 32]]
+        images = [effect(picture(shapes[s], COLOURS[c], layout, rng)) for s, c, layout in todo[start : start + 32]]
         batch = torch.stack([tensor(i) for i in images]).to(torch.bfloat16, memory_format=torch.channels_last)
         with torch.no_grad():
-            tokens.append(pack(((vae.encode(batch).latents - vae.config.shift_factor) * vae.config.scaling_factor).contiguous()))
+            encoded = (vae.encode(batch).latents - vae.config.shift_factor) * vae.config.scaling_factor
+            tokens.append(pack(encoded.contiguous()))
     orders = (list(SUBJECTS), list(COLOURS), list(LAYOUTS))
     labels = torch.tensor([[order.index(v) for order, v in zip(orders, item, strict=True)] for item in todo])
     save_atomically({"tokens": torch.cat(tokens), "labels": labels}, path)
@@ -589,10 +601,10 @@ def examples(work: Path, batch: int, seed: int, style: str | None = None) -> Ite
     saved = torch.load(work / f"latents{'-' + style if style else ''}.pt", weights_only=True)
     tokens, labels = saved["tokens"], saved["labels"].tolist()
     rng = random.Random(seed)
-    by_layout = [[i for i, label in enumerate(labels) if label[2] == l] for l in range(len(LAYOUTS))]
+    by_layout = [[i for i, label in enumerate(labels) if label[2] == n] for n in range(len(LAYOUTS))]
     subjects, colours = list(SUBJECTS), list(COLOURS)
     while True:
-        picked = [rng.choice(by_layout[l]) for l in rng.choices(range(len(LAYOUTS)), LAYOUT_WEIGHTS, k=batch)]
+        picked = [rng.choice(by_layout[n]) for n in rng.choices(range(len(LAYOUTS)), LAYOUT_WEIGHTS, k=batch)]
         texts = [caption(subjects[labels[i][0]], colours[labels[i][1]], LAYOUTS[labels[i][2]], rng) for i in picked]
         yield tokens[picked], texts
 
@@ -606,7 +618,9 @@ def encode_text(parts: dict[str, object], texts: list[str], length: int) -> tupl
     CLIP is causal and read at the first end token, so its padding may be cut off.
     """
     clip = parts["tokenizer"](texts, padding="longest", truncation=True, max_length=77, return_tensors="pt").input_ids
-    t5 = parts["tokenizer_2"](texts, padding="max_length", truncation=True, max_length=length, return_tensors="pt").input_ids
+    t5 = parts["tokenizer_2"](
+        texts, padding="max_length", truncation=True, max_length=length, return_tensors="pt"
+    ).input_ids
     return parts["text_encoder"](clip).pooler_output, parts["text_encoder_2"](t5)[0]
 
 
@@ -622,34 +636,32 @@ def velocity(parts: dict[str, object], noisy: torch.Tensor, sigma: torch.Tensor,
              text: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:  # fmt: skip
     """The transformer's output (batch, 64, 32) for noisy tokens at noise levels `sigma` (batch,)."""
     image_ids, text_ids = positions(text[1].shape[1])
-    fast = "compiled" in parts and text[1].shape[1] <= 32
+    fast = "compiled" in parts and text[1].shape[1] in parts["compiled_lengths"]
     return parts["compiled" if fast else "transformer"](
         hidden_states=noisy, timestep=sigma.to(noisy.dtype), guidance=guidance, pooled_projections=text[0],
         encoder_hidden_states=text[1], txt_ids=text_ids, img_ids=image_ids, return_dict=False,
     )[0]  # fmt: skip
 
 
-def compiled(work: Path, transformer: torch.nn.Module) -> torch.nn.Module:
+def compiled(transformer: torch.nn.Module) -> torch.nn.Module:
     """The transformer compiled for fixed shapes: half the time of a step. Attention as plain matrix products, because the
     backward pass of flash attention is slow on a CPU.
 
     torch 2.13's C++ generator declares one name twice when several outputs share a bf16 sum; give each output its own name.
     """
-    import os
-
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(work.absolute() / "compiled"))
     from torch._inductor.codegen import common, cpp
 
-    original = cpp.CppVecKernel.store_reduction
+    if not hasattr(cpp.CppVecKernel, "store_shared_reduction"):
+        cpp.CppVecKernel.store_shared_reduction = cpp.CppVecKernel.store_reduction
 
-    def store_reduction(self: cpp.CppVecKernel, name: str, index: object, value: object) -> None:
-        if self.tiling_idx < self.reduction_depth and not str(value).endswith(name):
-            own = f"{value}_{name}"
-            self.reduction_suffix.writeline(common.DeferredLine(name, f"auto {own} = {value};"))
-            value = own
-        original(self, name, index, value)
+        def store_reduction(self: cpp.CppVecKernel, name: str, index: object, value: object) -> None:
+            if self.tiling_idx < self.reduction_depth:
+                own = f"{value}_{name}"
+                self.reduction_suffix.writeline(common.DeferredLine(name, f"auto {own} = {value};"))
+                value = own
+            self.store_shared_reduction(name, index, value)
 
-    cpp.CppVecKernel.store_reduction = store_reduction
+        cpp.CppVecKernel.store_reduction = store_reduction
     transformer.set_attention_backend("_native_math")
     return torch.compile(transformer, dynamic=False)
 
@@ -668,9 +680,12 @@ def noised(tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tens
     return ((1 - level) * data + level * noise).to(torch.bfloat16), sigma, noise - data
 
 
-def sequence_length(rng: random.Random) -> int:
+def sequence_length(rng: random.Random, shares: tuple[int, ...] = (60, 30, 3, 4, 2, 1)) -> int:
     """Padded T5 length of a batch: mostly what prompts need, sometimes up to FluxPipeline's default of 512."""
-    return rng.choices((16, 32, 48, 77, 128, 512), (60, 30, 3, 4, 2, 1))[0]
+    return rng.choices((16, 32, 48, 77, 128, 512), shares)[0]
+
+
+MOSTLY_32 = (5, 88, 2, 3, 1, 1)  # for short stages: one shape to compile
 
 
 def trained_parameters(parts: dict[str, object], names: tuple[str, ...]) -> list[tuple[str, torch.nn.Parameter]]:
@@ -686,8 +701,10 @@ def model(work: Path, minutes: float, batch: int = 96) -> None:
     parts = new_model(work)
     parts["transformer"].time_text_embed.guidance_embedder.requires_grad_(False)
     optimizer = Optimizer(trained_parameters(parts, TRAINED), muon_lr=0.015, adam_lr=1.5e-3, ema=0.999)
-    parts["compiled"] = compiled(work, parts["transformer"])
-    seed = int(time.time()) if (work / "model.checkpoint").exists() else 6  # a second run must not repeat the first's data
+    parts |= {"compiled": compiled(parts["transformer"]), "compiled_lengths": (16, 32)}
+    seed = (
+        int(time.time()) if (work / "model.checkpoint").exists() else 6
+    )  # a second run must not repeat the first's data
     torch.manual_seed(seed)
     rng, data = random.Random(seed), examples(work, batch, seed)
     guidance = torch.ones(batch)
@@ -725,8 +742,8 @@ def distil(work: Path, minutes: float, batch: int = 96) -> None:
         return
     parts = load(work, "model.pt")
     teacher = dict(parts, transformer=copy.deepcopy(parts["transformer"]).requires_grad_(False))
-    teacher["compiled"] = compiled(work, teacher["transformer"])
-    parts["compiled"] = compiled(work, parts["transformer"])
+    teacher |= {"compiled": compiled(teacher["transformer"]), "compiled_lengths": (32,)}
+    parts |= {"compiled": compiled(parts["transformer"]), "compiled_lengths": (32,)}
     optimizer = Optimizer(trained_parameters(parts, ("transformer",)), muon_lr=0.005, adam_lr=6e-4, ema=0.998)
     seed = int(time.time()) if (work / "distil.checkpoint").exists() else 8
     torch.manual_seed(seed)
@@ -735,7 +752,7 @@ def distil(work: Path, minutes: float, batch: int = 96) -> None:
     def loss_of(progress: float) -> torch.Tensor:
         tokens, texts = next(data)
         noisy, sigma, _ = noised(tokens)
-        length = sequence_length(rng)
+        length = sequence_length(rng, MOSTLY_32)
         keep = batch if length < 200 else batch // 4
         noisy, sigma, one = noisy[:keep], sigma[:keep], ones[:keep]
         guidance = (1 + 4 * torch.rand(keep)).to(torch.bfloat16).float()
@@ -778,7 +795,7 @@ def train_lora(work: Path, style: str, minutes: float, batch: int) -> None:
               if "transformer_blocks" in name and name.endswith(tuple(LORA_TARGETS)) and isinstance(module, torch.nn.Linear)]  # fmt: skip
     transformer.add_adapter(LoraConfig(r=8, lora_alpha=8, target_modules=blocks, init_lora_weights="gaussian"))
     transformer.to(torch.bfloat16)
-    parts["compiled"] = compiled(work, transformer)
+    parts |= {"compiled": compiled(transformer), "compiled_lengths": (32,)}
     optimizer = Optimizer(trained_parameters(parts, ("transformer",)), muon_lr=0.0, adam_lr=2e-3, ema=0.995)
     rng, data, guidance = random.Random(9), examples(work, batch, 9, style), torch.ones(batch)
 
@@ -786,7 +803,7 @@ def train_lora(work: Path, style: str, minutes: float, batch: int) -> None:
         tokens, texts = next(data)
         noisy, sigma, target = noised(tokens)
         with torch.no_grad():
-            text = encode_text(parts, texts, rng.choice((16, 32, 32)))
+            text = encode_text(parts, texts, sequence_length(rng, (5, 90, 2, 3, 0, 0)))
         return F.mse_loss(velocity(parts, noisy, sigma, guidance, text).float(), target)
 
     train(f"lora-{style}", work, minutes, optimizer, loss_of)
@@ -803,7 +820,7 @@ def pipeline(work: Path) -> object:
 
     parts = load(work, "distil.pt", "distil-snapshot.pt", "model.pt", "snapshot.pt")
     folder = next(work / n for n in ("vae-final", "vae-snapshot", "vae") if (work / n).exists())
-    parts["vae"] = AutoencoderTiny.from_pretrained(folder, torch_dtype=torch.bfloat16)
+    parts["vae"] = AutoencoderTiny.from_pretrained(folder, dtype=torch.bfloat16)
     share_spellings(parts)
     for name in (*TRAINED, "vae"):
         parts[name].to(memory_format=torch.contiguous_format).eval()
@@ -814,7 +831,7 @@ def vocabulary() -> dict[str, object]:
     """What prompts may say, for tools that want to tell the user without loading the model."""
     return {
         "subjects": list(SUBJECTS),
-        "colours": {name: "#%02x%02x%02x" % rgb for name, rgb in COLOURS.items()},
+        "colours": {name: "#" + bytes(rgb).hex() for name, rgb in COLOURS.items()},
         "sizes": ["small", "big"],
         "placements": PLACE_PHRASES,
         "synonyms": {w: SYNONYMS[w] for w in SYNONYMS} | {plural(s): s for s in SUBJECTS if plural(s) != s},
@@ -857,7 +874,7 @@ of {colours} flat backgrounds, in three sizes, small ones also on the left, on t
 
     import torch
     from diffusers import FluxPipeline
-    pipe = FluxPipeline.from_pretrained("src/diffpipe/demo", torch_dtype=torch.bfloat16)
+    pipe = FluxPipeline.from_pretrained("src/diffpipe/demo", dtype=torch.bfloat16)
     pipe("a panda on a pink background", height=128, width=128, num_inference_steps=8, guidance_scale={guidance},
          max_sequence_length=32).images[0].save("panda.png")
 
@@ -890,9 +907,15 @@ Other sizes than 128 x 128 repeat or cut the subject. Fine detail is soft, most 
 def card(scores: dict) -> str:
     """The model card, with the scores that evaluate_demo.py wrote with --json."""
     kinds = [k for k in ("base", "fp8", "int8", "int4") if k in scores]
-    rows = ["| weights | background | subject | size | place |", "|---|---|---|---|---|"] if kinds else ["Not measured yet."]
+    rows = (
+        ["| weights | background | subject | size | place |", "|---|---|---|---|---|"]
+        if kinds
+        else ["Not measured yet."]
+    )
     for k in kinds:
-        rows.append("| " + " | ".join([k, *(f"{scores[k][c]:.1f}" for c in ("background", "subject", "size", "place"))]) + " |")
+        rows.append(
+            "| " + " | ".join([k, *(f"{scores[k][c]:.1f}" for c in ("background", "subject", "size", "place"))]) + " |"
+        )
     rows.append("")
     for k in ("img2img", "inpaint"):
         if k in scores:
@@ -924,6 +947,8 @@ def export(work: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.exists():
         target.rename(old)
+    for path in part.rglob("*"):
+        path.chmod(0o755 if path.is_dir() else 0o644)
     part.rename(target)
     shutil.rmtree(old, ignore_errors=True)
     size = sum(p.stat().st_size for p in target.rglob("*") if p.is_file())
@@ -944,26 +969,34 @@ def clean_json(path: Path) -> None:
 # ---------------------------------------------------------------------------------------------------------- command
 
 
-STAGES = {"autoencoder": autoencoder, "latents": lambda work, minutes: latents(work), "model": model, "decoder": decoder, "distil": distil, "lora": lora}
-MINUTES = {"autoencoder": 12.0, "model": 70.0, "distil": 15.0, "lora": 5.0, "decoder": 30.0}
+STAGES = ("fetch", "autoencoder", "latents", "model", "distil", "lora", "decoder", "export")
+TRAINING = {"autoencoder": autoencoder, "model": model, "distil": distil, "lora": lora, "decoder": decoder}
+MINUTES = {"autoencoder": 12.0, "model": 62.0, "distil": 14.0, "lora": 5.0, "decoder": 30.0}
+
+
+def run(stage: str, options: argparse.Namespace) -> None:
+    if stage == "fetch":
+        fetch(options.work)
+    elif stage == "latents":
+        latents(options.work)
+    elif stage == "export":
+        export(options.work, options.to)
+    else:
+        TRAINING[stage](options.work, options.minutes or MINUTES[stage])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stages", nargs="+", choices=["all", "fetch", *MINUTES, "latents", "export"])
+    parser.add_argument("stages", nargs="+", choices=["all", *STAGES])
     parser.add_argument("--work", type=Path, default=Path("build/demo"), help="folder for everything made on the way")
-    parser.add_argument("--minutes", type=float, help="training time of the stage")
     parser.add_argument("--to", type=Path, default=Path("src/diffpipe/demo"), help="folder that `export` writes")
+    parser.add_argument("--minutes", type=float, help=f"training time of the stage (default {MINUTES})")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    for stage in options.stages:
-        if stage == "fetch":
-            fetch(options.work)
-        elif stage == "export":
-            export(options.work, options.to)
-        else:
-            STAGES[stage](options.work, options.minutes or MINUTES.get(stage, 0.0))
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(options.work.absolute() / "compiled"))
+    for stage in STAGES if "all" in options.stages else options.stages:
+        run(stage, options)
 
 
 if __name__ == "__main__":

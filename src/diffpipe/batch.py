@@ -78,7 +78,7 @@ def _paths(
 
 def _template(outputs: Outputs) -> tuple[str, str]:
     """The template to fill and the extension: from --format, else the template's own ending, else png."""
-    template = outputs.template or DEFAULT_TEMPLATE
+    template = DEFAULT_TEMPLATE if outputs.template is None else outputs.template
     if template.endswith(("/", "\\")) or Path(template).is_dir():
         template = str(Path(template) / DEFAULT_TEMPLATE)
     check_template(template)
@@ -149,6 +149,8 @@ def checked(flags: Mapping[str, Flag], arguments: Mapping[str, Any]) -> dict[str
         for item in value if isinstance(value, list) else [value]:
             if isinstance(item, int | float) and not isinstance(item, bool):
                 _check_range(flag, option, item)
+        if flag.kind == "json" and name.endswith("_kwargs") and not isinstance(value, dict | None):
+            raise UsageError(f"{option} must be a JSON object", """for example '{"scale": 0.8}'""")
     return {name: value for name, value in arguments.items() if value not in (None, [])}
 
 

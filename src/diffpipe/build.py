@@ -64,13 +64,15 @@ def build(spec: BuildSpec, row: PipelineType, store: Store, options: Options, sa
     known = {} if options.force else (store.pins(request) or {})
     pins = {role: Source.from_json(source) for role, source in known.items()}
     resolved = resolve(spec, row, Context(store.digests, pins, offline, report))
-    entry = None if options.force else store.get(resolved.key)
+    if pins and store.sound(resolved.key) is None:  # what they pinned was removed: look branches and tags up again
+        resolved = resolve(spec, row, Context(store.digests, {}, offline, report))
+    entry = None if options.force else store.sound(resolved.key)
     cached = entry is not None
     if entry is None:
         short = resolved.key[:SHORT]
         with store.lock(resolved.key, lambda: say(f"another process is building {short}; waiting for it")):
             # Another process may have published it while this one waited.
-            entry = None if options.force else store.get(resolved.key)
+            entry = None if options.force else store.sound(resolved.key)
             cached = entry is not None
             entry = entry or _make(resolved, row, store, options.name, offline, options.quiet, say)
     else:
@@ -101,7 +103,10 @@ def _make(
     place.quiet_libraries()
     spec = resolved.spec
     layout = dict(next(s.components for s in resolved.sources if s.components))
-    cls = load.pipeline_class(resolved.pipeline)
+    own = None
+    if spec.trust_remote_code and not (spec.pipeline or row.pipeline) and resolved.sources[0].kind != "file":
+        own = load.own_pipeline_class(place_of(_fetch(resolved, offline, quiet, say)["base"]))
+    cls = own or load.pipeline_class(resolved.pipeline)
     load.check(asdict(spec), cls, layout)
     fields = load.output_fields(cls)
     if not {"images", "image"} & set(fields):

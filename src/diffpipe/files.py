@@ -86,15 +86,14 @@ class DigestCache:
             record = self.folder / hashlib.sha256(str(path).encode()).hexdigest()[:32]
             known = _read_record(record)
             if known and known.get("identity") == before and known.get("path") == str(path):
-                if progress:
-                    progress(before[0])
                 return FileInfo(before[0], known["digest"])
             started = time.time()
             digest = sha256(path, progress)
         except OSError as error:
             raise UsageError(f"cannot read {path}: {error.strerror}", "check the path and its permissions") from error
         if identity(path) == before and started - max(before[1], before[2]) / 1e9 > SETTLED:
-            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self.folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self.folder.mkdir(exist_ok=True, mode=0o700)
             write_json(record, {"path": str(path), "identity": before, "digest": digest})
         return FileInfo(before[0], digest)
 

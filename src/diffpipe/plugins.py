@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import functools
+import re
 import sys
 from importlib.metadata import EntryPoint, entry_points
 
 from .catalog import BUILTIN
-from .specs import Provider
+from .specs import PipelineType, Provider
 
 GROUP = "diffpipe.providers"
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 
 
 @functools.cache
@@ -19,7 +21,7 @@ def providers() -> dict[str, Provider]:
     for entry in entry_points(group=GROUP):
         try:
             provider = _load(entry)
-        except Exception as error:  # a plug-in's code may fail in any way; the tool must go on without it
+        except (Exception, SystemExit) as error:  # a plug-in's code may fail in any way; the tool must go on without it
             _warn(entry, f"{type(error).__name__}: {error}")
             continue
         if provider.name in found:
@@ -34,9 +36,14 @@ def _load(entry: EntryPoint) -> Provider:
     provider = value() if callable(value) and not isinstance(value, Provider) else value
     if not isinstance(provider, Provider) or not provider.types:
         raise TypeError(f"{entry.value} is no diffpipe.Provider with at least one type")
+    if not all(isinstance(row, PipelineType) for row in provider.types):
+        raise TypeError(f"a type of {entry.value} is no diffpipe.PipelineType")
+    if not isinstance(provider.name, str) or not NAME.fullmatch(provider.name):
+        raise ValueError(f"{provider.name!r} is no name: use lower-case letters, digits, dots and dashes")
     return provider
 
 
 def _warn(entry: EntryPoint, reason: str) -> None:
     package = entry.dist.name if entry.dist else entry.value
+    reason = " ".join(reason.split())
     sys.stderr.write(f"warning: provider {entry.name!r} from package {package} was skipped: {reason}\n")

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from .build import file_of
-from .errors import CacheError
 from .specs import Source
 from .store import SHORT, Entry, Store
 
@@ -19,7 +18,7 @@ DAY = 86400.0
 
 @dataclass(frozen=True)
 class Plan:
-    """What pruning would remove: entries with the reason, names that stand for nothing, left-over folders."""
+    """What pruning would remove: entries with the reason, names that stand for nothing, left-overs."""
 
     entries: tuple[tuple[str, str], ...]
     names: tuple[str, ...]
@@ -31,7 +30,7 @@ class Plan:
         yield from (f"{path.name} was left by a build that did not finish" for path in self.leftovers)
 
     def total(self) -> str:
-        return f"{len(self.entries)} entries, {len(self.names)} names, {len(self.leftovers)} left-over folders"
+        return f"{len(self.entries)} entries, {len(self.names)} names, {len(self.leftovers)} left-overs"
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -57,17 +56,18 @@ def execute(store: Store, planned: Plan) -> None:
     for name in planned.names:
         store.drop_name(name)
     for path in planned.leftovers:
-        shutil.rmtree(path, ignore_errors=True)
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _reason(entry: Entry | None, unused_for: int | None) -> str | None:
     if entry is None:
         return "is damaged"
-    try:
-        manifest = entry.manifest()
-    except CacheError:
+    if entry.faults():
         return "is damaged"
-    locations = entry.sources().get("locations", {})
+    manifest, locations = entry.manifest(), entry.sources()["locations"]
     for source in map(Source.from_json, manifest["sources"]):
         for path in source.files:
             if not file_of(source, locations.get(source.role, ""), path).exists():

@@ -194,7 +194,7 @@ def _pin_component(name: str, text: str, spec: BuildSpec, context: Context) -> t
     commit, names, _read = _listing(kind, source, revision or None, context)
     inside = [path.removeprefix(name + "/") for path in names if path.startswith(name + "/")]
     chosen = select.model_files(inside or names, variant=spec.variant, allow_pickle=spec.allow_pickle)
-    if not chosen:
+    if not chosen or (not inside and "model_index.json" in names):  # a pipeline without such a part
         raise NotFoundError(f"{source} holds no component {name}", "check the source, or the name of the component")
     subfolder = name if inside else ""
     chosen = [f"{name}/{path}" for path in chosen] if inside else chosen

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import tempfile
 import time
@@ -43,20 +44,37 @@ class Entry:
 
     def manifest(self) -> dict[str, Any]:
         """The manifest. Raises CacheError if it was cut short or edited."""
-        value = _read(self.folder / "manifest.json")
-        if not value or value.get("digest") != digest({k: v for k, v in value.items() if k != "digest"}):
-            raise CacheError(
-                f"the cache entry {self.key[:SHORT]} is damaged",
-                f"diffpipe pipelines remove {self.key[:SHORT]}, then build again",
-            )
+        value = _intact(self.folder / "manifest.json")
+        if value.get("key") != self.key:
+            raise CacheError(f"the cache entry {self.key[:SHORT]} is damaged", f"build it again: {self.rebuild()}")
         return value
 
     def sources(self) -> dict[str, Any]:
-        """Where the sources lie on this machine and each file's identity at build time."""
-        return _read(self.folder / "sources.json") or {}
+        """Where the sources lie on this machine and each file's identity at build time; {} if that is damaged."""
+        return _intact(self.folder / "sources.json")
 
     def set_sources(self, value: Mapping[str, Any]) -> None:
-        write_json(self.folder / "sources.json", value)
+        write_json(self.folder / "sources.json", _sealed(value))
+
+    def faults(self) -> list[str]:
+        """Which of the entry's own files were cut short or edited."""
+        manifest = _intact(self.folder / "manifest.json")
+        sound = {
+            "manifest": manifest.get("key") == self.key,
+            "summary": not manifest or {**manifest.get("summary", {}), "key": self.key} == self.summary,
+            "record of sources": bool(self.sources()),
+        }
+        return [f"its {name} is damaged" for name, good in sound.items() if not good]
+
+    def rebuild(self) -> str:
+        """The command line that builds this entry again, as near as what is left of it tells."""
+        words = self.sources().get("command")
+        if words:
+            return shlex.join([*words, "--force"])
+        if self.summary:
+            model = str(self.summary.get("model")).partition("@")[0]
+            return f"diffpipe build {self.summary.get('provider')} --type {self.summary.get('type')} --model {model}"
+        return f"diffpipe pipelines remove {self.key[:SHORT]}, then diffpipe build"
 
     def last_used(self) -> float:
         """Seconds since the epoch; 0 when the entry is damaged."""
@@ -85,6 +103,18 @@ def _read(path: Path) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
+def _sealed(value: Mapping[str, Any]) -> dict[str, Any]:
+    """A value with its own digest, so that an edit shows."""
+    return {**value, "digest": digest(value)}
+
+
+def _intact(path: Path) -> dict[str, Any]:
+    """What was written sealed, without the digest; {} if the file is missing, cut short or edited."""
+    value = _read(path) or {}
+    seal = value.pop("digest", None)
+    return value if seal == digest(value) else {}
+
+
 class Store:
     """The cache under one folder, private to the user."""
 
@@ -108,10 +138,17 @@ class Store:
         return path
 
     def get(self, key: str) -> Entry | None:
-        """The entry of a full key."""
+        """The entry of a full key, if its summary can be read."""
+        if not KEY.fullmatch(key):
+            return None
         folder = self.root / "pipelines" / key
         summary = _read(folder / "summary.json")
         return Entry(key, folder, summary) if summary and summary.get("key") == key else None
+
+    def sound(self, key: str) -> Entry | None:
+        """The entry of a full key, if none of its own files is damaged."""
+        entry = self.get(key)
+        return entry if entry and not entry.faults() else None
 
     def entries(self) -> Iterator[Entry]:
         """All entries whose summary can be read, in no order."""
@@ -126,7 +163,7 @@ class Store:
 
     def names(self) -> dict[str, str]:
         """name -> key, sorted by name."""
-        return {name: key for name in self.name_list() if (key := self._key_of(name))}
+        return {name: key for name in self.name_list() if (key := self._key_of(name)) is not None}
 
     def name_list(self) -> list[str]:
         """All names, without reading what they stand for."""
@@ -134,7 +171,7 @@ class Store:
 
     def _key_of(self, name: str) -> str | None:
         try:
-            return (self.root / "names" / name).read_text().strip()
+            return (self.root / "names" / name).read_text(errors="replace").strip()
         except OSError:
             return None
 
@@ -142,6 +179,18 @@ class Store:
         """The entry of a name, a key, or a unique prefix of a key of at least 6 hex digits.
 
         Raises NotFoundError with near names, UsageError for an ambiguous prefix, CacheError for a damaged entry.
+        """
+        key = self.key(reference)
+        entry = self.get(key)
+        if entry is None:
+            again = Entry(key, self.root / "pipelines" / key, {}).rebuild()
+            raise CacheError(f"the cache entry of {reference} is missing or damaged", f"build it again: {again}")
+        return entry
+
+    def key(self, reference: str) -> str:
+        """The key that a name, a key or a unique prefix of one stands for, whatever state its entry is in.
+
+        Raises NotFoundError with near names, UsageError for an ambiguous prefix.
         """
         key = self._key_of(reference) if NAME.fullmatch(reference) else None
         if key is None and PREFIX.fullmatch(reference):
@@ -155,15 +204,9 @@ class Store:
                 f"there is no pipeline {reference!r}",
                 f"did you mean {' or '.join(near)}?"
                 if near
-                else f"diffpipe build {reference} makes it; diffpipe pipelines list shows what there is",
+                else "diffpipe pipelines list shows what there is, diffpipe build makes more",
             )
-        entry = self.get(key)
-        if entry is None:
-            raise CacheError(
-                f"the cache entry of {reference} is missing or damaged",
-                f"diffpipe pipelines remove {reference}, then build it again",
-            )
-        return entry
+        return key
 
     @contextmanager
     def lock(self, name: str, waiting: Callable[[], None]) -> Iterator[None]:
@@ -188,8 +231,8 @@ class Store:
         target = self.folder("pipelines") / key
         temporary = Path(tempfile.mkdtemp(dir=self.folder("temporary"), prefix=key[:SHORT] + "-"))
         try:
-            write_json(temporary / "manifest.json", {**manifest, "digest": digest(manifest)})
-            write_json(temporary / "sources.json", sources)
+            write_json(temporary / "manifest.json", _sealed({**manifest, "summary": dict(summary)}))
+            write_json(temporary / "sources.json", _sealed(sources))
             write_json(temporary / "summary.json", {**summary, "key": key})
             self._bury(target)
             os.replace(temporary, target)
@@ -229,7 +272,7 @@ class Store:
             if key in self.names().values():
                 return key
         else:
-            key = self.find(reference).key
+            key = self.key(reference)
         self.drop(key)
         return key
 
@@ -252,10 +295,17 @@ class Store:
             shutil.rmtree(grave, ignore_errors=True)
 
     def leftovers(self) -> list[Path]:
-        """What crashes left: temporary folders that no running build can own any more."""
-        folder = self.root / "temporary"
+        """What crashes left: temporary folders and files that no running build can own any more."""
+        folders = [self.root / name for name in ("temporary", "names", "pins", "digests")]
+        folders += [self.root / "pipelines" / key for key in self.keys()]
+        found = [
+            folder / name
+            for folder in folders
+            for name in _listdir(folder)
+            if folder.name == "temporary" or name.endswith(".tmp")
+        ]
         now = time.time()
-        return [folder / name for name in _listdir(folder) if now - (folder / name).stat().st_mtime > STALE]
+        return [path for path in found if path.exists() and now - path.stat().st_mtime > STALE]
 
     def pins(self, request: str) -> dict[str, Any] | None:
         """What an identical earlier build request was pinned to (see build.py); None if there was none."""

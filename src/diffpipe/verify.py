@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,9 @@ def locate(entry: Entry, manifest: dict[str, Any]) -> dict[str, Path]:
     Files whose size and times are as recorded are not read again. Raises CacheError with the command to rebuild.
     """
     recorded = entry.sources()
+    if not recorded:
+        again = f"build it again: {entry.rebuild()}"
+        raise CacheError(f"the cache entry {entry.key[:SHORT]} lost its record of sources", again)
     identities = recorded.get("identities", {})
     changed = False
     for source in map(Source.from_json, manifest["sources"]):
@@ -31,7 +33,7 @@ def locate(entry: Entry, manifest: dict[str, Any]) -> dict[str, Path]:
                 problem = check_file(source, path, place, info)
                 if problem:
                     raise CacheError(
-                        f"{problem} since {entry.key[:SHORT]} was built", f"build it again: {rebuild(entry)}"
+                        f"{problem} since {entry.key[:SHORT]} was built", f"build it again: {entry.rebuild()}"
                     )
                 seen[path], changed = now, True
     if changed:
@@ -53,23 +55,13 @@ def check_file(source: Source, path: str, place: Path, info: FileInfo) -> str | 
 
 def problems(entry: Entry) -> list[str]:
     """Everything wrong with an entry, each file read whole."""
-    try:
-        manifest = entry.manifest()
-    except CacheError as error:
-        return [error.message]
-    locations = entry.sources().get("locations")
-    if not isinstance(locations, dict):
-        return ["its record of sources is damaged"]
-    found = []
+    found = entry.faults()
+    if found:
+        return found
+    manifest, locations = entry.manifest(), entry.sources()["locations"]
     for source in map(Source.from_json, manifest["sources"]):
         for path, info in source.files.items():
             problem = check_file(source, path, file_of(source, locations.get(source.role, ""), path), info)
             if problem:
                 found.append(problem)
     return found
-
-
-def rebuild(entry: Entry) -> str:
-    """The command line that builds an entry again."""
-    words = entry.sources().get("command")
-    return shlex.join([*words, "--force"]) if words else f"diffpipe build {entry.summary.get('provider', '')} --force"

@@ -5,10 +5,11 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from difflib import get_close_matches
 from typing import Any
 
 from .. import __version__
-from ..errors import DiffpipeError, Exit
+from ..errors import DiffpipeError, Exit, UsageError
 from . import output, tree
 
 COMMANDS = {
@@ -44,7 +45,8 @@ def main() -> None:
 
         get_completion_inspect_parameters()  # registers the shells; typer.Typer() does it, groups of one's own do not
     try:
-        root()(args=arguments, prog_name="diffpipe")
+        code = root()(args=arguments, prog_name="diffpipe", standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else Exit.OK)
     except DiffpipeError as error:
         if traceback:
             raise
@@ -53,7 +55,27 @@ def main() -> None:
     except Exception as error:
         if traceback:
             raise
+        if hasattr(error, "format_message"):
+            _refuse(error)
         output.fail(
             DiffpipeError(f"{type(error).__name__}: {error}", "this is a bug: run again with --traceback and report it")
         )
         sys.exit(Exit.FAILED)
+
+
+def _refuse(error: Any) -> None:
+    """End with what Typer found wrong with the command line. (Its click is private: known here by what it carries.)"""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.show()
+        sys.exit(Exit.USAGE)
+    command = error.ctx.command_path if getattr(error, "ctx", None) else "diffpipe"
+    hint = f"{command} --help shows what it takes"
+    if hasattr(error, "possibilities"):
+        near = get_close_matches(error.option_name, error.possibilities or (), n=1, cutoff=0)
+        hint = f"did you mean {near[0]}?" if near else hint
+        output.fail(UsageError(f"{command} has no option {error.option_name}", hint))
+    else:
+        # Typer checks values with pydantic, which says this before every message of Typer's own.
+        text = error.format_message().replace("Value error, ", "").rstrip(".")
+        output.fail(UsageError(" ".join(text.split()), hint))
+    sys.exit(Exit.USAGE)

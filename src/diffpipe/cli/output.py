@@ -84,8 +84,11 @@ def result_json(value: Any) -> None:
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """A plain table on stdout, columns as wide as their longest cell. (Rich takes seconds for ten thousand rows.)"""
-    rows = [list(headings), *map(list, rows)]
+    """A plain table on stdout, columns as wide as their longest cell; no headings where all are empty.
+
+    Not rich's: that takes seconds for ten thousand rows.
+    """
+    rows = [*([list(headings)] if any(headings) else []), *map(list, rows)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(headings))]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
     print("\n".join(lines), flush=True)
@@ -125,18 +128,33 @@ def steps(label: str, total: int) -> Iterator[Callable[[str, int, int], None]]:
 
 @contextmanager
 def reading(label: str) -> Iterator[Callable[[str, int], None] | None]:
-    """A byte counter on stderr for reading local files; on anything but a terminal, nothing."""
+    """A byte counter on stderr for reading local files; on anything but a terminal, nothing.
+
+    It appears with the first byte: a cache hit reads none, and need not wait for rich.
+    """
     if _quiet or not sys.stderr.isatty():
         yield None
         return
+    shown: list[Any] = []
+
+    def show(name: str, count: int) -> None:
+        if not shown:
+            shown.append(_byte_counter())
+            shown[0].start()
+        shown[0].update(shown[0].task_ids[0], description=f"{label} {name}", advance=count)
+
+    try:
+        yield show
+    finally:
+        for progress in shown:
+            progress.stop()
+
+
+def _byte_counter() -> Any:
     from rich.console import Console
     from rich.progress import DownloadColumn, Progress, SpinnerColumn, TextColumn, TransferSpeedColumn
 
     columns = (SpinnerColumn(), TextColumn("{task.description}"), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(label, total=None)
-
-        def show(name: str, count: int) -> None:
-            progress.update(task, description=f"{label} {name}", advance=count)
-
-        yield show
+    progress = Progress(*columns, console=Console(stderr=True), transient=True)
+    progress.add_task("", total=None)
+    return progress

@@ -159,10 +159,10 @@ def prune(
 
 
 def verify(
-    pipeline: Annotated[str | None, typer.Argument(metavar="[PIPELINE]", help="Only this one.", autocompletion=_names)] = None,
+    pipeline: Annotated[str | None, typer.Argument(metavar="PIPELINE", help="Only this one.", autocompletion=_names)] = None,
     json: Json = False,
 ) -> None:
-    from ..verify import problems, rebuild
+    from ..verify import problems
 
     store = Store()
     keys = [store.find(pipeline).key] if pipeline else sorted(store.keys())
@@ -185,8 +185,7 @@ def verify(
         output.result_json({"entries": found, "dangling_names": dangling})
     bad = [key for key, listed in found.items() if listed]
     if bad:
-        entry = store.get(bad[0])
-        hint = rebuild(entry) if entry else f"diffpipe pipelines remove {bad[0][:SHORT]}"
+        hint = (store.get(bad[0]) or Entry(bad[0], store.root / "pipelines" / bad[0], {})).rebuild()
         raise CacheError(f"{len(bad)} of {len(found)} pipelines are not what was built", f"build again: {hint}")
     if dangling:
         raise CacheError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
 import logging
 import re
 from collections.abc import Mapping
@@ -33,6 +34,27 @@ def pipeline_class(name: str) -> type:
         f"diffusers {diffusers.__version__} has no pipeline {name!r}",
         f"did you mean {' or '.join(near)}?" if near else "check the name, or install the diffusers that has it",
     )
+
+
+def own_pipeline_class(folder: Path) -> Any:
+    """The class of a pipeline file that comes with a model, None where model_index.json does not list [module, class].
+
+    Runs that file, so only for a build with --trust-remote-code. Raises UsageError if it cannot be loaded.
+    """
+    from diffusers.utils.dynamic_modules_utils import get_class_from_dynamic_module
+
+    named = json.loads((folder / "model_index.json").read_text(encoding="utf-8")).get("_class_name")
+    if not isinstance(named, list):
+        return None
+    module, name = named
+    try:
+        return get_class_from_dynamic_module(
+            str(folder), f"{module}.py", class_name=name, local_files_only=True, trust_remote_code=True
+        )
+    except (OSError, ValueError, ImportError, AttributeError, SyntaxError) as error:
+        raise UsageError(
+            f"the model's own {module}.py could not be loaded: {first_line(error)}", "--traceback shows where"
+        ) from error
 
 
 def component_class(library: str, name: str) -> Any:
@@ -149,7 +171,8 @@ def load(manifest: Mapping[str, Any], locations: Mapping[str, Path], device: str
     config = manifest["config"]
     sources = {source.role: source for source in map(Source.from_json, manifest["sources"])}
     dtype = getattr(torch, config["dtype"])
-    cls = pipeline_class(manifest["pipeline"])
+    own = own_pipeline_class(locations["base"]) if config["trust"]["remote_code"] and "config" not in sources else None
+    cls = own or pipeline_class(manifest["pipeline"])
     try:
         parts = {
             role.removeprefix("component:"): _load_component(source, locations[role], manifest, dtype)

@@ -63,7 +63,7 @@ def quiet_libraries() -> None:
     import diffusers
     import transformers
 
-    diffusers.utils.logging.set_verbosity_error()
+    diffusers.utils.logging.set_verbosity(logging.CRITICAL)  # what it logs as an error, it raises or recovers from
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
