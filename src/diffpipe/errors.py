@@ -39,7 +39,7 @@ class UsageError(DiffpipeError):
 
 
 class NotFoundError(DiffpipeError):
-    """A pipeline, provider, repository, revision or file that does not exist, or a server that cannot be reached."""
+    """A pipeline, provider, repository, revision or file that does not exist, or is not here when offline."""
 
     exit_code = Exit.NOT_FOUND
 

@@ -1,4 +1,4 @@
-"""The cache on disk: key -> entry, name -> key. Publishing is one rename, so an entry is whole or not there.
+"""The cache on disk: key -> entry, name -> key. An entry is published by one rename: it is whole or not there.
 
 pipelines/KEY/summary.json    what `pipelines list` prints (its mtime is the last use)
 pipelines/KEY/manifest.json   everything `generate` needs, immutable, with its own digest
@@ -58,10 +58,9 @@ class Entry:
 
     def faults(self) -> list[str]:
         """Which of the entry's own files were cut short or edited."""
-        manifest = _intact(self.folder / "manifest.json")
         sound = {
-            "manifest": manifest.get("key") == self.key,
-            "summary": not manifest or {**manifest.get("summary", {}), "key": self.key} == self.summary,
+            "manifest": _intact(self.folder / "manifest.json").get("key") == self.key,
+            "summary": _intact(self.folder / "summary.json").get("key") == self.key,
             "record of sources": bool(self.sources()),
         }
         return [f"its {name} is damaged" for name, good in sound.items() if not good]
@@ -108,6 +107,11 @@ def _sealed(value: Mapping[str, Any]) -> dict[str, Any]:
     return {**value, "digest": digest(value)}
 
 
+def _write_all(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
+    for name, value in files.items():
+        write_json(folder / name, _sealed(value))
+
+
 def _intact(path: Path) -> dict[str, Any]:
     """What was written sealed, without the digest; {} if the file is missing, cut short or edited."""
     value = _read(path) or {}
@@ -143,7 +147,9 @@ class Store:
             return None
         folder = self.root / "pipelines" / key
         summary = _read(folder / "summary.json")
-        return Entry(key, folder, summary) if summary and summary.get("key") == key else None
+        if not summary or summary.get("key") != key:
+            return None
+        return Entry(key, folder, {name: value for name, value in summary.items() if name != "digest"})
 
     def sound(self, key: str) -> Entry | None:
         """The entry of a full key, if none of its own files is damaged."""
@@ -227,18 +233,22 @@ class Store:
     def publish(
         self, key: str, summary: Mapping[str, Any], manifest: Mapping[str, Any], sources: Mapping[str, Any]
     ) -> Entry:
-        """Write an entry in a temporary folder and rename it into place, replacing a damaged or older one."""
+        """Write an entry in a temporary folder and rename it into place.
+
+        Over an older or damaged one, file by file: any mix of the two describes the same key, and no moment is without.
+        """
+        files = {"manifest.json": manifest, "sources.json": sources, "summary.json": {**summary, "key": key}}
         target = self.folder("pipelines") / key
-        temporary = Path(tempfile.mkdtemp(dir=self.folder("temporary"), prefix=key[:SHORT] + "-"))
-        try:
-            write_json(temporary / "manifest.json", _sealed({**manifest, "summary": dict(summary)}))
-            write_json(temporary / "sources.json", _sealed(sources))
-            write_json(temporary / "summary.json", {**summary, "key": key})
-            self._bury(target)
-            os.replace(temporary, target)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
+        if target.exists():
+            _write_all(target, files)
+        else:
+            temporary = Path(tempfile.mkdtemp(dir=self.folder("temporary"), prefix=key[:SHORT] + "-"))
+            try:
+                _write_all(temporary, files)
+                os.replace(temporary, target)
+            except BaseException:
+                shutil.rmtree(temporary, ignore_errors=True)
+                raise
         entry = self.get(key)
         assert entry is not None
         return entry

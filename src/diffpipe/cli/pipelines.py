@@ -159,7 +159,9 @@ def prune(
 
 
 def verify(
-    pipeline: Annotated[str | None, typer.Argument(metavar="PIPELINE", help="Only this one.", autocompletion=_names)] = None,
+    pipeline: Annotated[
+        str | None, typer.Argument(metavar="PIPELINE", help="Only this one.", autocompletion=_names)
+    ] = None,
     json: Json = False,
 ) -> None:
     from ..verify import problems
