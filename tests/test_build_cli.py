@@ -145,7 +145,9 @@ def test_force_builds_again(warm: Warm, flux: dict[str, Any], checkpoints: Path)
     assert (again["key"], again["cached"]) == (flux["key"], False)
 
 
-def test_a_name_that_stood_for_another_pipeline_is_reported(warm: Warm, flux: dict[str, Any], checkpoints: Path) -> None:
+def test_a_name_that_stood_for_another_pipeline_is_reported(
+    warm: Warm, flux: dict[str, Any], checkpoints: Path
+) -> None:
     built(warm, "flux", "--model", checkpoints / "flux", *FLOAT, "--name", "mine")
     done = warm("build", "flux", "--model", checkpoints / "flux-sharded", *FLOAT, "--name", "mine", check=True)
     assert f"the name mine stood for {flux['key'][:12]} until now\n" in done.stderr
@@ -180,7 +182,7 @@ def test_shards_make_what_one_file_makes(warm: Warm, checkpoints: Path, tmp_path
 def test_a_variant_is_what_is_loaded(warm: Warm, checkpoints: Path, tmp_path: Path, flux_picture: bytes) -> None:
     built(warm, "flux", "--model", checkpoints / "flux-fp16", "--variant", "fp16", "--name", "half", *FLOAT)
     stored = {part["name"]: part["dtypes"] for part in manifest(warm, "half")["components"] if part["bytes"]}
-    assert stored == dict.fromkeys(("text_encoder", "text_encoder_2", "transformer", "vae"), ["F16"])
+    assert stored == {name: ["F16"] for name in ("text_encoder", "text_encoder_2", "transformer", "vae")}
     assert picture(warm, "half", tmp_path) != flux_picture
 
 
@@ -310,7 +312,12 @@ REFUSED: dict[str, tuple[str, int, str, str]] = {
         "'nowhere' is neither a folder, a file, nor a repository (owner/name)",
         "for example ./my-model or owner/name",
     ),
-    "no model": ("custom", 2, "--model is missing", "diffpipe build custom --model SOURCE: a repository, folder or file"),
+    "no model": (
+        "custom",
+        2,
+        "--model is missing",
+        "diffpipe build custom --model SOURCE: a repository, folder or file",
+    ),
     "a near provider": ("flx", 2, "diffpipe build has no 'flx'", "did you mean flux?"),
     "an unknown type": (
         "flux --type txt2img --model {}/flux",
@@ -419,7 +426,12 @@ REFUSED_BY_DIFFUSERS: dict[str, tuple[str, int, str, str]] = {
         "diffusers has no scheduler 'EulerDiscretScheduler'",
         "did you mean EulerDiscreteScheduler or ",
     ),
-    "no scheduler": ("flux --model {}/flux --scheduler FluxPipeline", 2, "diffusers has no scheduler 'FluxPipeline'", ""),
+    "no scheduler": (
+        "flux --model {}/flux --scheduler FluxPipeline",
+        2,
+        "diffusers has no scheduler 'FluxPipeline'",
+        "",
+    ),
     "a scheduler of noise for a flow": (
         "flux --model {}/flux --scheduler DDIMScheduler",
         2,

@@ -701,7 +701,7 @@ def model(work: Path, minutes: float, batch: int = 96) -> None:
         return
     parts = new_model(work)
     parts["transformer"].time_text_embed.guidance_embedder.requires_grad_(False)
-    optimizer = Optimizer(trained_parameters(parts, TRAINED), muon_lr=0.015, adam_lr=1.5e-3, ema=0.999)
+    optimizer = Optimizer(trained_parameters(parts, TRAINED), muon_lr=0.015, adam_lr=1.5e-3, ema=0.997)
     parts |= {"compiled": compiled(parts["transformer"]), "compiled_lengths": (16, 32)}
     seed = (
         int(time.time()) if (work / "model.checkpoint").exists() else 6
@@ -745,7 +745,7 @@ def distil(work: Path, minutes: float, batch: int = 96) -> None:
     teacher = dict(parts, transformer=copy.deepcopy(parts["transformer"]).requires_grad_(False))
     teacher |= {"compiled": compiled(teacher["transformer"]), "compiled_lengths": (32,)}
     parts |= {"compiled": compiled(parts["transformer"]), "compiled_lengths": (32,)}
-    optimizer = Optimizer(trained_parameters(parts, ("transformer",)), muon_lr=0.005, adam_lr=6e-4, ema=0.998)
+    optimizer = Optimizer(trained_parameters(parts, ("transformer",)), muon_lr=0.005, adam_lr=6e-4, ema=0.99)
     seed = int(time.time()) if (work / "distil.checkpoint").exists() else 8
     torch.manual_seed(seed)
     rng, data, ones = random.Random(seed), examples(work, batch, seed), torch.ones(batch)
@@ -797,7 +797,7 @@ def train_lora(work: Path, style: str, minutes: float, batch: int) -> None:
     transformer.add_adapter(LoraConfig(r=8, lora_alpha=8, target_modules=blocks, init_lora_weights="gaussian"))
     transformer.to(torch.bfloat16)
     parts |= {"compiled": compiled(transformer), "compiled_lengths": (32,)}
-    optimizer = Optimizer(trained_parameters(parts, ("transformer",)), muon_lr=0.0, adam_lr=2e-3, ema=0.995)
+    optimizer = Optimizer(trained_parameters(parts, ("transformer",)), muon_lr=0.0, adam_lr=2e-3, ema=0.98)
     rng, data, guidance = random.Random(9), examples(work, batch, 9, style), torch.ones(batch)
 
     def loss_of(progress: float) -> torch.Tensor:

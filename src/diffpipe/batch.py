@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 import re
 import secrets
 import string
@@ -16,6 +18,7 @@ from .specs import Flag, Request, digest
 
 SEEDS = 2**32  # seeds are drawn below this: short enough to type, and every tool accepts them
 MAX_SEED = 2**64 - 1  # torch.Generator.manual_seed
+MOST = 1_000_000  # items of one run
 FIELDS = ("name", "key", "id", "index", "seed", "prompt", "ext")
 DEFAULT_TEMPLATE = "{name}-{seed}.{ext}"
 RESERVED = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?")
@@ -38,6 +41,8 @@ def requests(
 
     Raises UsageError for a template that cannot be used or a file that is there already.
     """
+    if not 1 <= count <= MOST:
+        raise UsageError(f"--count {count} is out of range", f"give from 1 to {MOST}")
     first = secrets.randbelow(SEEDS - count) if seed is None else seed
     if not 0 <= first <= MAX_SEED - count + 1:
         raise UsageError(f"--seed {first} is out of range", f"seeds go from 0 to {MAX_SEED}")
@@ -52,7 +57,8 @@ def _paths(
     arguments: Mapping[str, Any], first: int, count: int, per_call: int, outputs: Outputs, name: str, key: str
 ) -> Iterator[str]:
     template, extension = _template(outputs)
-    taken: set[str] = set()
+    steps_aside = outputs.template is None and not outputs.overwrite
+    last: dict[str, int] = {}  # path -> the number that was last added to it to tell it from others of this run
     for number in range(count * per_call):
         seed = first + number // per_call
         values = {
@@ -65,31 +71,30 @@ def _paths(
             "ext": extension,
         }
         path = Path(fill(template, values))
-        free = path
-        for suffix in range(2, 10**9):
-            if str(free) not in taken and (outputs.overwrite or outputs.template or not free.exists()):
-                break
-            free = path.with_name(f"{path.stem}-{suffix}{path.suffix}")
-        if free.exists() and not outputs.overwrite:
+        free = str(path)
+        while free in last or (steps_aside and os.path.lexists(free)):
+            last[str(path)] = last.get(str(path), 1) + 1
+            free = str(path.with_name(f"{path.stem}-{last[str(path)]}{path.suffix}"))
+        if os.path.lexists(free) and not outputs.overwrite:
             raise UsageError(f"{free} exists already", "choose another --output, or pass --overwrite")
-        taken.add(str(free))
-        yield str(free)
+        last.setdefault(free, 1)
+        yield free
 
 
 def _template(outputs: Outputs) -> tuple[str, str]:
     """The template to fill and the extension: from --format, else the template's own ending, else png."""
     template = DEFAULT_TEMPLATE if outputs.template is None else outputs.template
-    if template.endswith(("/", "\\")) or Path(template).is_dir():
+    if template.endswith(("/", "\\")) or os.path.isdir(template):
         template = str(Path(template) / DEFAULT_TEMPLATE)
     check_template(template)
-    suffix = Path(template).suffix[1:].lower()
-    own = suffix if suffix and "{" not in suffix else ""
+    literal, field, _, _ = list(string.Formatter().parse(template))[-1]
+    own = "" if field is not None else literal.rpartition("/")[2].rpartition(".")[2].lower() if "." in literal else ""
     extension = outputs.format or own or "png"
     if extension not in ("png", "jpg", "jpeg", "webp"):
         raise UsageError(f"pictures are not written as .{extension}", "use .png, .jpg or .webp")
     if own and outputs.format and own != outputs.format:
         raise UsageError(f"--output ends in .{own} but --format is {outputs.format}", "leave one of them out")
-    if not own and "{ext}" not in template:
+    if not own and not template.endswith(".{ext}"):
         template += ".{ext}"
     return template, extension
 
@@ -102,8 +107,10 @@ def check_template(template: str) -> None:
                 continue
             if field not in FIELDS or conversion:
                 raise UsageError(f"--output: there is no field {{{field}}}", f"the fields are: {' '.join(FIELDS)}")
-            format(1 if field in ("index", "seed") else "x", spec or "")
-    except ValueError as error:
+            if re.search(r"\d{4}", spec or ""):
+                raise ValueError(f"{spec} is too wide for a file name")
+            format(MAX_SEED if field in ("index", "seed") else "x", spec or "")
+    except (ValueError, OverflowError) as error:
         raise UsageError(f"--output: {error}", "for example out/{index:03d}-{seed}.{ext}") from None
     if "\0" in template or not template.strip():
         raise UsageError("--output is no path", "for example out/{index:03d}-{seed}.{ext}")
@@ -111,16 +118,23 @@ def check_template(template: str) -> None:
 
 def fill(template: str, values: Mapping[str, Any]) -> str:
     """A template with its fields filled; no field can add a folder, a reserved name or an over-long one."""
-    parts = []
+    names = [""]
+    filled = set()  # which of the names have a field in them; what the user wrote in full stays as it is
     for literal, field, spec, _ in string.Formatter().parse(template):
-        parts.append(literal)
+        first, *more = literal.split("/")
+        names[-1] += first
+        names += more
         if field is not None:
-            parts.append(safe_name(format(values[field], spec or "")))
-    folder, mark, name = "".join(parts).rpartition("/")
+            names[-1] += safe_name(format(values[field], spec or "")) or "_"
+            filled.add(len(names) - 1)
+    return "/".join(_whole_name(name) if number in filled else name for number, name in enumerate(names))
+
+
+def _whole_name(name: str) -> str:
+    """A file or folder name cut to a length that fits, its ending kept; a name that Windows reserves marked."""
     stem, dot, ending = name.rpartition(".")
-    short = _cut(stem, LONGEST - len(ending) - 1) if dot else _cut(name, LONGEST)
-    safe = short + dot + ending if dot else short
-    return folder + mark + (f"_{safe}" if RESERVED.fullmatch(safe) else safe)
+    short = f"{_cut(stem, LONGEST - len(ending) - 1)}.{ending}" if dot and len(ending) < 10 else _cut(name, LONGEST)
+    return f"_{short}" if RESERVED.fullmatch(short) else short
 
 
 def safe_name(text: str) -> str:
@@ -133,7 +147,7 @@ def safe_name(text: str) -> str:
 
 def _cut(text: str, size: int) -> str:
     """The longest start of a text of at most `size` bytes in UTF-8 (file systems count bytes, not letters)."""
-    return text.encode()[: max(size, 1)].decode(errors="ignore")
+    return text.encode(errors="replace")[:size].decode(errors="ignore")
 
 
 def checked(flags: Mapping[str, Flag], arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -156,7 +170,11 @@ def checked(flags: Mapping[str, Flag], arguments: Mapping[str, Any]) -> dict[str
 
 def _check_range(flag: Flag, option: str, value: float) -> None:
     low, high, step = flag.minimum, flag.maximum, flag.multiple_of
-    if value != value or (low is not None and value < low) or (high is not None and value > high):
+    if (
+        (isinstance(value, float) and not math.isfinite(value))
+        or (low is not None and value < low)
+        or (high is not None and value > high)
+    ):
         bounds = (
             f"from {low:g} to {high:g}"
             if low is not None and high is not None

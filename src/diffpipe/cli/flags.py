@@ -111,9 +111,14 @@ def arguments(flags: Iterable[Flag], values: dict[str, Any]) -> dict[str, Any]:
 def parse_json(text: str, option: str) -> Any:
     """Raises UsageError, with the column, for text that is no JSON."""
     try:
-        return json.loads(text)
-    except ValueError as error:
+        return json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
         column = getattr(error, "colno", 1)
         raise UsageError(
             f"{option} is no JSON at column {column}: {text}", """for example '{"scale": 0.8}'"""
         ) from None
+
+
+def _refuse_constant(name: str) -> None:
+    """Python's parser takes NaN and Infinity, which are no JSON."""
+    raise ValueError(name)

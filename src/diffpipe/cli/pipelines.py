@@ -187,8 +187,10 @@ def verify(
         output.result_json({"entries": found, "dangling_names": dangling})
     bad = [key for key, listed in found.items() if listed]
     if bad:
-        hint = (store.get(bad[0]) or Entry(bad[0], store.root / "pipelines" / bad[0], {})).rebuild()
-        raise CacheError(f"{len(bad)} of {len(found)} pipelines are not what was built", f"build again: {hint}")
+        entry = store.get(bad[0]) or Entry(bad[0], store.root / "pipelines" / bad[0], {})
+        # Nothing stands for it any more: most likely its successor is built already.
+        hint = f"build it again: {entry.rebuild()}" if bad[0] in names else f"diffpipe pipelines remove {bad[0][:SHORT]}"
+        raise CacheError(f"{len(bad)} of {len(found)} pipelines are not what was built", hint)
     if dangling:
         raise CacheError(
             f"the name {dangling[0]} stands for no entry", f"diffpipe pipelines prune, or remove {dangling[0]}"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CacheError, DiffpipeError, UsageError
-from ..specs import Source
+from ..specs import Source, digest
 from .place import choose_device
 
 log = logging.getLogger("diffpipe.engine")
@@ -164,11 +164,17 @@ def output_fields(pipeline: type) -> list[str]:
 def load(manifest: Mapping[str, Any], locations: Mapping[str, Path], device: str) -> Any:
     """The pipeline of a manifest, on its device.
 
-    `locations`: role -> folder or file. Raises CacheError if the weights do not make the pipeline.
+    `locations`: role -> folder or file. Raises CacheError if the weights do not make the pipeline, or if the manifest's
+    configuration is not the one that its key stands for.
     """
     import torch
 
     config = manifest["config"]
+    if digest(config) != manifest["key"]:  # what is trusted is part of it
+        raise CacheError(
+            f"the configuration of {manifest['key'][:12]} is not the one that it was built with",
+            f"diffpipe pipelines remove {manifest['key'][:12]}, then build again",
+        )
     sources = {source.role: source for source in map(Source.from_json, manifest["sources"])}
     dtype = getattr(torch, config["dtype"])
     own = own_pipeline_class(locations["base"]) if config["trust"]["remote_code"] and "config" not in sources else None
