@@ -230,6 +230,20 @@ def test_a_lora_changes_the_picture_unless_its_scale_is_zero(
     assert len(set(made.values())) == 3
 
 
+def test_the_types_of_stable_diffusion_start_from_a_picture(
+    warm: Warm, checkpoints: Path, tmp_path: Path, sd_picture: bytes
+) -> None:
+    start = tmp_path / "start.png"
+    start.write_bytes(sd_picture)
+    model = ("stable-diffusion", "--model", checkpoints / "stable-diffusion", *FLOAT)
+    call = ("--prompt", "a fox", "--image", start, "--num-inference-steps", 2, "--strength", 1, "--seed", 1)
+    for kind, media in (("img2img", ()), ("inpaint", ("--mask-image", start, "--width", 32, "--height", 32))):
+        made = built(warm, *model, "--type", kind)
+        assert (made["name"], made["type"]) == (f"stable-diffusion-{kind}", kind)
+        warm("generate", made["name"], *call, *media, "-o", tmp_path / f"{kind}.png", check=True)
+    assert len({path.read_bytes() for path in tmp_path.glob("*.png")}) == 3
+
+
 def test_another_scheduler_keeps_the_shipped_settings(
     warm: Warm, sd: dict[str, Any], checkpoints: Path, tmp_path: Path, sd_picture: bytes
 ) -> None:

@@ -71,8 +71,8 @@ FITTING = {
 }  # fmt: skip
 UNFITTING = {
     "generator", "latents", "prompt-embeds", "pooled-prompt-embeds", "ip-adapter-image-embeds",
-    "negative-prompt-embeds", "negative-ip-adapter-image-embeds", "negative-pooled-prompt-embeds", "output-type", "return-dict",
-    "callback-on-step-end", "callback-on-step-end-tensor-inputs",
+    "negative-prompt-embeds", "negative-ip-adapter-image-embeds", "negative-pooled-prompt-embeds", "output-type",
+    "return-dict", "callback-on-step-end", "callback-on-step-end-tensor-inputs",
 }  # fmt: skip
 
 

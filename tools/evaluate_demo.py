@@ -148,6 +148,8 @@ def generate(
             "height": SIZE,
             "width": SIZE,
         } | more
+        if options.true_cfg > 1:
+            arguments |= {"true_cfg_scale": options.true_cfg, "negative_prompt": [""] * len(part)}
         for key in ("image", "mask_image"):
             if key in arguments:
                 arguments[key] = arguments[key][start : start + 16]
@@ -159,7 +161,7 @@ def generate(
 def load(folder: Path) -> object:
     from diffusers import FluxPipeline
 
-    pipe = FluxPipeline.from_pretrained(folder, dtype=torch.bfloat16)
+    pipe = FluxPipeline.from_pretrained(str(folder), dtype=torch.bfloat16)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -411,6 +413,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=318)
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--guidance", type=float, default=train_demo.GUIDANCE)
+    parser.add_argument("--true-cfg", type=float, default=1.0, help="true_cfg_scale with an empty negative prompt")
     parser.add_argument("--length", type=int, default=32, help="max_sequence_length")
     parser.add_argument("--strength", type=float, default=0.8, help="of img2img")
     parser.add_argument("--sheet", type=Path, help="write a contact sheet of forty pictures here")

@@ -828,8 +828,11 @@ def pipeline(work: Path) -> object:
     return FluxPipeline(**parts)
 
 
-def vocabulary() -> dict[str, object]:
-    """What prompts may say, for tools that want to tell the user without loading the model."""
+def vocabulary(guided: bool) -> dict[str, object]:
+    """What prompts may say, for tools that want to tell the user without loading the model.
+
+    `guided`: guidance is distilled into the transformer; if not, it takes a second pass with true_cfg_scale.
+    """
     return {
         "subjects": list(SUBJECTS),
         "colours": {name: "#" + bytes(rgb).hex() for name, rgb in COLOURS.items()},
@@ -846,7 +849,8 @@ def vocabulary() -> dict[str, object]:
             "width": SIZE,
             "height": SIZE,
             "num_inference_steps": 8,
-            "guidance_scale": GUIDANCE,
+            "guidance_scale": GUIDANCE if guided else 1.0,
+            "true_cfg_scale": 1.0 if guided else GUIDANCE,
             "max_sequence_length": 32,
         },
     }  # fmt: skip
@@ -947,7 +951,8 @@ def export(work: Path, target: Path) -> None:
         clean_json(path)
     if (work / "lora").exists():
         shutil.copytree(work / "lora", part / "lora")
-    (part / "vocabulary.json").write_text(json.dumps(vocabulary(), indent=1) + "\n")
+    guided = any((work / name).exists() for name in ("distil.pt", "distil-snapshot.pt"))
+    (part / "vocabulary.json").write_text(json.dumps(vocabulary(guided), indent=1) + "\n")
     (part / "NOTICE").write_text(NOTICE)
     scores = work / "scores.json"
     (part / "README.md").write_text(card(json.loads(scores.read_text()) if scores.exists() else {}))

@@ -20,6 +20,7 @@ SEEDS = 2**32  # seeds are drawn below this: short enough to type, and every too
 MAX_SEED = 2**64 - 1  # torch.Generator.manual_seed
 MOST = 1_000_000  # items of one run
 FIELDS = ("name", "key", "id", "index", "seed", "prompt", "ext")
+FORMATS = ("png", "jpg", "jpeg", "webp")
 DEFAULT_TEMPLATE = "{name}-{seed}.{ext}"
 RESERVED = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?")
 LONGEST = 200  # bytes of a file name; most file systems stop at 255
@@ -71,6 +72,8 @@ def _paths(
             "ext": extension,
         }
         path = Path(fill(template, values))
+        if path.suffix[1:].lower() not in FORMATS:
+            raise UsageError(f"--output: {path.name} is no name for a picture", "give it a name before the dot")
         free = str(path)
         while free in last or (steps_aside and os.path.lexists(free)):
             last[str(path)] = last.get(str(path), 1) + 1
@@ -88,9 +91,10 @@ def _template(outputs: Outputs) -> tuple[str, str]:
         template = str(Path(template) / DEFAULT_TEMPLATE)
     check_template(template)
     literal, field, _, _ = list(string.Formatter().parse(template))[-1]
-    own = "" if field is not None else literal.rpartition("/")[2].rpartition(".")[2].lower() if "." in literal else ""
+    _, dot, ending = literal.rpartition("/")[2].rpartition(".")
+    own = ending.lower() if field is None and dot else ""
     extension = outputs.format or own or "png"
-    if extension not in ("png", "jpg", "jpeg", "webp"):
+    if extension not in FORMATS:
         raise UsageError(f"pictures are not written as .{extension}", "use .png, .jpg or .webp")
     if own and outputs.format and own != outputs.format:
         raise UsageError(f"--output ends in .{own} but --format is {outputs.format}", "leave one of them out")

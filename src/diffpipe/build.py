@@ -59,6 +59,7 @@ def build(spec: BuildSpec, row: PipelineType, store: Store, options: Options, sa
     Raises DiffpipeError in the user's terms; whatever happens, the cache holds a whole entry or none.
     """
     check_name(options.name)
+    store.folder("pipelines")  # a cache that cannot be written should say so before anything is read
     offline = hub.is_offline(options.offline)
     request = digest(asdict(spec))
     known = {} if options.force else (store.pins(request) or {})
@@ -102,7 +103,8 @@ def _make(
 
     place.quiet_libraries()
     spec = resolved.spec
-    layout = dict(next(s.components for s in resolved.sources if s.components))
+    # The first to list any is the pipeline's own folder; a component adds itself where that does not list it.
+    layout = {name: pair for s in reversed(resolved.sources) for name, pair in s.components.items()}
     own = None
     if spec.trust_remote_code and not (spec.pipeline or row.pipeline) and resolved.sources[0].kind != "file":
         own = load.own_pipeline_class(place_of(_fetch(resolved, offline, quiet, say)["base"]))

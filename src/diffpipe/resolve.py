@@ -11,7 +11,7 @@ import importlib.util
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from importlib.resources import files as package_files
 from pathlib import Path
@@ -63,12 +63,12 @@ def resolve(spec: BuildSpec, row: PipelineType, context: Context) -> Resolved:
     found.append((base, base_at))
     if base.kind == "file":
         found.append(_pin_config(spec, row, base_at, context))
+    layout = found[-1][0]
     for name, source in sorted(spec.components.items()):
-        found.append(_pin_component(name, source, spec, context))
+        found.append(_pin_component(name, source, spec, context, known=name in layout.components))
     for number, text in enumerate(spec.loras):
         found.append(_pin_lora(number, text, context))
     sources = tuple(source for source, _ in found)
-    layout = next(source for source in sources if source.role == ("config" if base.kind == "file" else "base"))
     pipeline = spec.pipeline or row.pipeline or layout.pipeline
     config = configuration(spec, pipeline, sources)
     locations = {source.role: location for source, location in found}
@@ -140,7 +140,7 @@ def _pin_base(spec: BuildSpec, context: Context) -> tuple[Source, str]:
     kind = source_kind(spec.model)
     if kind == "file":
         return _pin_file("base", spec.model, context, allow_pickle=spec.allow_pickle)
-    return _pin_pipeline("base", spec.model, spec, context, without=set(spec.components))
+    return _pin_pipeline("base", spec.model, spec, context)
 
 
 def _pin_config(spec: BuildSpec, row: PipelineType, checkpoint: str, context: Context) -> tuple[Source, str]:
@@ -152,11 +152,11 @@ def _pin_config(spec: BuildSpec, row: PipelineType, checkpoint: str, context: Co
             "name a folder or repository with the same layout: --config SOURCE",
         )
     tensors = () if not checkpoint.endswith(".safetensors") else safetensors_header(Path(checkpoint))
-    return _pin_pipeline("config", model, spec, context, without=set(spec.components), tensors=tensors)
+    return _pin_pipeline("config", model, spec, context, tensors=tensors)
 
 
 def _pin_pipeline(
-    role: str, model: str, spec: BuildSpec, context: Context, *, without: set[str], tensors: Iterable[str] | None = None
+    role: str, model: str, spec: BuildSpec, context: Context, *, tensors: Iterable[str] | None = None
 ) -> tuple[Source, str]:
     """Pin a diffusers folder, wherever it lies. `tensors`: names of the checkpoint that replaces its denoiser."""
     if role in context.pins:
@@ -172,8 +172,14 @@ def _pin_pipeline(
         )
     index = _model_index(read("model_index.json"), model, names, spec)
     parts = select.parts_of_checkpoint(tensors, select.components_of(index)) if tensors is not None else set()
+    single = {name for name, text in spec.components.items() if Path(text).expanduser().is_file()}
     chosen = select.pipeline_files(
-        names, index, variant=spec.variant, without=without, weightless=parts, allow_pickle=spec.allow_pickle
+        names,
+        index,
+        variant=spec.variant,
+        without=set(spec.components) - single,
+        weightless=parts | single,  # a single file holds no settings
+        allow_pickle=spec.allow_pickle,
     )
     chosen += [name for name in names if spec.trust_remote_code and name.endswith(".py")]
     source, location = _source(role, kind, model, commit, chosen, names, context, variant=spec.variant)
@@ -182,8 +188,11 @@ def _pin_pipeline(
     return replace(source, pipeline=own, components=select.components_of(index)), location
 
 
-def _pin_component(name: str, text: str, spec: BuildSpec, context: Context) -> tuple[Source, str]:
-    """Pin a replacement component: NAME/ of a diffusers folder, or the root of a folder that holds it alone."""
+def _pin_component(name: str, text: str, spec: BuildSpec, context: Context, *, known: bool) -> tuple[Source, str]:
+    """Pin a replacement component: NAME/ of a diffusers folder, or the root of a folder that holds it alone.
+
+    Its class is the one that the pipeline's own folder names; where that names none (not `known`), the one named here.
+    """
     role = f"component:{name}"
     if role in context.pins:
         return context.pins[role], ""
@@ -191,14 +200,38 @@ def _pin_component(name: str, text: str, spec: BuildSpec, context: Context) -> t
     kind = source_kind(source)
     if kind == "file":
         return _pin_file(role, source, context, allow_pickle=spec.allow_pickle)
-    commit, names, _read = _listing(kind, source, revision or None, context)
+    commit, names, read = _listing(kind, source, revision or None, context)
     inside = [path.removeprefix(name + "/") for path in names if path.startswith(name + "/")]
     chosen = select.model_files(inside or names, variant=spec.variant, allow_pickle=spec.allow_pickle)
     if not chosen or (not inside and "model_index.json" in names):  # a pipeline without such a part
         raise NotFoundError(f"{source} holds no component {name}", "check the source, or the name of the component")
     subfolder = name if inside else ""
     chosen = [f"{name}/{path}" for path in chosen] if inside else chosen
-    return _source(role, kind, source, commit, chosen, names, context, variant=spec.variant, subfolder=subfolder)
+    pinned, location = _source(
+        role, kind, source, commit, chosen, names, context, variant=spec.variant, subfolder=subfolder
+    )
+    return replace(pinned, components={} if known else _class_named(name, names, read)), location
+
+
+def _class_named(name: str, names: Collection[str], read: Callable[[str], str]) -> dict[str, tuple[str, str]]:
+    """{name: (library, class)} as a component's own files say it; {} where they do not."""
+
+    def settings(path: str) -> dict[str, Any]:
+        try:
+            value = json.loads(read(path)) if path in names else {}
+        except ValueError:
+            return {}
+        return value if isinstance(value, dict) else {}
+
+    listed = select.components_of(settings("model_index.json")).get(name)
+    config, tokenizer = settings("config.json"), settings("tokenizer_config.json")
+    told = (
+        ["diffusers", config.get("_class_name")],
+        ["transformers", next(iter(config.get("architectures") or []), None)],
+        ["transformers", tokenizer.get("tokenizer_class")],
+    )
+    found = listed or next(((pair[0], pair[1]) for pair in told if select.is_class(pair)), None)
+    return {name: found} if found else {}
 
 
 def split_scale(text: str) -> tuple[str, float]:
@@ -325,6 +358,9 @@ def _model_index(text: str, model: str, names: Iterable[str], spec: BuildSpec) -
             raise ValueError
     except ValueError:
         raise UsageError(f"the model_index.json of {model} is no JSON object", "fetch the model again") from None
+    named = index.get("_class_name")
+    if not isinstance(named, str) and not select.is_class(named):
+        raise UsageError(f"the model_index.json of {model} names no pipeline class", "fetch the model again")
     scripts = {name.removesuffix(".py") for name in names if name.endswith(".py")}
     own_code = isinstance(index.get("_class_name"), list) or any(
         library in scripts or f"{name}/{library}" in scripts

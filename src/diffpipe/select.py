@@ -28,8 +28,13 @@ def components_of(model_index: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     return {
         name: (value[0], value[1])
         for name, value in model_index.items()
-        if not name.startswith("_") and isinstance(value, list) and len(value) == 2 and all(value)
+        if name.isidentifier() and not name.startswith("_") and is_class(value)
     }
+
+
+def is_class(value: Any) -> bool:
+    """Whether a value of a model_index.json is [library or module, class]; lists of other things are settings."""
+    return isinstance(value, list) and len(value) == 2 and all(isinstance(part, str) and part for part in value)
 
 
 def pipeline_files(

@@ -13,6 +13,7 @@ DEFAULTS: dict[str, Any] = {
     "width": 128,
     "height": 128,
     "num_inference_steps": 8,
+    "guidance_scale": 2.5,
     "max_sequence_length": 32,
 }
 

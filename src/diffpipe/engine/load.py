@@ -106,6 +106,8 @@ def check(spec: Mapping[str, Any], pipeline: type, layout: Mapping[str, tuple[st
             near = get_close_matches(name, sorted(expected), n=1)
             hint = f"did you mean {near[0]}?" if near else f"it has: {', '.join(sorted(expected))}"
             raise UsageError(f"{pipeline.__name__} has no component {name!r}", hint)
+    for name in set(spec["components"]) - set(layout):
+        raise UsageError(f"{spec['components'][name]} does not say the class of {name}", "name a folder that has it")
     for library, name in layout.values():
         component_class(library, name)
     _check_scheduler(spec, layout)
@@ -133,6 +135,21 @@ def _check_scheduler(spec: Mapping[str, Any], layout: Mapping[str, tuple[str, st
                 f"{chosen.__name__} has no setting {name!r}",
                 f"did you mean {near[0]}?" if near else f"it has: {', '.join(sorted(known))}",
             )
+        _check_setting(chosen, name, spec["scheduler_config"][name])
+
+
+def _check_setting(scheduler: Any, name: str, value: Any) -> None:
+    """Raises UsageError for a value of another kind than the setting's default."""
+    default = inspect.signature(scheduler.__init__).parameters[name].default
+    for kind, allowed in ((bool, bool), (int | float, int | float), (str, str)):
+        if isinstance(default, kind):
+            fits = isinstance(value, allowed) and (kind is bool or not isinstance(value, bool))
+            if value is not None and not fits:
+                raise UsageError(
+                    f"{scheduler.__name__}: {name} cannot be {json.dumps(value)}",
+                    f"the default is {json.dumps(default)}",
+                )
+            return
 
 
 def _flow(scheduler: type) -> bool:
@@ -181,22 +198,22 @@ def load(manifest: Mapping[str, Any], locations: Mapping[str, Path], device: str
     cls = own or pipeline_class(manifest["pipeline"])
     try:
         parts = {
-            role.removeprefix("component:"): _load_component(source, locations[role], manifest, dtype)
+            role.removeprefix("component:"): _load_component(source, locations, manifest, dtype)
             for role, source in sources.items()
             if role.startswith("component:")
         }
         pipe = _load_base(cls, sources, locations, parts, dtype, config["trust"])
         _set_scheduler(pipe, config["scheduler"])
         fuse_loras(pipe, [(locations[role], source) for role, source in sources.items() if role.startswith("lora:")])
+        pipe.set_progress_bar_config(disable=True)
+        return pipe.to(device)
     except DiffpipeError:
         raise
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, ImportError) as error:
+    except (OSError, ValueError, RuntimeError, LookupError, TypeError, ImportError, AttributeError) as error:
         raise CacheError(
             f"{manifest['pipeline']} could not be loaded: {first_line(error)}",
             "the weights do not fit the pipeline, or a package is missing; --traceback shows where",
         ) from error
-    pipe.set_progress_bar_config(disable=True)
-    return pipe.to(device)
 
 
 def first_line(error: BaseException) -> str:
@@ -250,15 +267,20 @@ def _load_checkpoint(
     return cls.from_pretrained(config, dtype=dtype, use_safetensors=True, local_files_only=True, **parts)
 
 
-def _load_component(source: Source, location: Path, manifest: Mapping[str, Any], dtype: Any) -> Any:
-    """A replacement component, by the class the pipeline's own folder names for it."""
+def _load_component(source: Source, locations: Mapping[str, Path], manifest: Mapping[str, Any], dtype: Any) -> Any:
+    """A replacement component, by the class the pipeline's own folder names for it.
+
+    Raises UsageError where its weights are not those of that class: transformers would make up what is missing.
+    """
+    location = locations[source.role]
     name = source.role.removeprefix("component:")
     part = next(component for component in manifest["components"] if component["name"] == name)
     cls = component_class(part["library"], part["class_name"])
     if source.kind == "file":
         if not hasattr(cls, "from_single_file"):
             raise UsageError(f"{cls.__name__} cannot be loaded from a single file", f"give a folder for {name}")
-        return cls.from_single_file(str(location), dtype=dtype, local_files_only=True)
+        settings = str(locations.get("config", locations["base"]))
+        return cls.from_single_file(str(location), config=settings, subfolder=name, dtype=dtype, local_files_only=True)
     options: dict[str, Any] = {"local_files_only": True}
     if source.subfolder:
         options["subfolder"] = source.subfolder
@@ -267,6 +289,13 @@ def _load_component(source: Source, location: Path, manifest: Mapping[str, Any],
         variants = {path for path in source.files if source.variant and f".{source.variant}" in path}
         if variants:
             options["variant"] = source.variant
+        component, told = cls.from_pretrained(location, output_loading_info=True, **options)
+        if told["missing_keys"]:
+            raise UsageError(
+                f"the weights of {source.label} are not those of a {cls.__name__}: {sorted(told['missing_keys'])[0]} is missing",
+                f"choose a {cls.__name__} for --component {name}",
+            )
+        return component
     return cls.from_pretrained(location, **options)
 
 
