@@ -218,6 +218,42 @@ def test_a_component_from_elsewhere(
     assert sources["vae"] == (Path(inside).name or "other")
 
 
+def test_a_component_from_a_single_file(
+    warm: Warm, checkpoints: Path, copy_of: Copy, tmp_path: Path, flux_picture: bytes
+) -> None:
+    base = copy_of("flux", "base")
+    (base / "transformer" / "diffusion_pytorch_model.safetensors").unlink()  # not needed: only the settings are
+    file = f"transformer={checkpoints / 'flux-transformer.safetensors'}"
+    built(warm, "flux", "--model", base, "--component", file, "--name", "filed", *FLOAT)
+    assert picture(warm, "filed", tmp_path) == flux_picture
+
+
+@pytest.mark.parametrize("inside", ["", "/text_encoder_2"], ids=["pipeline folder", "folder of the component alone"])
+def test_a_component_that_the_model_leaves_out(
+    warm: Warm, checkpoints: Path, copy_of: Copy, tmp_path: Path, flux_picture: bytes, inside: str
+) -> None:
+    """Its class is the one that its own folder names."""
+    base = copy_of("flux", "without")
+    index_naming("text_encoder_2", None, None)(base)
+    shutil.rmtree(base / "text_encoder_2")
+    command = ("flux", "--model", base, "--name", "completed", *FLOAT)
+    code, message, _ = refused(warm("build", *command))
+    assert (code, message) == (2, "FluxPipeline needs text_encoder_2, which this model does not have")
+    built(warm, *command, "--component", f"text_encoder_2={checkpoints / 'flux'}{inside}")
+    part = next(part for part in manifest(warm, "completed")["components"] if part["name"] == "text_encoder_2")
+    assert (part["library"], part["class_name"]) == ("transformers", "T5EncoderModel")
+    assert picture(warm, "completed", tmp_path) == flux_picture
+
+
+def test_a_component_of_another_class_is_refused(warm: Warm, checkpoints: Path) -> None:
+    """transformers would fill what is missing with random numbers."""
+    model = ("flux", "--model", checkpoints / "flux", "--name", "mixed")
+    built(warm, *model, "--component", f"text_encoder={checkpoints / 'flux' / 'text_encoder_2'}")
+    code, message, hint = refused(warm("generate", "mixed", *SMALL))
+    assert (code, hint) == (2, "choose a CLIPTextModel for --component text_encoder")
+    assert message.startswith("the weights of text_encoder_2 are not those of a CLIPTextModel: ")
+
+
 def test_a_lora_changes_the_picture_unless_its_scale_is_zero(
     warm: Warm, checkpoints: Path, tmp_path: Path, flux_picture: bytes
 ) -> None:
@@ -464,6 +500,18 @@ REFUSED_BY_DIFFUSERS: dict[str, tuple[str, int, str, str]] = {
         "FlowMatchEulerDiscreteScheduler has no setting 'shft'",
         "did you mean shift?",
     ),
+    "a word for a number": (
+        'flux --model {}/flux --scheduler-config {"shift":"high"}',
+        2,
+        'FlowMatchEulerDiscreteScheduler: shift cannot be "high"',
+        "the default is 1.0",
+    ),
+    "a number for a switch": (
+        'flux --model {}/flux --scheduler-config {"use_dynamic_shifting":1}',
+        2,
+        "FlowMatchEulerDiscreteScheduler: use_dynamic_shifting cannot be 1",
+        "the default is false",
+    ),
     "an unknown component": (
         "flux --model {}/flux --component scheduler_2={}/flux/scheduler",
         2,
@@ -525,10 +573,13 @@ def bad_index(folder: Path) -> None:
     (folder / "model_index.json").write_text("{")
 
 
-def index_naming(library: str, name: str) -> Callable[[Path], None]:
+def index_naming(component: str, *named: Any) -> Callable[[Path], None]:
+    """Let model_index.json say [library, class], or something else, of a component."""
+
     def spoil(folder: Path) -> None:
         index = json.loads((folder / "model_index.json").read_text())
-        (folder / "model_index.json").write_text(json.dumps({**index, "vae": [library, name]}))
+        value = named[0] if len(named) == 1 else named
+        (folder / "model_index.json").write_text(json.dumps({**index, component: value}))
 
     return spoil
 
@@ -554,16 +605,34 @@ SPOILT: list[tuple[Callable[[Path], None], int, str, str]] = [
     ),
     (bad_index, 2, "the model_index.json of {} is no JSON object", "fetch the model again"),
     (
-        index_naming("os", "system"),
+        index_naming("vae", "os", "system"),
         2,
         "{} names the library 'os', which diffusers does not load from",
         "diffpipe loads folders made of diffusers and transformers parts only",
     ),
     (
-        index_naming("diffusers", "AutoencoderXL"),
+        index_naming("vae", "diffusers", "AutoencoderXL"),
         2,
         "there is no AutoencoderXL in diffusers",
         "install the versions of diffusers and transformers that have it",
+    ),
+    *(
+        (
+            index_naming("_class_name", value),
+            2,
+            "the model_index.json of {} names no pipeline class",
+            "fetch the model again",
+        )
+        for value in (None, 5, [], ["pipeline"], ["../pipeline", "Own"], ["pipeline", 5])
+    ),
+    *(
+        (
+            index_naming("vae", value),
+            2,
+            "FluxPipeline needs vae, which this model does not have",
+            "choose the provider and --type that fit the model, or add the part with --component NAME=SOURCE",
+        )
+        for value in (None, ["diffusers", 5], [["diffusers"], "AutoencoderKL"], {"diffusers": "AutoencoderKL"})
     ),
 ]
 
@@ -577,6 +646,15 @@ def test_a_spoilt_folder_is_refused(
     before = sorted(warm.home.rglob("manifest.json"))
     assert refused(warm("build", "flux", "--model", folder)) == (code, message.format(folder), hint)
     assert sorted(warm.home.rglob("manifest.json")) == before
+
+
+@pytest.mark.parametrize("taken", [False, True], ids=["/proc takes no folders", "a file"])
+def test_a_cache_that_cannot_be_written(cli: Cli, checkpoints: Path, taken: bool) -> None:
+    home = str(checkpoints / "flux-lora.safetensors") if taken else "/proc/diffpipe"
+    done = cli.light("build", "flux", "--model", checkpoints / "flux", env={"DIFFPIPE_HOME": home})
+    code, message, hint = refused(done)
+    assert (code, hint) == (6, "set DIFFPIPE_HOME to a folder of yours")
+    assert message.startswith("the cache folder cannot be written: ")
 
 
 def test_a_pickled_checkpoint_is_refused(cli: Cli, tmp_path: Path) -> None:

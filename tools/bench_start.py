@@ -1,6 +1,6 @@
 """How fast diffpipe starts, against a bare two-command Typer program's --help, run in alternation with it.
 
-    python tools/bench_start.py [--runs 15] [--entries 10000] [--checkpoint FOLDER]
+    python tools/bench_start.py [--runs 9] [--entries 10000] [--checkpoint FOLDER]
 
 Each run of a command is paired with a run of the bare program right before it; a case's figure is the median of its
 pairs' ratios, so a machine that is busy for a while slows both sides. Needs no network: the pipeline is built from a
@@ -202,7 +202,7 @@ def checkpoint(given: Path | None, folder: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Time diffpipe's start against a bare Typer program.")
-    parser.add_argument("--runs", type=int, default=15, help="pairs per case (default 15)")
+    parser.add_argument("--runs", type=int, default=9, help="pairs per case (default 9)")
     parser.add_argument("--entries", type=int, default=0, help="fill the cache with so many entries and time it again")
     parser.add_argument("--checkpoint", type=Path, help="a Flux folder; default: a tiny one made for this run")
     options = parser.parse_args()

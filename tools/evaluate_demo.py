@@ -52,22 +52,37 @@ def reference(
     return train_demo.compose(shapes(work)[subject][SIZES.get(layout, SIZES["small"])[1]], colour, centre)
 
 
-def quarter(image: Image.Image) -> np.ndarray:
-    """Mean of every 4 x 4 block, flattened: (32 * 32 * 3,) float32."""
-    pixels = np.asarray(image, dtype=np.float32)
-    return pixels.reshape(SIZE // 4, 4, SIZE // 4, 4, 3).mean(axis=(1, 3)).ravel()
+def quarter(pixels: np.ndarray) -> np.ndarray:
+    """Mean of every 4 x 4 block: (128, 128, channels) to (32, 32, channels)."""
+    return pixels.reshape(SIZE // 4, 4, SIZE // 4, 4, -1).mean(axis=(1, 3))
 
 
-@functools.lru_cache(maxsize=2)
-def references(work: Path, colour: str) -> tuple[list[str], np.ndarray]:
-    """Subject names and quarter-size pictures of everything that could be shown on one background."""
-    names, rows = [], []
+@functools.cache
+def layers(work: Path) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """What all training pictures show: subject names (n,), colour times cover (n, 3072) and bare background (n, 3072).
+
+    A picture on any background is then foreground + bare * background, with no need to draw it again.
+    """
+    names, foreground, bare = [], [], []
     for subject in SUBJECTS:
         for layout in LAYOUTS:
             for shift in ((x, y) for x in SHIFTS for y in SHIFTS):
+                black, white = (
+                    quarter(np.asarray(reference(work, subject, (level,) * 3, layout, shift), dtype=np.float32))
+                    for level in (0, 255)
+                )
                 names.append(subject)
-                rows.append(quarter(reference(work, subject, COLOURS[colour], layout, shift)))
-    return names, np.stack(rows)
+                foreground.append(black.ravel())
+                bare.append((white - black).ravel() / 255)
+    return names, np.stack(foreground), np.stack(bare)
+
+
+@functools.lru_cache(maxsize=1)
+def references(work: Path, colour: str) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Subject names (n,), quarter-size pictures (n, 3072) on one background, and their squared lengths (n,)."""
+    names, foreground, bare = layers(work)
+    rows = foreground + bare * np.tile(np.array(COLOURS[colour], dtype=np.float32), (SIZE // 4) ** 2)
+    return names, rows, (rows**2).sum(axis=1)
 
 
 def background(image: Image.Image) -> np.ndarray:
@@ -87,8 +102,9 @@ def nearest_colour(rgb: np.ndarray) -> str:
 
 
 def nearest_subject(work: Path, image: Image.Image, colour: str) -> str:
-    names, rows = references(work, colour)
-    return names[int(((rows - quarter(image)) ** 2).sum(axis=1).argmin())]
+    names, rows, lengths = references(work, colour)
+    seen = quarter(np.asarray(image, dtype=np.float32)).ravel()
+    return names[int((lengths - 2 * rows @ seen).argmin())]
 
 
 def box(image: Image.Image) -> tuple[float, float, float]:

@@ -359,7 +359,7 @@ def _model_index(text: str, model: str, names: Iterable[str], spec: BuildSpec) -
     except ValueError:
         raise UsageError(f"the model_index.json of {model} is no JSON object", "fetch the model again") from None
     named = index.get("_class_name")
-    if not isinstance(named, str) and not select.is_class(named):
+    if not isinstance(named, str) and not (select.is_class(named) and all(part.isidentifier() for part in named)):
         raise UsageError(f"the model_index.json of {model} names no pipeline class", "fetch the model again")
     scripts = {name.removesuffix(".py") for name in names if name.endswith(".py")}
     own_code = isinstance(index.get("_class_name"), list) or any(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, TypeGuard
 
 from .errors import NotFoundError, UsageError
 
@@ -32,7 +32,7 @@ def components_of(model_index: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     }
 
 
-def is_class(value: Any) -> bool:
+def is_class(value: Any) -> TypeGuard[list[str]]:
     """Whether a value of a model_index.json is [library or module, class]; lists of other things are settings."""
     return isinstance(value, list) and len(value) == 2 and all(isinstance(part, str) and part for part in value)
 

@@ -77,8 +77,10 @@ class Entry:
 
     def last_used(self) -> float:
         """Seconds since the epoch; 0 when the entry is damaged."""
-        path = self.folder / "summary.json"
-        return path.stat().st_mtime if path.exists() else 0.0
+        try:
+            return os.stat(os.path.join(self.folder, "summary.json")).st_mtime
+        except OSError:
+            return 0.0
 
     def touch(self) -> None:
         os.utime(self.folder / "summary.json")
@@ -94,9 +96,10 @@ def home() -> Path:
     return user_cache_path("diffpipe")
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def _read(path: Path | str) -> dict[str, Any] | None:
     try:
-        value = json.loads(path.read_bytes())
+        with open(path, "rb") as stream:
+            value = json.loads(stream.read())
     except (OSError, ValueError):
         return None
     return value if isinstance(value, dict) else None
@@ -145,11 +148,12 @@ class Store:
         """The entry of a full key, if its summary can be read."""
         if not KEY.fullmatch(key):
             return None
-        folder = self.root / "pipelines" / key
-        summary = _read(folder / "summary.json")
+        # Plain strings here and in _key_of: Path's operators are half the time of listing ten thousand entries.
+        folder = os.path.join(self.root, "pipelines", key)
+        summary = _read(os.path.join(folder, "summary.json"))
         if not summary or summary.get("key") != key:
             return None
-        return Entry(key, folder, {name: value for name, value in summary.items() if name != "digest"})
+        return Entry(key, Path(folder), {name: value for name, value in summary.items() if name != "digest"})
 
     def sound(self, key: str) -> Entry | None:
         """The entry of a full key, if none of its own files is damaged."""
@@ -177,7 +181,8 @@ class Store:
 
     def _key_of(self, name: str) -> str | None:
         try:
-            return (self.root / "names" / name).read_text(errors="replace").strip()
+            with open(os.path.join(self.root, "names", name), "rb") as stream:
+                return stream.read().decode(errors="replace").strip()
         except OSError:
             return None
 

@@ -189,7 +189,9 @@ def verify(
     if bad:
         entry = store.get(bad[0]) or Entry(bad[0], store.root / "pipelines" / bad[0], {})
         # Nothing stands for it any more: most likely its successor is built already.
-        hint = f"build it again: {entry.rebuild()}" if bad[0] in names else f"diffpipe pipelines remove {bad[0][:SHORT]}"
+        hint = (
+            f"build it again: {entry.rebuild()}" if bad[0] in names else f"diffpipe pipelines remove {bad[0][:SHORT]}"
+        )
         raise CacheError(f"{len(bad)} of {len(found)} pipelines are not what was built", hint)
     if dangling:
         raise CacheError(

@@ -12,9 +12,9 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from ..errors import CacheError, DiffpipeError, UsageError
+from ..errors import CacheError, DiffpipeError, Exit, UsageError
 from ..specs import Source, digest
-from .place import choose_device
+from .place import choose_device, out_of_memory
 
 log = logging.getLogger("diffpipe.engine")
 
@@ -209,7 +209,13 @@ def load(manifest: Mapping[str, Any], locations: Mapping[str, Path], device: str
         return pipe.to(device)
     except DiffpipeError:
         raise
-    except (OSError, ValueError, RuntimeError, LookupError, TypeError, ImportError, AttributeError) as error:
+    except Exception as error:  # the libraries raise whatever a missing file or a strange tensor leads to
+        if out_of_memory(error):
+            raise DiffpipeError(
+                f"{manifest['pipeline']} does not fit into the memory of {device}",
+                "build it with a smaller --dtype, or for another --device",
+                Exit.OUT_OF_MEMORY,
+            ) from error
         raise CacheError(
             f"{manifest['pipeline']} could not be loaded: {first_line(error)}",
             "the weights do not fit the pipeline, or a package is missing; --traceback shows where",
@@ -291,8 +297,9 @@ def _load_component(source: Source, locations: Mapping[str, Path], manifest: Map
             options["variant"] = source.variant
         component, told = cls.from_pretrained(location, output_loading_info=True, **options)
         if told["missing_keys"]:
+            missing = sorted(told["missing_keys"])[0]
             raise UsageError(
-                f"the weights of {source.label} are not those of a {cls.__name__}: {sorted(told['missing_keys'])[0]} is missing",
+                f"the weights of {source.label} are not those of a {cls.__name__}: {missing} is missing",
                 f"choose a {cls.__name__} for --component {name}",
             )
         return component

@@ -58,6 +58,13 @@ def choose_device(wanted: str) -> str:
     raise UsageError(f"there is no device {wanted!r} here", f"available: {', '.join(names)}")
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the device's memory, or the host's, ran out (torch tells the latter by words only)."""
+    import torch
+
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+
+
 def quiet_libraries() -> None:
     """Keep the libraries' progress bars and advice off stderr; real warnings go to the log."""
     import diffusers

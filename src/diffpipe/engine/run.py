@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from ..errors import DiffpipeError, Exit, UsageError
 from ..specs import Artifact, Flag, Request
 from .load import first_line
 from .media import read_image, write_image
+from .place import out_of_memory
 from .signature import tuple_arguments
 
 log = logging.getLogger("diffpipe.engine")
@@ -81,22 +82,42 @@ def run(pipe: Any, request: Request, arguments: Mapping[str, Any], on_step: OnSt
     }
     try:
         output = pipe(**call)
-    except torch.OutOfMemoryError as error:
-        raise DiffpipeError(
-            "the device ran out of memory",
-            "make a smaller picture, or build with a smaller --dtype",
-            Exit.OUT_OF_MEMORY,
-        ) from error
-    except (ValueError, TypeError, RuntimeError, IndexError, KeyError, AttributeError) as error:
+    except Exception as error:  # pipelines raise whatever an argument they did not expect leads to
+        if out_of_memory(error):
+            raise DiffpipeError(
+                "memory ran out", "make a smaller picture, or build with a smaller --dtype", Exit.OUT_OF_MEMORY
+            ) from error
         raise DiffpipeError(
             f"{type(pipe).__name__} failed: {first_line(error)}",
             "check the arguments (generate NAME --help); --traceback shows where",
         ) from error
     seconds = time.perf_counter() - started
+    pictures = [keep_unmasked(picture, arguments) for picture in pictures_of(output)]
     return [
         _write(picture, path, request, seconds)
-        for picture, path in zip(pictures_of(output), request.paths, strict=True)
+        for picture, path in zip(pictures, numbered(request.paths, len(pictures)), strict=True)
     ]
+
+
+def keep_unmasked(picture: Any, arguments: Mapping[str, Any]) -> Any:
+    """An inpainted picture with the source's own pixels where the mask is black.
+
+    Pipelines decode the whole picture anew, so what was not to change comes back slightly blurred.
+    """
+    from PIL import Image
+
+    source, mask = arguments.get("image"), arguments.get("mask_image")
+    if not isinstance(source, Image.Image) or not isinstance(mask, Image.Image):
+        return picture
+    size = picture.size
+    return Image.composite(picture.convert("RGB"), source.resize(size, Image.Resampling.LANCZOS), mask.resize(size))
+
+
+def numbered(paths: Sequence[str], count: int) -> list[str]:
+    """As many paths as there are pictures: a pipeline that makes more than was planned gets -2, -3, … after the last."""
+    last = Path(paths[-1])
+    more = [str(last.with_name(f"{last.stem}-{number}{last.suffix}")) for number in range(2, count - len(paths) + 2)]
+    return [*paths, *more][:count]
 
 
 def pictures_of(output: Any) -> list[Any]:

@@ -1,0 +1,88 @@
+"""What happens around one call of a pipeline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from diffpipe.engine.run import keep_unmasked, numbered, run
+from diffpipe.errors import DiffpipeError, Exit
+from diffpipe.specs import Request
+
+
+class Pipe:
+    """A pipeline of the old kind that draws the noise its generator gives."""
+
+    def __init__(self, fault: Exception | None = None) -> None:
+        self.fault = fault
+
+    def __call__(
+        self, prompt: str, num_inference_steps: int = 2, generator: Any = None, callback: Any = None
+    ) -> SimpleNamespace:
+        for step in range(num_inference_steps):
+            callback(step, 0, None)
+        if self.fault:
+            raise self.fault
+        noise = torch.randint(0, 255, (8, 8, 3), dtype=torch.uint8, generator=generator)
+        return SimpleNamespace(images=[Image.fromarray(noise.numpy())])
+
+
+def request(tmp_path: Path, seed: int) -> Request:
+    return Request(0, seed, {}, (str(tmp_path / f"{seed}.png"),))
+
+
+def test_steps_are_told_in_the_old_form_too(tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    call = {"prompt": "x", "num_inference_steps": 3}
+    run(Pipe(), request(tmp_path, 1), call, lambda done, total: seen.append((done, total)))
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_a_seed_means_the_same_noise_whatever_ran_before(tmp_path: Path) -> None:
+    pipe = Pipe()
+    for seed in (5, 6, 5):
+        (made,) = run(pipe, request(tmp_path, seed), {"prompt": "x"}, lambda *_: None)
+        data = Path(made.path).read_bytes()
+        assert data == (tmp_path / f"{seed}.png").read_bytes()
+    torch.manual_seed(0)
+    noise = torch.randint(0, 255, (8, 8, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(5))
+    with Image.open(tmp_path / "5.png") as picture:
+        assert picture.tobytes() == noise.numpy().tobytes()
+
+
+@pytest.mark.parametrize(
+    ("fault", "code"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), Exit.OUT_OF_MEMORY),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), Exit.OUT_OF_MEMORY),
+        (MemoryError(), Exit.OUT_OF_MEMORY),
+        (ValueError("height must be\nsomething else"), Exit.FAILED),
+    ],
+)
+def test_a_failing_call_is_two_lines_and_leaves_no_file(tmp_path: Path, fault: Exception, code: Exit) -> None:
+    with pytest.raises(DiffpipeError) as failed:
+        run(Pipe(fault), request(tmp_path, 1), {"prompt": "x"}, lambda *_: None)
+    assert failed.value.exit_code == code
+    assert "\n" not in failed.value.message
+    assert failed.value.hint
+    assert not list(tmp_path.iterdir())
+
+
+def test_unmasked_pixels_stay_the_sources_own() -> None:
+    source, made = Image.new("RGB", (16, 16), "red"), Image.new("RGB", (16, 16), "blue")
+    mask = Image.new("L", (16, 16), 0)
+    mask.paste(255, (0, 0, 8, 16))
+    kept = keep_unmasked(made, {"image": source, "mask_image": mask})
+    assert kept.getpixel((3, 3)) == (0, 0, 255)
+    assert kept.getpixel((12, 3)) == (255, 0, 0)
+    assert keep_unmasked(made, {"image": source}) is made
+
+
+def test_more_pictures_than_planned_are_numbered() -> None:
+    assert numbered(("a.png",), 1) == ["a.png"]
+    assert numbered(("a.png", "b.png"), 4) == ["a.png", "b.png", "b-2.png", "b-3.png"]
