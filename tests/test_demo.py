@@ -93,9 +93,8 @@ def test_inpaint_leaves_what_is_not_masked(demo: Warm) -> None:
     mask = Image.new("L", (128, 128), 0)
     mask.paste(255, (32, 32, 96, 96))
     mask.save(demo.cwd / "mask.png")
-    after = draw(
-        demo, "demo-inpaint", "--image", "panda.png", "--mask-image", "mask.png", "--prompt", "a pizza on a pink background"
-    )
+    media = ("--image", "panda.png", "--mask-image", "mask.png")
+    after = draw(demo, "demo-inpaint", *media, "--prompt", "a pizza on a pink background", "--seed", "1")
     change = ImageChops.difference(before, after)
     change.paste((0, 0, 0), (28, 28, 100, 100))
     assert max(high for _, high in change.getextrema()) <= 2  # type: ignore[misc]
@@ -114,7 +113,8 @@ def test_a_lora_changes_the_style_with_its_scale(demo: Warm) -> None:
 
 
 def test_unknown_words_warn_and_name_near_ones(demo: Warm) -> None:
-    made = demo("generate", "demo", "--prompt", "a pandda on a pink background", "--seed", "1", "--overwrite", check=True)
+    prompt = "a pandda on a pink background"
+    made = demo("generate", "demo", "--prompt", prompt, "--seed", "1", "--overwrite", check=True)
     assert "'pandda'" in made.stderr
     assert "panda" in made.stderr
 
@@ -130,7 +130,8 @@ def test_its_words_are_listed(demo: Warm) -> None:
 
 def test_formats_are_told_from_the_ending(demo: Warm) -> None:
     for ending, name in (("jpg", "JPEG"), ("webp", "WEBP")):
-        made = demo("generate", "demo", *PANDA, "--num-inference-steps", "1", "-o", f"x.{ending}", "--overwrite", check=True)
+        options = ("--num-inference-steps", "1", "-o", f"x.{ending}", "--overwrite")
+        made = demo("generate", "demo", *PANDA, *options, check=True)
         data = (demo.cwd / made.stdout.strip()).read_bytes()
         with Image.open(io.BytesIO(data)) as picture:
             assert picture.format == name

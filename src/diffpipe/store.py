@@ -278,6 +278,15 @@ class Store:
         self.set_name(new, entry.key)
         if old != new and self._key_of(old) == entry.key:
             self.drop_name(old)
+            self._rename_in_command(entry, old, new)
+
+    def _rename_in_command(self, entry: Entry, old: str, new: str) -> None:
+        """Let the command that builds an entry again give it its new name."""
+        sources = entry.sources()
+        words = sources.get("command", [])
+        for at, word in enumerate(words[:-1]):
+            if word == "--name" and words[at + 1] == old:
+                entry.set_sources({**sources, "command": [*words[: at + 1], new, *words[at + 2 :]]})
 
     def remove(self, reference: str) -> str:
         """Remove a name; the entry goes with its last name, or at once when a key is given. Returns the key."""

@@ -114,7 +114,7 @@ def keep_unmasked(picture: Any, arguments: Mapping[str, Any]) -> Any:
 
 
 def numbered(paths: Sequence[str], count: int) -> list[str]:
-    """As many paths as there are pictures: a pipeline that makes more than was planned gets -2, -3, … after the last."""
+    """As many paths as there are pictures: where there are more than planned, -2, -3, … after the last."""
     last = Path(paths[-1])
     suffixes = range(2, count - len(paths) + 2)
     more = [str(last.with_name(f"{last.stem}-{suffix}{last.suffix}")) for suffix in suffixes]
