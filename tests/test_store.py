@@ -198,6 +198,15 @@ def test_names_and_entries_stay_in_step_through_any_history(
     assert list(store.folder("temporary").iterdir()) == []
 
 
+def test_a_renamed_pipeline_is_built_again_under_its_new_name(store: Store) -> None:
+    entry = publish(store, key_of(1))
+    entry.set_sources({**entry.sources(), "command": [*COMMAND, "--name", "old", "--dtype", "float32"]})
+    store.set_name("old", key_of(1))
+    store.rename("old", "new")
+    again = shlex.join([*COMMAND, "--name", "new", "--dtype", "float32", "--force"])
+    assert store.find("new").rebuild() == again
+
+
 def test_a_name_that_is_taken_is_not_renamed_over(store: Store) -> None:
     for number in (1, 2):
         publish(store, key_of(number))
