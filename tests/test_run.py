@@ -10,8 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
+from diffpipe.engine.media import read_image, write_image
 from diffpipe.engine.run import keep_unmasked, numbered, run
-from diffpipe.errors import DiffpipeError, Exit
+from diffpipe.errors import DiffpipeError, Exit, UsageError
 from diffpipe.specs import Request
 
 
@@ -86,3 +87,32 @@ def test_unmasked_pixels_stay_the_sources_own() -> None:
 def test_more_pictures_than_planned_are_numbered() -> None:
     assert numbered(("a.png",), 1) == ["a.png"]
     assert numbered(("a.png", "b.png"), 4) == ["a.png", "b.png", "b-2.png", "b-3.png"]
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I"])
+def test_sixteen_bits_a_channel_are_scaled_not_clipped(tmp_path: Path, mode: str) -> None:
+    grey = Image.new("I", (4, 4), 30_000)
+    (grey if mode == "I" else grey.convert("I;16")).save(tmp_path / "deep.png")
+    assert read_image(tmp_path / "deep.png").getpixel((1, 1)) == (117, 117, 117)  # 30000 / 257, rounded
+
+
+def test_a_mask_that_paints_nothing_is_refused(tmp_path: Path) -> None:
+    Image.new("L", (4, 4), 0).save(tmp_path / "mask.png")
+    with pytest.raises(UsageError, match="all black"):
+        read_image(tmp_path / "mask.png", mask=True)
+
+
+def test_too_many_pixels_are_named_as_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("L", (2000, 2000)).save(tmp_path / "big.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1_000_000)
+    with pytest.raises(UsageError, match="more than 2 million pixels"):
+        read_image(tmp_path / "big.png")
+
+
+def test_a_picture_never_replaces_one_that_came_meanwhile(tmp_path: Path) -> None:
+    red, blue = Image.new("RGB", (4, 4), "red"), Image.new("RGB", (4, 4), "blue")
+    written = [write_image(picture, tmp_path / "x.png", overwrite=False) for picture in (red, blue, red)]
+    assert [path.name for path in written] == ["x.png", "x-2.png", "x-3.png"]
+    assert written[0].read_bytes() == written[2].read_bytes() != written[1].read_bytes()
+    assert write_image(blue, tmp_path / "x.png", overwrite=True).read_bytes() == written[1].read_bytes()
+    assert {path.name for path in tmp_path.iterdir()} == {"x.png", "x-2.png", "x-3.png"}

@@ -493,11 +493,17 @@ def t5_tokenizer() -> object:
     return T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=512)
 
 
-def clip_tokenizer() -> object:
-    """Byte-level BPE trained on the known words until each is one token; lower case is part of CLIPTokenizer itself."""
+def clip_tokenizer(work: Path) -> object:
+    """Byte-level BPE trained on the known words until each is one token; lower case is part of CLIPTokenizer itself.
+
+    Kept in the work folder, because the trainer breaks ties in another way in every process.
+    """
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
     from transformers import CLIPTokenizer
 
+    folder = work / "tokenizer"
+    if folder.exists():
+        return CLIPTokenizer.from_pretrained(str(folder))
     lower = [w for w in dict.fromkeys([*words(), *spellings()]) if w == w.lower()]
     special = ["<|startoftext|>", "<|endoftext|>", "<|unknown|>"]
     printable = [chr(c) for c in range(33, 127)]
@@ -509,10 +515,12 @@ def clip_tokenizer() -> object:
     bpe.pre_tokenizer = pre_tokenizers.Whitespace()
     bpe.train_from_iterator([*lower, *printable], trainer)
     model = json.loads(bpe.to_str())["model"]
-    return CLIPTokenizer(
+    tokenizer = CLIPTokenizer(
         vocab=model["vocab"], merges=[tuple(m) for m in model["merges"]], unk_token=special[2], bos_token=special[0],
         eos_token=special[1], pad_token=special[1], model_max_length=77,
     )  # fmt: skip
+    tokenizer.save_pretrained(folder)
+    return tokenizer
 
 
 def new_model(work: Path) -> dict[str, object]:
@@ -521,7 +529,7 @@ def new_model(work: Path) -> dict[str, object]:
     from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
     torch.manual_seed(4)
-    t5, clip = t5_tokenizer(), clip_tokenizer()
+    t5, clip = t5_tokenizer(), clip_tokenizer(work)
     transformer = FluxTransformer2DModel(
         patch_size=1, in_channels=32, num_layers=1, num_single_layers=4, attention_head_dim=64, num_attention_heads=3,
         joint_attention_dim=128, pooled_projection_dim=128, guidance_embeds=True, axes_dims_rope=(16, 24, 24),
@@ -856,7 +864,7 @@ def vocabulary(guided: bool) -> dict[str, object]:
     }  # fmt: skip
 
 
-GUIDANCE = 2.5
+GUIDANCE = 3.0
 
 NOTICE = """diffpipe demo model
 

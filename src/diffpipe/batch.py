@@ -46,11 +46,13 @@ def requests(
         raise UsageError(f"--count {count} is out of range", f"give from 1 to {MOST}")
     first = secrets.randbelow(SEEDS - count) if seed is None else seed
     if not 0 <= first <= MAX_SEED - count + 1:
-        raise UsageError(f"--seed {first} is out of range", f"seeds go from 0 to {MAX_SEED}")
+        more = f", and --count {count} needs as many" if count > 1 else ""
+        raise UsageError(f"--seed {first} is out of range", f"seeds go from 0 to {MAX_SEED}{more}")
     per_call = int(arguments.get("num_images_per_prompt") or 1)
     paths = _paths(arguments, first, count, per_call, outputs, name, key)
     return [
-        Request(index, first + index, arguments, tuple(next(paths) for _ in range(per_call))) for index in range(count)
+        Request(index, first + index, arguments, tuple(next(paths) for _ in range(per_call)), outputs.overwrite)
+        for index in range(count)
     ]
 
 
@@ -78,10 +80,22 @@ def _paths(
         while free in last or (steps_aside and os.path.lexists(free)):
             last[str(path)] = last.get(str(path), 1) + 1
             free = str(path.with_name(f"{path.stem}-{last[str(path)]}{path.suffix}"))
+        _check_place(Path(free))
         if os.path.lexists(free) and not outputs.overwrite:
             raise UsageError(f"{free} exists already", "choose another --output, or pass --overwrite")
         last.setdefault(free, 1)
         yield free
+
+
+def _check_place(path: Path) -> None:
+    """Raises UsageError for a path at which no file can be made: a file in place of a folder, an over-long name."""
+    if os.path.isdir(path):
+        raise UsageError(f"--output: {path} is a folder", "end it in / to put pictures into it")
+    if any(len(os.fsencode(part)) > 255 for part in path.parts):
+        raise UsageError("--output has a name of more than 255 bytes", "make it shorter, for example {prompt:.40}")
+    folder = next(parent for parent in path.absolute().parents if os.path.lexists(parent))
+    if not os.path.isdir(folder):
+        raise UsageError(f"--output: {folder} is a file, not a folder", "choose another place")
 
 
 def _template(outputs: Outputs) -> tuple[str, str]:
@@ -116,7 +130,7 @@ def check_template(template: str) -> None:
             format(MAX_SEED if field in ("index", "seed") else "x", spec or "")
     except (ValueError, OverflowError) as error:
         raise UsageError(f"--output: {error}", "for example out/{index:03d}-{seed}.{ext}") from None
-    if "\0" in template or not template.strip():
+    if not template.strip() or any(unicodedata.category(letter) == "Cc" for letter in template):
         raise UsageError("--output is no path", "for example out/{index:03d}-{seed}.{ext}")
 
 
@@ -165,11 +179,31 @@ def checked(flags: Mapping[str, Flag], arguments: Mapping[str, Any]) -> dict[str
         if flag.required and value in (None, [], ""):
             raise UsageError(f"{option} is missing", f"this pipeline needs it: {flag.help}" if flag.help else "give it")
         for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, str):
+                _check_text(option, item)
             if isinstance(item, int | float) and not isinstance(item, bool):
                 _check_range(flag, option, item)
         if flag.kind == "json" and name.endswith("_kwargs") and not isinstance(value, dict | None):
             raise UsageError(f"{option} must be a JSON object", """for example '{"scale": 0.8}'""")
+    _check_strength(arguments)
     return {name: value for name, value in arguments.items() if value not in (None, [])}
+
+
+def _check_text(option: str, text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"{option} is not valid UTF-8", "save the text as UTF-8, or set a UTF-8 locale") from None
+
+
+def _check_strength(arguments: Mapping[str, Any]) -> None:
+    """Image-to-image pipelines run int(steps * strength) steps and fail where that is none (get_timesteps)."""
+    steps, strength = arguments.get("num_inference_steps"), arguments.get("strength")
+    if isinstance(steps, int) and isinstance(strength, int | float) and int(steps * strength) < 1:
+        raise UsageError(
+            f"--strength {strength} leaves none of {steps} steps to run",
+            f"give at least {math.ceil(1000 / steps) / 1000:g}, or more --num-inference-steps",
+        )
 
 
 def _check_range(flag: Flag, option: str, value: float) -> None:

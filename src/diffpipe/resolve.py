@@ -25,6 +25,7 @@ from .specs import BuildSpec, FileInfo, PipelineType, Source, digest
 FORMAT = 1  # of the hashed configuration: raise it when the meaning of a section changes
 REPOSITORY = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 CHECKPOINTS = (".safetensors", ".gguf", ".ckpt", ".pt", ".pth", ".bin")
+ADAPTER = re.compile(r"lora|lokr|loha|hada_|\.diff|\.alpha|dora")  # in the names of an adapter's tensors, in any layout
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 EMBEDDED = "embedded:"
 
@@ -277,6 +278,12 @@ def _pin_lora(number: int, text: str, context: Context) -> tuple[Source, str]:
     text = repository if inner else text
     if kind == "file":
         source, location = _pin_file(role, text, context)
+        if location.endswith(".safetensors") and not any(
+            ADAPTER.search(name) for name in safetensors_header(Path(location))
+        ):
+            raise UsageError(
+                f"{source.label} holds no LoRA", "a LoRA's tensors are named lora_A, lora_down and the like"
+            )
         return replace(source, scale=scale), location
     commit, names, _read = _listing(kind, text, None, context)
     candidates = [inner] if inner else [name for name in names if name.endswith(".safetensors")]

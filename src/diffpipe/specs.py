@@ -166,12 +166,16 @@ class Component:
 
 @dataclass(frozen=True)
 class Request:
-    """One item to generate: call arguments by name (media as paths), a seed, and where it goes."""
+    """One item to generate: call arguments by name (media as paths), a seed, and where its pictures go.
+
+    `overwrite`: whether files there may be replaced.
+    """
 
     index: int
     seed: int
     arguments: Mapping[str, Any]
     paths: tuple[str, ...] = ()
+    overwrite: bool = False
 
 
 @dataclass(frozen=True)

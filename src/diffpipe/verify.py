@@ -32,8 +32,10 @@ def locate(entry: Entry, manifest: dict[str, Any]) -> dict[str, Path]:
             if now is None or now != seen.get(path):
                 problem = check_file(source, path, place, info)
                 if problem:
+                    gone = now is None and source.kind in ("folder", "file")
+                    mend = "put it back, or give its new place to this" if gone else "build it again"
                     raise CacheError(
-                        f"{problem} since {entry.key[:SHORT]} was built", f"build it again: {entry.rebuild()}"
+                        f"{problem} since {entry.key[:SHORT]} was built", f"{mend}: {entry.rebuild()}"
                     )
                 seen[path], changed = now, True
     if changed:

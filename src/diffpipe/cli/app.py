@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
+import re
 import sys
 from difflib import get_close_matches
 from typing import Any
 
 from .. import __version__
-from ..errors import DiffpipeError, Exit, UsageError
+from ..errors import CacheError, DiffpipeError, Exit, UsageError
 from . import output, tree
 
 COMMANDS = {
@@ -35,6 +37,9 @@ def root() -> Any:
 
 def main() -> None:
     """Run the command line; every error ends as two lines and an exit code, or a traceback under --traceback."""
+    # A process may be started with these closed.
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     traceback = "--traceback" in sys.argv or bool(os.environ.get("DIFFPIPE_TRACEBACK"))
     arguments = [word for word in sys.argv[1:] if word != "--traceback"]
     if arguments == ["--version"]:
@@ -46,6 +51,8 @@ def main() -> None:
         get_completion_inspect_parameters()  # registers the shells; typer.Typer() does it, groups of one's own do not
     try:
         code = root()(args=arguments, prog_name="diffpipe", standalone_mode=False)
+        if code == Exit.INTERRUPTED:
+            print("interrupted", file=sys.stderr)
         sys.exit(code if isinstance(code, int) else Exit.OK)
     except DiffpipeError as error:
         if traceback:
@@ -57,6 +64,9 @@ def main() -> None:
             raise
         if hasattr(error, "format_message"):
             _refuse(error)
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            output.fail(CacheError(f"the disk is full: {error.filename or 'where the output goes'}", "free some space"))
+            sys.exit(Exit.CACHE)
         output.fail(
             DiffpipeError(f"{type(error).__name__}: {error}", "this is a bug: run again with --traceback and report it")
         )
@@ -77,5 +87,8 @@ def _refuse(error: Any) -> None:
     else:
         # Typer checks values with pydantic, which says this before every message of Typer's own.
         text = error.format_message().replace("Value error, ", "").rstrip(".")
+        text = re.sub(r"Input should be a valid integer.*", "it must be a whole number", text)
+        text = re.sub(r"Input should be a valid number.*", "it must be a number", text)
+        text = text.replace("Input should be", "it must be")
         output.fail(UsageError(" ".join(text.split()), hint))
     sys.exit(Exit.USAGE)

@@ -7,15 +7,18 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
 from ..errors import DiffpipeError, UsageError
 from ..plugins import providers
-from ..specs import BuildSpec, PipelineType, Provider
+from ..specs import MEDIA_KINDS, BuildSpec, Flag, PipelineType, Provider
 from . import output, tree
-from .flags import option, parse_json, reporting, with_parameters
+from .flags import option, option_name, parse_json, reporting, with_parameters
+
+if TYPE_CHECKING:
+    from ..build import Built
 
 DTYPES = Literal["bfloat16", "float16", "float32"]
 DEVICE = r"(auto|cpu|mps|(cuda|xpu)(:\d+)?)"
@@ -173,7 +176,14 @@ def _build(provider: Provider, values: Mapping[str, Any]) -> None:
         output.result_json(shown | {k: v for k, v in entry.summary.items() if k != "key"})
     else:
         output.result(f"{built.name} {short}")
-    output.say(f"use it: diffpipe generate {built.name}" + (' --prompt "..."' if not built.cached else " --help"))
+    output.say(f"use it: {_use(built)}")
+
+
+def _use(built: Built) -> str:
+    """A command that generates, with the flags that this pipeline needs."""
+    flags = [Flag.from_json(flag) for flag in built.entry.manifest()["flags"]]
+    needed = [f"{option_name(flag)} {'FILE' if flag.kind in MEDIA_KINDS else '...'}" for flag in flags if flag.required]
+    return " ".join(["diffpipe generate", built.name, *needed])
 
 
 def spec_of(provider: Provider, values: Mapping[str, Any]) -> tuple[BuildSpec, PipelineType]:
@@ -187,7 +197,11 @@ def spec_of(provider: Provider, values: Mapping[str, Any]) -> tuple[BuildSpec, P
         )
     if not re.fullmatch(DEVICE, values["device"]):
         raise UsageError(f"--device {values['device']!r} is no device", "use auto, cpu, cuda, cuda:N, mps or xpu")
-    settings = parse_json(values["scheduler_config"], "--scheduler-config") if values["scheduler_config"] else {}
+    settings = (
+        parse_json(values["scheduler_config"], "--scheduler-config", '{"shift": 3.0}')
+        if values["scheduler_config"]
+        else {}
+    )
     if not isinstance(settings, dict):
         raise UsageError("--scheduler-config must be a JSON object", """for example '{"shift": 3.0}'""")
     spec = BuildSpec(

@@ -39,7 +39,7 @@ def option_name(flag: Flag) -> str:
 
 def parameter(flag: Flag, panel: str) -> inspect.Parameter:
     """A flag as the parameter of a Typer command. Ranges are checked later, with hints (batch.checked)."""
-    base: Any = Path if flag.kind in MEDIA_KINDS else TYPES.get(flag.kind, str)
+    base: Any = TYPES.get(flag.kind, str)
     if flag.kind == "choice":
         base = Literal[flag.choices]
     options: dict[str, Any] = {"help": _help(flag), "rich_help_panel": panel, "show_default": _default(flag)}
@@ -99,8 +99,6 @@ def arguments(flags: Iterable[Flag], values: dict[str, Any]) -> dict[str, Any]:
         value = values.get(flag.name)
         if flag.kind == "json" and value is not None:
             value = parse_json(value, option_name(flag))
-        if flag.kind in MEDIA_KINDS and value is not None:
-            value = [str(path) for path in value] if flag.many else str(value)
         if flag.many and isinstance(value, list | tuple):
             value = value[0] if flag.scalar and len(value) == 1 else list(value)
         if value is not None and value != []:
@@ -108,15 +106,13 @@ def arguments(flags: Iterable[Flag], values: dict[str, Any]) -> dict[str, Any]:
     return called
 
 
-def parse_json(text: str, option: str) -> Any:
-    """Raises UsageError, with the column, for text that is no JSON."""
+def parse_json(text: str, option: str, example: str = '{"scale": 0.8}') -> Any:
+    """Raises UsageError, with the column and an example, for text that is no JSON."""
     try:
         return json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         column = getattr(error, "colno", 1)
-        raise UsageError(
-            f"{option} is no JSON at column {column}: {text}", """for example '{"scale": 0.8}'"""
-        ) from None
+        raise UsageError(f"{option} is no JSON at column {column}: {text}", f"for example '{example}'") from None
 
 
 def _refuse_constant(name: str) -> None:

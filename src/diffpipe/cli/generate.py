@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from difflib import get_close_matches
-from pathlib import Path
 from typing import Any, Literal
 
 from ..errors import UsageError
@@ -108,14 +108,14 @@ def _generate(
             media,
             lambda r, done, total: show(f"{r.index + 1}/{len(planned)}", done, total),
         )
-        for artifacts in finished:
-            for made in artifacts:
-                _report(made, values["json"])
+        for index, made in enumerate((made for artifacts in finished for made in artifacts), 1):
+            _report(made, index, values["json"])
 
 
-def _report(made: Any, as_json: bool) -> None:
+def _report(made: Any, index: int, as_json: bool) -> None:
+    """A picture's line on stdout; `index` counts the run's pictures from 1, as {index} does."""
     if as_json:
-        shown = {"path": made.path, "seed": made.seed, "index": made.index, "seconds": round(made.seconds, 3)}
+        shown = {"path": made.path, "seed": made.seed, "index": index, "seconds": round(made.seconds, 3)}
         output.result_json(shown | dict(made.details))
     else:
         output.result(made.path)
@@ -146,6 +146,10 @@ def _text_or_json(value: str, flag: Flag | None, text: str) -> Any:
     if flag and (flag.kind in MEDIA_KINDS or flag.kind in ("text", "choice")) and not value.startswith(('"', "[")):
         return value
     parsed = parse_json(value, f"--set {text.partition('=')[0]}")
+    if flag and flag.kind != "json" and isinstance(parsed, list) and not flag.many:
+        raise UsageError(
+            f"--set {text}: {option_name(flag)} takes one value, not a list", "use --count for more pictures"
+        )
     if flag and flag.kind in ("integer", "number", "boolean"):
         wanted = {"integer": int, "number": (int, float), "boolean": bool}[flag.kind]
         for item in parsed if isinstance(parsed, list) and flag.many else [parsed]:
@@ -160,8 +164,14 @@ def _check_files(flags: Mapping[str, Flag], called: Mapping[str, Any]) -> None:
         if flag.kind not in MEDIA_KINDS or name not in called:
             continue
         for path in called[name] if isinstance(called[name], list) else [called[name]]:
-            if not Path(path).is_file():
+            if not os.path.exists(path):
                 raise UsageError(f"{option_name(flag)}: there is no file {path}", "check the path")
+            if os.path.isdir(path):
+                raise UsageError(f"{option_name(flag)}: {path} is a folder", "name a file in it")
+        if "ip_adapter" in name:
+            raise UsageError(
+                f"{option_name(flag)} needs an IP-Adapter, which no pipeline can be built with yet", "leave it out"
+            )
 
 
 def _warn_of_versions(manifest: Mapping[str, Any], reference: str) -> None:

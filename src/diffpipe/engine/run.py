@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
 import logging
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -22,6 +24,7 @@ OnStep = Callable[[int, int], None]  # steps done, steps in all
 
 
 # What diffpipe passes itself, so that a user cannot.
+TENSORS = re.compile(r".*(embeds|latents|callback_on_step_end_tensor_inputs)")
 OWN = frozenset(
     {"self", "generator", "output_type", "return_dict", "callback", "callback_steps", "callback_on_step_end"}
 )
@@ -31,7 +34,8 @@ def settable(pipeline: type) -> list[str]:
     """The names of the call arguments a user may set, flags or not."""
     parameters = inspect.signature(pipeline.__call__).parameters.values()  # type: ignore[operator]
     variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    return [p.name for p in parameters if p.name not in OWN and p.kind not in variadic]
+    names = [p.name for p in parameters if p.kind not in variadic]
+    return [name for name in names if name not in OWN and not TENSORS.fullmatch(name)]
 
 
 def read_media(flags: Mapping[str, Flag], arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -89,7 +93,7 @@ def run(pipe: Any, request: Request, arguments: Mapping[str, Any], on_step: OnSt
             ) from error
         raise DiffpipeError(
             f"{type(pipe).__name__} failed: {first_line(error)}",
-            "check the arguments (generate NAME --help); --traceback shows where",
+            "check the arguments (--help lists them); --traceback shows where it failed",
         ) from error
     seconds = time.perf_counter() - started
     pictures = [keep_unmasked(picture, arguments) for picture in pictures_of(output)]
@@ -135,13 +139,18 @@ def pictures_of(output: Any) -> list[Any]:
 
 def _write(picture: Any, path: str, request: Request, seconds: float) -> Artifact:
     try:
-        write_image(picture, Path(path))
+        written = write_image(picture, Path(path), overwrite=request.overwrite)
     except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         raise DiffpipeError(
-            f"cannot write {path}: {error.strerror or error}", "free some space or choose another --output", Exit.CACHE
+            f"cannot write {path}: {error.strerror or error}",
+            "free some space" if full else "choose another --output",
+            Exit.CACHE,
         ) from error
+    if str(written) != path:
+        log.warning("%s was made by another process meanwhile; wrote %s", path, written)
     return Artifact(
-        path, request.seed, request.index, "image", seconds, {"width": picture.width, "height": picture.height}
+        str(written), request.seed, request.index, "image", seconds, {"width": picture.width, "height": picture.height}
     )
 
 
