@@ -326,3 +326,37 @@ def test_a_checked_value_is_in_its_range(value: float, low: int, span: int, step
     else:
         assert low <= value <= low + span
         assert not step or value % step == 0
+
+
+# What cannot work is told before anything is loaded
+
+
+def test_a_place_where_no_file_can_be_is_refused(work: Path) -> None:
+    (work / "file").write_bytes(b"")
+    (work / "folder.png").mkdir()
+    for template, says in (
+        ("file/x.png", "is a file, not a folder"),
+        ("folder.png/{name}.png/" + "x" * 300 + ".png", "more than 255 bytes"),
+        ("a\nb.png", "is no path"),
+    ):
+        with pytest.raises(UsageError, match=says):
+            paths(Outputs(template))
+    assert paths(Outputs("folder.png")) == ["folder.png/flux-7.png"]
+
+
+def test_text_that_is_no_utf8_is_refused() -> None:
+    with pytest.raises(UsageError, match="--prompt is not valid UTF-8"):
+        checked({"prompt": Flag("prompt", "text")}, {"prompt": b"\xff bad".decode(errors="surrogateescape")})
+
+
+@pytest.mark.parametrize(
+    ("steps", "strength", "runs"), [(8, 0.0, False), (8, 0.12, False), (8, 0.125, True), (3, 1.0, True)]
+)
+def test_a_strength_that_leaves_no_step_is_refused(steps: int, strength: float, runs: bool) -> None:
+    arguments = {"num_inference_steps": steps, "strength": strength}
+    if runs:
+        assert checked({}, arguments) == arguments
+    else:
+        with pytest.raises(UsageError, match="leaves none of 8 steps") as refused:
+            checked({}, arguments)
+        assert refused.value.hint == "give at least 0.125, or more --num-inference-steps"

@@ -92,8 +92,9 @@ def test_more_pictures_than_planned_are_numbered() -> None:
 @pytest.mark.parametrize("mode", ["I;16", "I"])
 def test_sixteen_bits_a_channel_are_scaled_not_clipped(tmp_path: Path, mode: str) -> None:
     grey = Image.new("I", (4, 4), 30_000)
-    (grey if mode == "I" else grey.convert("I;16")).save(tmp_path / "deep.png")
-    assert read_image(tmp_path / "deep.png").getpixel((1, 1)) == (117, 117, 117)  # 30000 / 257, rounded
+    path = tmp_path / ("deep.tiff" if mode == "I" else "deep.png")
+    (grey if mode == "I" else grey.convert("I;16")).save(path)
+    assert read_image(path).getpixel((1, 1)) == (117, 117, 117)  # 30000 / 257, rounded
 
 
 def test_a_mask_that_paints_nothing_is_refused(tmp_path: Path) -> None:

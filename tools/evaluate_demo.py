@@ -1,6 +1,6 @@
 """Measure the demo model: does it draw what the prompt says, also quantized, and do img2img, inpaint and LoRAs work?
 
-    python tools/evaluate_demo.py                                   # every score of src/diffpipe/demo, about 15 minutes
+    python tools/evaluate_demo.py                                   # every score of src/diffpipe/demo, about 6 minutes
     python tools/evaluate_demo.py --only base --sheet docs/demo.png # scores of the plain model, and a contact sheet
 
 The folder is loaded with plain diffusers. Prompts are the (subject, colour) pairs that training never showed, each with

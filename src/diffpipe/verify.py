@@ -34,9 +34,7 @@ def locate(entry: Entry, manifest: dict[str, Any]) -> dict[str, Path]:
                 if problem:
                     gone = now is None and source.kind in ("folder", "file")
                     mend = "put it back, or give its new place to this" if gone else "build it again"
-                    raise CacheError(
-                        f"{problem} since {entry.key[:SHORT]} was built", f"{mend}: {entry.rebuild()}"
-                    )
+                    raise CacheError(f"{problem} since {entry.key[:SHORT]} was built", f"{mend}: {entry.rebuild()}")
                 seen[path], changed = now, True
     if changed:
         entry.set_sources(recorded)

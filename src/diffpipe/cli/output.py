@@ -123,7 +123,9 @@ def steps(label: str, total: int) -> Iterator[Callable[[str, int, int], None]]:
         task = progress.add_task(label, total=None)
 
         def show(item: str, done: int, count: int) -> None:
-            progress.update(task, description=f"{label} {item}", completed=done, total=count or None)
+            # Drawn at each item's end at least: small models finish one between two frames.
+            last = done == count
+            progress.update(task, description=f"{label} {item}", completed=done, total=count or None, refresh=last)
 
         yield show
 
