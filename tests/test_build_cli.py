@@ -72,7 +72,7 @@ def test_a_second_build_is_a_hit_without_torch(cli: Cli, flux: dict[str, Any], c
     key = flux["key"][:12]
     assert (done.returncode, done.stdout) == (0, f"flux {key}\n")
     assert done.stderr == (
-        f"flux is in the cache already ({key}): nothing to do\nuse it: diffpipe generate flux --help\n"
+        f'flux is in the cache already ({key}): nothing to do\nuse it: diffpipe generate flux --prompt "..."\n'
     )
 
 
@@ -433,7 +433,7 @@ REFUSED: dict[str, tuple[str, int, str, str]] = {
         'flux --model {}/flux --scheduler-config {"shift":',
         2,
         '--scheduler-config is no JSON at column 10: {"shift":',
-        """for example '{"scale": 0.8}'""",
+        """for example '{"shift": 3.0}'""",
     ),
     "JSON that is no object": (
         "flux --model {}/flux --scheduler-config [1]",

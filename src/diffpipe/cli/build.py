@@ -179,10 +179,14 @@ def _build(provider: Provider, values: Mapping[str, Any]) -> None:
     output.say(f"use it: {_use(built)}")
 
 
+QUOTED = '"..."'
+
+
 def _use(built: Built) -> str:
     """A command that generates, with the flags that this pipeline needs."""
     flags = [Flag.from_json(flag) for flag in built.entry.manifest()["flags"]]
-    needed = [f"{option_name(flag)} {'FILE' if flag.kind in MEDIA_KINDS else '...'}" for flag in flags if flag.required]
+    values = dict.fromkeys(MEDIA_KINDS, "FILE")
+    needed = [f"{option_name(flag)} {values.get(flag.kind, QUOTED)}" for flag in flags if flag.required]
     return " ".join(["diffpipe generate", built.name, *needed])
 
 
