@@ -13,7 +13,7 @@ DEFAULTS: dict[str, Any] = {
     "width": 128,
     "height": 128,
     "num_inference_steps": 8,
-    "guidance_scale": 2.5,
+    "guidance_scale": 3.0,
     "max_sequence_length": 32,
 }
 
