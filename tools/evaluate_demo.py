@@ -394,7 +394,7 @@ def save_sheet(images: list[Image.Image], path: Path, columns: int, labels: list
         x, y = i % columns * (SIZE + 2), i // columns * cell
         sheet.paste(image, (x + 1, y + 1))
         if labels:
-            pen.text((x + SIZE / 2, y + SIZE + 9), labels[i], fill="black", anchor="mm", font_size=10)
+            pen.text((x + SIZE / 2, y + SIZE + 9), labels[i], fill="black", anchor="mm", font_size=9)
     path.parent.mkdir(parents=True, exist_ok=True)
     sheet.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(path, optimize=True)
 
@@ -407,8 +407,9 @@ def demo_sheet(pipe: object, options: argparse.Namespace) -> None:
     for subject, colour in pairs:
         if len(items) < 40 and subject not in {s for s, *_ in items}:
             items.append((subject, colour, ("medium", "medium", "small", "big", "medium", *PLACES)[len(items) % 9]))
-    size = {"medium": "", "big": "big "}
-    texts = [f"{size.get(at, 'small ')}{s}{', ' + at if at in PLACES else ''}, {c}" for s, c, at in items]
+    where = {"medium": "{s}", "big": "big {s}", "small": "small {s}"}
+    where |= {place: "{s} " + phrase for place, phrase in train_demo.PLACE_PHRASES.items()}
+    texts = [where[at].format(s=s) + ", " + c for s, c, at in items]
     save_sheet(generate(pipe, texts, options, 50_000), options.sheet, 8, texts)
 
 

@@ -908,7 +908,7 @@ Renderings of {subjects} Noto Emoji drawings (Google Inc., Apache-2.0; npm packa
 Three colours of each subject, {unseen} pairs in all, were never shown in training. Weights: Apache-2.0, see NOTICE.
 
 ## Training
-`tools/train_demo.py`, one core of a Xeon with AMX (bf16), shared with other work: {times}.
+`tools/train_demo.py`, one core of a Xeon with AMX (bf16), shared with other work. Minutes: {times}.
 Rectified flow, Muon and AdamW, an average of the weights; texts padded to 16 to 512 tokens, mostly 16 or 32.
 
 ## Scores
@@ -917,6 +917,7 @@ Rectified flow, Muon and AdamW, an average of the weights; texts padded to 16 to
 {scores}
 
 ## Limits
+Placements hold in the words "on the left", "on the right", "at the top", "at the bottom", hardly as "left" alone.
 Words outside the vocabulary are ignored at best. One subject a picture, in the pose and colours of its drawing.
 Other sizes than 128 x 128 repeat or cut the subject. Fine detail is soft, most of all in small subjects.
 {weak}
@@ -945,7 +946,7 @@ def card(scores: dict) -> str:
     return CARD.format(**facts, times=TIMES, scores="\n".join(rows), weak=WEAK)
 
 
-TIMES = "12 minutes the autoencoder, 52 its decoder (beside the others), 62 the model, 31 the guidance, 5 each LoRA"
+TIMES = "autoencoder 12, its decoder 52 more (beside the others), model 62,\nguidance 31, each LoRA 5"
 WEAK = "Least clear to the eye: whale and palm; crab, tulip and rabbit when small."
 
 

@@ -11,7 +11,7 @@ import typer
 from ..errors import NotFoundError
 from ..plugins import providers
 from ..specs import Provider
-from ..vocabulary import read
+from ..vocabulary import read, shown
 from . import output, tree
 
 
@@ -76,5 +76,5 @@ def show(
             "notes": row.notes,
         }
         output.table(("", "", ""), (("", name, value) for name, value in facts.items() if value))
-    for kind, listed in words.items():
-        output.result(f"\n{kind}: {', '.join(listed)}")
+    for kind, line in shown(words).items():
+        output.result(f"\n{kind}: {line}")
