@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -235,3 +236,13 @@ def test_server_down_points_to_the_copy_in_the_cache(built: Built) -> None:
     code, _message, hint = failure(built.machine(*BUILD, "--name", "new", "--force", endpoint=url))
     expected = f"check your connection and HF_ENDPOINT ({url}); the cache holds a copy of it, which --offline would use"
     assert (code, hint) == (Exit.FAILED, expected)
+
+
+def test_files_that_left_the_hubs_cache_are_fetched_again(built: Built) -> None:
+    """Last in this module: it empties the cache that the tests above share."""
+    for blobs in (built.machine.folder / "huggingface").rglob("blobs"):
+        shutil.rmtree(blobs)
+    built.machine.hub.requests.clear()
+    done = built.machine(*BUILD, "--json", HF_TOKEN=TOKEN)
+    assert (done.returncode, json.loads(done.stdout)["cached"]) == (Exit.OK, False), done.stderr
+    assert [request.range for request in built.machine.hub.of(WEIGHTS)] == [None]

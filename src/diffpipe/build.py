@@ -67,19 +67,29 @@ def build(spec: BuildSpec, row: PipelineType, store: Store, options: Options, sa
     resolved = resolve(spec, row, Context(store.digests, pins, offline, report))
     if pins and store.sound(resolved.key) is None:  # what they pinned was removed: look branches and tags up again
         resolved = resolve(spec, row, Context(store.digests, {}, offline, report))
-    entry = None if options.force else store.sound(resolved.key)
+    entry = None if options.force else _ready(store, resolved)
     cached = entry is not None
     if entry is None:
         short = resolved.key[:SHORT]
         with store.lock(resolved.key, lambda: say(f"another process is building {short}; waiting for it")):
             # Another process may have published it while this one waited.
-            entry = None if options.force else store.sound(resolved.key)
+            entry = None if options.force else _ready(store, resolved)
             cached = entry is not None
             entry = entry or _make(resolved, row, store, options.name, offline, options.quiet, say)
     else:
         _follow(entry, resolved, options.name)
     store.set_pins(request, {s.role: asdict(s) for s in resolved.sources if s.kind == "hub"})
     return Built(entry, options.name, cached, store.set_name(options.name, entry.key))
+
+
+def _ready(store: Store, resolved: Resolved) -> Entry | None:
+    """The entry, if it is sound and the hub's cache still holds its files (other tools clean that cache too)."""
+    entry = store.sound(resolved.key)
+    if entry is None:
+        return None
+    locations = entry.sources()["locations"]
+    fetched = (file_of(s, locations[s.role], path) for s in resolved.sources if s.kind == "hub" for path in s.files)
+    return entry if all(path.exists() for path in fetched) else None
 
 
 def _follow(entry: Entry, resolved: Resolved, name: str) -> None:
