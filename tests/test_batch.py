@@ -350,7 +350,7 @@ def test_text_that_is_no_utf8_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("steps", "strength", "runs"), [(8, 0.0, False), (8, 0.12, False), (8, 0.125, True), (3, 1.0, True)]
+    ("steps", "strength", "runs"), [(8, 0.0, False), (8, 0.1, True), (8, 0.125, True), (3, 1.0, True)]
 )
 def test_a_strength_that_leaves_no_step_is_refused(steps: int, strength: float, runs: bool) -> None:
     arguments = {"num_inference_steps": steps, "strength": strength}
@@ -359,4 +359,4 @@ def test_a_strength_that_leaves_no_step_is_refused(steps: int, strength: float, 
     else:
         with pytest.raises(UsageError, match="leaves none of 8 steps") as refused:
             checked({}, arguments)
-        assert refused.value.hint == "give at least 0.125, or more --num-inference-steps"
+        assert refused.value.hint == "give at least 0.125, which is one step"

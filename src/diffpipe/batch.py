@@ -197,12 +197,12 @@ def _check_text(option: str, text: str) -> None:
 
 
 def _check_strength(arguments: Mapping[str, Any]) -> None:
-    """Image-to-image pipelines run int(steps * strength) steps and fail where that is none (get_timesteps)."""
+    """Image-to-image pipelines run the last steps * strength steps (get_timesteps) and fail where that is none."""
     steps, strength = arguments.get("num_inference_steps"), arguments.get("strength")
-    if isinstance(steps, int) and isinstance(strength, int | float) and int(steps * strength) < 1:
+    if isinstance(steps, int) and strength == 0:
         raise UsageError(
-            f"--strength {strength} leaves none of {steps} steps to run",
-            f"give at least {math.ceil(1000 / steps) / 1000:g}, or more --num-inference-steps",
+            f"--strength 0 leaves none of {steps} steps to run",
+            f"give at least {math.ceil(1000 / steps) / 1000:g}, which is one step",
         )
 
 

@@ -61,7 +61,7 @@ def build(spec: BuildSpec, row: PipelineType, store: Store, options: Options, sa
     check_name(options.name)
     store.folder("pipelines")  # a cache that cannot be written should say so before anything is read
     offline = hub.is_offline(options.offline)
-    request = digest(asdict(spec))
+    request = digest(_request(spec, store, report))
     known = {} if options.force else (store.pins(request) or {})
     pins = {role: Source.from_json(source) for role, source in known.items()}
     resolved = resolve(spec, row, Context(store.digests, pins, offline, report))
@@ -82,6 +82,18 @@ def build(spec: BuildSpec, row: PipelineType, store: Store, options: Options, sa
     return Built(entry, options.name, cached, store.set_name(options.name, entry.key))
 
 
+def _request(spec: BuildSpec, store: Store, report: Any) -> dict[str, Any]:
+    """A request with local sources told by content or place: what comes from the hub can depend on what they hold."""
+
+    def told(source: str) -> str:
+        path = Path(source).expanduser()
+        advance = (lambda count: report(path.name, count)) if report else None
+        return store.digests.get(path, advance).digest if path.is_file() else absolute(source)
+
+    words = asdict(spec) | {"model": told(spec.model), "loras": [told(lora) for lora in spec.loras]}
+    return words | {"components": {name: told(source) for name, source in spec.components.items()}}
+
+
 def _ready(store: Store, resolved: Resolved) -> Entry | None:
     """The entry, if it is sound and the hub's cache still holds its files (other tools clean that cache too)."""
     entry = store.sound(resolved.key)
@@ -95,14 +107,17 @@ def _ready(store: Store, resolved: Resolved) -> Entry | None:
 def _follow(entry: Entry, resolved: Resolved, name: str) -> None:
     """A cache hit from another folder with the same content: where the recorded one is gone, use the new one."""
     recorded = entry.sources()
-    moved = {
-        source.role
-        for source in resolved.sources
-        if source.kind in ("folder", "file") and not Path(recorded["locations"].get(source.role, "")).exists()
-    }
+    moved = {s.role for s in resolved.sources if s.kind in ("folder", "file") and _changed(s, recorded)}
     if moved:
         locations = recorded["locations"] | {role: resolved.locations[role] for role in moved}
         entry.set_sources(record_sources(resolved.sources, locations, command_of(resolved.spec, name)))
+
+
+def _changed(source: Source, recorded: Mapping[str, Any]) -> bool:
+    """Whether any file of a source is not, where it was recorded, what it was then."""
+    location, seen = recorded["locations"].get(source.role, ""), recorded["identities"].get(source.role, {})
+    places = {path: file_of(source, location, path) for path in source.files}
+    return any(not place.exists() or identity(place) != seen.get(path) for path, place in places.items())
 
 
 def _make(
@@ -115,15 +130,16 @@ def _make(
     spec = resolved.spec
     # The first to list any is the pipeline's own folder; a component adds itself where that does not list it.
     layout = {name: pair for s in reversed(resolved.sources) for name, pair in s.components.items()}
-    own = None
+    own, fetched = None, None
     if spec.trust_remote_code and not (spec.pipeline or row.pipeline) and resolved.sources[0].kind != "file":
-        own = load.own_pipeline_class(place_of(_fetch(resolved, offline, quiet, say)["base"]))
+        fetched = _fetch(resolved, offline, quiet, say)
+        own = load.own_pipeline_class(place_of(fetched["base"]))
     cls = own or load.pipeline_class(resolved.pipeline)
     load.check(asdict(spec), cls, layout)
     fields = load.output_fields(cls)
     if not {"images", "image"} & set(fields):
         raise UsageError(f"{resolved.pipeline} makes no pictures", "this version of diffpipe writes pictures only")
-    locations = _fetch(resolved, offline, quiet, say)
+    locations = fetched or _fetch(resolved, offline, quiet, say)
     components = _components(resolved, row, layout, locations)
     manifest = {
         "format": FORMAT,
@@ -134,6 +150,7 @@ def _make(
         "config": dict(resolved.config),
         "sources": [asdict(source) for source in resolved.sources],
         "components": [asdict(component) for component in components],
+        "own_class": own is not None,
         "flags": [flag.to_json() for flag in signature.read_flags(cls, row)],
         "arguments": run.settable(cls),
         "outputs": fields,
@@ -197,7 +214,7 @@ def _components(
         replacement = sources.get(f"component:{name}")
         source = replacement or (base if name in held else settings or base)
         prefix = "" if replacement and not replacement.subfolder else name + "/"
-        headers = held.get(name) or [
+        headers = (None if replacement else held.get(name)) or [
             safetensors_header(file_of(source, locations[source.role], path))
             for path in source.files
             if path.startswith(prefix) and path.endswith(".safetensors") and (source.kind != "file" or replacement)
@@ -213,7 +230,7 @@ def _checkpoint_headers(
     """A single-file checkpoint's tensors, parted by the component each belongs to."""
     path = Path(location)
     if path.suffix != ".safetensors":
-        return {name: [] for name in layout if name in select.DENOISERS}
+        return {name: [] for name in select.parts_of_checkpoint(select.DENOISER_ONLY, layout)}
     header = {name: tensor for name, tensor in safetensors_header(path).items() if name != "__metadata__"}
     parted: dict[str, list[dict[str, Any]]] = {}
     for name, tensor in header.items():

@@ -54,9 +54,3 @@ class CacheError(DiffpipeError):
     """A full disk, a damaged cache entry, or a source that changed or moved since the build."""
 
     exit_code = Exit.CACHE
-
-
-class Interrupted(DiffpipeError):
-    """Ctrl-C. Not a KeyboardInterrupt, which Typer would report as an ordinary failure."""
-
-    exit_code = Exit.INTERRUPTED

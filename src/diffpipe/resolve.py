@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from importlib.resources import files as package_files
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from . import hub, select
@@ -68,7 +68,7 @@ def resolve(spec: BuildSpec, row: PipelineType, context: Context) -> Resolved:
     for name, source in sorted(spec.components.items()):
         found.append(_pin_component(name, source, spec, context, known=name in layout.components))
     for number, text in enumerate(spec.loras):
-        found.append(_pin_lora(number, text, context))
+        found.append(_pin_lora(number, text, spec, context))
     sources = tuple(source for source, _ in found)
     pipeline = spec.pipeline or row.pipeline or layout.pipeline
     config = configuration(spec, pipeline, sources)
@@ -140,7 +140,11 @@ def place_of(location: str) -> Path:
 def _pin_base(spec: BuildSpec, context: Context) -> tuple[Source, str]:
     kind = source_kind(spec.model)
     if kind == "file":
+        if spec.revision:
+            raise UsageError(f"--revision {spec.revision} means nothing for a file", "leave --revision out")
         return _pin_file("base", spec.model, context, allow_pickle=spec.allow_pickle)
+    if spec.config:
+        raise UsageError("--config is for a single-file checkpoint; this model has its own", "leave --config out")
     return _pin_pipeline("base", spec.model, spec, context)
 
 
@@ -152,7 +156,8 @@ def _pin_config(spec: BuildSpec, row: PipelineType, checkpoint: str, context: Co
             "a single-file checkpoint of a custom pipeline does not say what it is",
             "name a folder or repository with the same layout: --config SOURCE",
         )
-    tensors = () if not checkpoint.endswith(".safetensors") else safetensors_header(Path(checkpoint))
+    safe = checkpoint.endswith(".safetensors")
+    tensors = safetensors_header(Path(checkpoint)) if safe else select.DENOISER_ONLY
     return _pin_pipeline("config", model, spec, context, tensors=tensors)
 
 
@@ -197,7 +202,9 @@ def _pin_component(name: str, text: str, spec: BuildSpec, context: Context, *, k
     role = f"component:{name}"
     if role in context.pins:
         return context.pins[role], ""
-    source, _, revision = text.rpartition("@") if "@" in text and not Path(text).exists() else (text, "", "")
+    source, _, revision = (
+        text.rpartition("@") if "@" in text and not Path(text).expanduser().exists() else (text, "", "")
+    )
     kind = source_kind(source)
     if kind == "file":
         return _pin_file(role, source, context, allow_pickle=spec.allow_pickle)
@@ -241,7 +248,7 @@ def split_scale(text: str) -> tuple[str, float]:
     Raises UsageError for a scale that is no number.
     """
     source, mark, scale = text.rpartition("@")
-    if not mark:
+    if not mark or Path(text).expanduser().exists():
         return text, 1.0
     try:
         value = float(scale)
@@ -256,12 +263,12 @@ def _repository_and_file(text: str) -> tuple[str, str]:
     """owner/name/FILE -> repository and file; ("", "") unless it has that form and no such local path exists."""
     owner, _, rest = text.partition("/")
     name, _, inner = rest.partition("/")
-    if not inner or not REPOSITORY.fullmatch(f"{owner}/{name}") or Path(text).exists():
+    if not inner or not REPOSITORY.fullmatch(f"{owner}/{name}") or Path(text).expanduser().exists():
         return "", ""
     return f"{owner}/{name}", inner
 
 
-def _pin_lora(number: int, text: str, context: Context) -> tuple[Source, str]:
+def _pin_lora(number: int, text: str, spec: BuildSpec, context: Context) -> tuple[Source, str]:
     """Pin an adapter: a local file, owner/name[/file], or demo:NAME for one that comes with the demo model."""
     role = f"lora:{number}"
     if role in context.pins:
@@ -277,7 +284,7 @@ def _pin_lora(number: int, text: str, context: Context) -> tuple[Source, str]:
     kind = "hub" if inner else source_kind(text)
     text = repository if inner else text
     if kind == "file":
-        source, location = _pin_file(role, text, context)
+        source, location = _pin_file(role, text, context, allow_pickle=spec.allow_pickle)
         if location.endswith(".safetensors") and not any(
             ADAPTER.search(name) for name in safetensors_header(Path(location))
         ):
@@ -290,12 +297,22 @@ def _pin_lora(number: int, text: str, context: Context) -> tuple[Source, str]:
     if len(candidates) != 1 or candidates[0] not in names:
         listed = ", ".join(sorted(name for name in names if name.endswith(".safetensors"))[:5]) or "none"
         raise UsageError(f"--lora {text}: which file?", f"name it as {text}/FILE; there are: {listed}")
+    _check_suffix(candidates[0], spec.allow_pickle)
     source, location = _source(role, kind, text, commit, candidates, names, context)
     return replace(source, scale=scale), location
 
 
 def _pin_file(role: str, text: str, context: Context, *, allow_pickle: bool = False) -> tuple[Source, str]:
     path = Path(text).expanduser().absolute()
+    _check_suffix(path.name, allow_pickle)
+    if path.suffix == ".safetensors":
+        safetensors_header(path)
+    return _source(role, "file", text, None, [path.name], {path.name: None}, context, parent=path.parent)
+
+
+def _check_suffix(name: str, allow_pickle: bool) -> None:
+    """Raises UsageError for a pickled file that is not allowed, or one that is no checkpoint at all."""
+    path = PurePosixPath(name)
     if path.suffix in PICKLES and not allow_pickle:
         raise UsageError(
             f"{path.name} is a pickled checkpoint, which can run code when loaded",
@@ -303,9 +320,6 @@ def _pin_file(role: str, text: str, context: Context, *, allow_pickle: bool = Fa
         )
     if path.suffix not in CHECKPOINTS:
         raise UsageError(f"{path.name} is no checkpoint", f"known endings: {' '.join(CHECKPOINTS)}")
-    if path.suffix == ".safetensors":
-        safetensors_header(path)
-    return _source(role, "file", text, None, [path.name], {path.name: None}, context, parent=path.parent)
 
 
 def _listing(
@@ -368,17 +382,12 @@ def _model_index(text: str, model: str, names: Iterable[str], spec: BuildSpec) -
     named = index.get("_class_name")
     if not isinstance(named, str) and not (select.is_class(named) and all(part.isidentifier() for part in named)):
         raise UsageError(f"the model_index.json of {model} names no pipeline class", "fetch the model again")
-    scripts = {name.removesuffix(".py") for name in names if name.endswith(".py")}
-    own_code = isinstance(index.get("_class_name"), list) or any(
-        library in scripts or f"{name}/{library}" in scripts
-        for name, (library, _) in select.components_of(index).items()
-    )
-    if own_code and not spec.trust_remote_code:
+    if isinstance(named, list) and not spec.trust_remote_code:
         raise UsageError(
             f"{model} wants to run pipeline code of its own", "read it, then pass --trust-remote-code if you trust it"
         )
     strange = {library for library, _ in select.components_of(index).values()} - loadable_libraries()
-    if strange and not own_code:
+    if strange:
         raise UsageError(
             f"{model} names the library {sorted(strange)[0]!r}, which diffusers does not load from",
             "diffpipe loads folders made of diffusers and transformers parts only",

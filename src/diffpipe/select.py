@@ -20,6 +20,7 @@ INDEX = re.compile(
 )
 SETTINGS = frozenset({".json", ".txt", ".model", ".jinja"})
 DENOISERS = ("transformer", "unet", "prior")
+DENOISER_ONLY = ("model.diffusion_model.",)  # what a checkpoint is taken to hold whose tensors cannot be listed (GGUF)
 WEIGHTLESS = re.compile(r"Tokenizer|Processor|FeatureExtractor|Scheduler")
 
 

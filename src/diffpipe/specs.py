@@ -66,7 +66,6 @@ class PipelineType:
     name: str
     pipeline: str
     repositories: tuple[str, ...] = ()
-    output: OutputKind = "image"
     dtype: str = "bfloat16"
     defaults: Mapping[str, Any] = field(default_factory=dict)
     flags: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

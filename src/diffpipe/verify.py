@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,8 @@ def locate(entry: Entry, manifest: dict[str, Any]) -> dict[str, Path]:
                     raise CacheError(f"{problem} since {entry.key[:SHORT]} was built", f"{mend}: {entry.rebuild()}")
                 seen[path], changed = now, True
     if changed:
-        entry.set_sources(recorded)
+        with suppress(OSError):  # a cache that may only be read serves as well
+            entry.set_sources(recorded)
     return {role: place_of(location) for role, location in recorded["locations"].items()}
 
 
@@ -50,7 +52,11 @@ def check_file(source: Source, path: str, place: Path, info: FileInfo) -> str | 
         return f"{label} was moved or removed"
     if size != info.size:
         return f"{label} changed its size from {info.size} to {size} bytes"
-    return None if content_digest(place, info.digest) == info.digest else f"{label} was changed"
+    try:
+        same = content_digest(place, info.digest) == info.digest
+    except OSError as error:
+        return f"{label} cannot be read ({error.strerror})"
+    return None if same else f"{label} was changed"
 
 
 def problems(entry: Entry) -> list[str]:

@@ -109,10 +109,17 @@ def arguments(flags: Iterable[Flag], values: dict[str, Any]) -> dict[str, Any]:
 def parse_json(text: str, option: str, example: str = '{"scale": 0.8}') -> Any:
     """Raises UsageError, with the column and an example, for text that is no JSON."""
     try:
-        return json.loads(text, parse_constant=_refuse_constant)
+        return json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         column = getattr(error, "colno", 1)
         raise UsageError(f"{option} is no JSON at column {column}: {text}", f"for example '{example}'") from None
+
+
+def _finite(text: str) -> float:
+    """1e999 is JSON, and infinite in Python."""
+    if abs(float(text)) == float("inf"):
+        raise ValueError(text)
+    return float(text)
 
 
 def _refuse_constant(name: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from difflib import get_close_matches
 from typing import Any, Literal
 
@@ -97,7 +98,8 @@ def _generate(
     from ..runners import local
 
     media = read_media(by_name, called)
-    entry.touch()
+    with suppress(OSError):  # a cache that may only be read serves as well
+        entry.touch()
     if values["seed"] is None:
         output.say(f"seed {planned[0].seed}")
     with output.steps(reference, len(planned)) as show:

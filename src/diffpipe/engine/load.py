@@ -194,7 +194,7 @@ def load(manifest: Mapping[str, Any], locations: Mapping[str, Path], device: str
         )
     sources = {source.role: source for source in map(Source.from_json, manifest["sources"])}
     dtype = getattr(torch, config["dtype"])
-    own = own_pipeline_class(locations["base"]) if config["trust"]["remote_code"] and "config" not in sources else None
+    own = own_pipeline_class(locations["base"]) if manifest["own_class"] and config["trust"]["remote_code"] else None
     cls = own or pipeline_class(manifest["pipeline"])
     try:
         parts = {
@@ -204,7 +204,8 @@ def load(manifest: Mapping[str, Any], locations: Mapping[str, Path], device: str
         }
         pipe = _load_base(cls, sources, locations, parts, dtype, config["trust"])
         _set_scheduler(pipe, config["scheduler"])
-        fuse_loras(pipe, [(locations[role], source) for role, source in sources.items() if role.startswith("lora:")])
+        adapters = [(locations[role], source) for role, source in sources.items() if role.startswith("lora:")]
+        fuse_loras(pipe, adapters, pickle=config["trust"]["pickle"])
         pipe.set_progress_bar_config(disable=True)
         return pipe.to(device)
     except DiffpipeError:
@@ -245,20 +246,19 @@ def _load_base(
             trust_remote_code=trust["remote_code"],
             **parts,
         )
-    return _load_checkpoint(cls, sources["config"], locations["base"], locations["config"], parts, dtype)
+    files = locations["base"], locations["config"]
+    return _load_checkpoint(cls, sources["config"], *files, parts, dtype, trust["pickle"])
 
 
 def _load_checkpoint(
-    cls: Any, layout: Source, checkpoint: Path, config: Path, parts: dict[str, Any], dtype: Any
+    cls: Any, layout: Source, checkpoint: Path, config: Path, parts: dict[str, Any], dtype: Any, pickle: bool
 ) -> Any:
     """A single file: the whole pipeline where it holds one, else its denoiser within the other source's parts."""
     from ..files import safetensors_header
-    from ..select import parts_of_checkpoint
+    from ..select import DENOISER_ONLY, parts_of_checkpoint
 
-    if checkpoint.suffix == ".safetensors":
-        held = parts_of_checkpoint(safetensors_header(checkpoint), layout.components)
-    else:
-        held = {name for name in layout.components if name in ("transformer", "unet")}
+    tensors = safetensors_header(checkpoint) if checkpoint.suffix == ".safetensors" else DENOISER_ONLY
+    held = parts_of_checkpoint(tensors, layout.components)
     options = {"dtype": dtype, "local_files_only": True}
     if "vae" in held and any(name.startswith("text_encoder") for name in held):
         missing = {name: None for name in pipeline_parts(cls)[1] if name not in layout.components}
@@ -270,7 +270,10 @@ def _load_checkpoint(
     for name in held - set(parts):
         part = component_class(*layout.components[name])
         parts[name] = part.from_single_file(str(checkpoint), config=str(config), subfolder=name, **options)
-    return cls.from_pretrained(config, dtype=dtype, use_safetensors=True, local_files_only=True, **parts)
+    safe = None if pickle else True
+    return cls.from_pretrained(
+        config, dtype=dtype, variant=layout.variant, use_safetensors=safe, local_files_only=True, **parts
+    )
 
 
 def _load_component(source: Source, locations: Mapping[str, Path], manifest: Mapping[str, Any], dtype: Any) -> Any:
@@ -313,11 +316,12 @@ def _set_scheduler(pipe: Any, scheduler: Mapping[str, Any]) -> None:
         pipe.scheduler = cls.from_config({**pipe.scheduler.config, **scheduler["config"]})
 
 
-def fuse_loras(pipe: Any, adapters: list[tuple[Path, Source]]) -> None:
+def fuse_loras(pipe: Any, adapters: list[tuple[Path, Source]], *, pickle: bool = False) -> None:
     """Fuse adapters into the weights at their scales, in order. Scale 0 leaves the weights untouched.
 
     Raises UsageError if the pipeline takes no adapters or one changes no layer of it.
     """
+    safe = None if pickle else True
     for number, (path, source) in enumerate(adapters):
         if source.scale == 0:
             continue
@@ -325,7 +329,9 @@ def fuse_loras(pipe: Any, adapters: list[tuple[Path, Source]]) -> None:
             raise UsageError(f"{type(pipe).__name__} takes no LoRA", "build it without --lora")
         folder, name = (path, next(iter(source.files))) if path.is_dir() else (path.parent, path.name)
         adapter = f"adapter_{number}"
-        pipe.load_lora_weights(str(folder), weight_name=name, adapter_name=adapter, local_files_only=True)
+        pipe.load_lora_weights(
+            str(folder), weight_name=name, adapter_name=adapter, local_files_only=True, use_safetensors=safe
+        )
         if adapter not in {known for names in pipe.get_list_adapters().values() for known in names}:
             raise UsageError(f"the LoRA {source.label} changes no layer of this pipeline", "is it for another family?")
         pipe.fuse_lora(components=list(pipe.get_list_adapters()), lora_scale=source.scale, adapter_names=[adapter])
