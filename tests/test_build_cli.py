@@ -715,3 +715,39 @@ def test_trusted_code_runs_and_makes_the_picture(
     assert picture(warm, "own", tmp_path) == flux_picture
     assert marker.exists()
     marker.unlink()
+
+
+# What a source may be
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--model", "{}/flux", "--config", "{}/flux"), "--config is for a single-file checkpoint"),
+        (("--model", "{}/flux-transformer.safetensors", "--revision", "main"), "--revision main means nothing"),
+        (("--model", "{}/flux", "--lora", "org/name/style.bin"), "style.bin is a pickled checkpoint"),
+        (("--model", "{}/flux", "--lora", "{}/flux-transformer.safetensors"), "holds no LoRA"),
+    ],
+)
+def test_options_that_mean_nothing_here(cli: Cli, checkpoints: Path, options: tuple[str, ...], message: str) -> None:
+    done = cli.light("build", "flux", *(option.replace("{}", str(checkpoints)) for option in options))
+    assert message in done.stderr
+    assert done.returncode == 2
+
+
+def test_a_lora_whose_path_has_an_at_sign(warm: Warm, checkpoints: Path, tmp_path: Path) -> None:
+    lora = tmp_path / "style@2x.safetensors"
+    lora.write_bytes((checkpoints / "flux-lora.safetensors").read_bytes())
+    plain = built(warm, "flux", "--model", checkpoints / "flux", *FLOAT, "--lora", lora, "--name", "at")
+    scaled = built(warm, "flux", "--model", checkpoints / "flux", *FLOAT, "--lora", f"{lora}@1", "--name", "at")
+    assert plain["key"] == scaled["key"]
+
+
+def test_a_copy_is_used_once_the_first_folder_was_edited(warm: Warm, checkpoints: Path, tmp_path: Path) -> None:
+    first, second = (Path(shutil.copytree(checkpoints / "flux", tmp_path / name)) for name in ("first", "second"))
+    made = built(warm, "flux", "--model", first, *FLOAT, "--name", "copied")
+    weights = first / "transformer" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
+    again = built(warm, "flux", "--model", second, *FLOAT, "--name", "copied")
+    assert (again["key"], again["cached"]) == (made["key"], True)
+    assert warm("pipelines", "verify", "copied").returncode == 0

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffpipe.errors import DiffpipeError, NotFoundError, UsageError
-from diffpipe.select import components_of, model_files, parts_of_checkpoint, pipeline_files
+from diffpipe.select import DENOISER_ONLY, components_of, model_files, parts_of_checkpoint, pipeline_files
 
 
 def listing(text: str) -> list[str]:
@@ -296,3 +296,8 @@ def test_any_listing_gives_one_set_of_weights_or_says_why_not(
     weights = [name for name in chosen if name.endswith((".safetensors", ".bin"))]
     assert len(weights) in (0, 1, 2)
     assert len(weights) != 1 or "-of-" not in weights[0]
+
+
+def test_a_checkpoint_that_cannot_be_listed_stands_for_the_denoiser_alone() -> None:
+    parts = ["transformer", "vae", "text_encoder", "scheduler"]
+    assert parts_of_checkpoint(DENOISER_ONLY, parts) == {"transformer"}

@@ -281,6 +281,8 @@ def _pin_lora(number: int, text: str, spec: BuildSpec, context: Context) -> tupl
         source, location = _pin_file(role, str(place_of(EMBEDDED + embedded)), context)
         return replace(source, kind="embedded", label=text, scale=scale), EMBEDDED + embedded
     repository, inner = _repository_and_file(text)
+    if inner:
+        _check_suffix(inner, spec.allow_pickle)
     kind = "hub" if inner else source_kind(text)
     text = repository if inner else text
     if kind == "file":
@@ -297,7 +299,6 @@ def _pin_lora(number: int, text: str, spec: BuildSpec, context: Context) -> tupl
     if len(candidates) != 1 or candidates[0] not in names:
         listed = ", ".join(sorted(name for name in names if name.endswith(".safetensors"))[:5]) or "none"
         raise UsageError(f"--lora {text}: which file?", f"name it as {text}/FILE; there are: {listed}")
-    _check_suffix(candidates[0], spec.allow_pickle)
     source, location = _source(role, kind, text, commit, candidates, names, context)
     return replace(source, scale=scale), location
 
