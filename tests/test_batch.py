@@ -261,7 +261,7 @@ def test_any_template_gives_paths_or_a_usage_error(template: str, prompt: str, c
     except DiffpipeError:  # of any other kind the test fails
         return
     assert len(set(made)) == count
-    assert all(Path(path).suffix[1:].lower() in FORMATS for path in made)
+    assert all(Path(path).suffix[1:].lower() in FORMATS["image"] for path in made)
 
 
 # Ranges
@@ -281,8 +281,8 @@ def flag(kind: Any = "number", **fields: Any) -> Flag:
         (flag(), float("nan"), "--value nan is out of range", "give a number"),
         (flag(), float("inf"), "--value inf is out of range", "give a number"),
         (flag(many=True), [1.0, float("-inf")], "--value -inf is out of range", "give a number"),
-        (flag("integer", multiple_of=16), 33, "--value 33 is no multiple of 16", "the nearest: 32 or 48"),
-        (flag("integer", multiple_of=16), 1, "--value 1 is no multiple of 16", "the nearest: 16"),
+        (flag("integer", multiple_of=16), 33, "--value 33 is no multiple of 16", "the nearest: 32 or 48; --fit takes it by itself"),
+        (flag("integer", multiple_of=16), 1, "--value 1 is no multiple of 16", "the nearest: 16; --fit takes it by itself"),
         (flag("text", required=True), "", "--value is missing", "give it"),
         (flag("text", required=True, help="A."), None, "--value is missing", "this pipeline needs it: A."),
         (flag("image", required=True, many=True), [], "--value is missing", "give it"),

@@ -130,8 +130,8 @@ BAD: dict[str, tuple[str, int, str, str]] = {
     ),
     "a misspelt pipeline": ("flxu --prompt x", 3, "there is no pipeline 'flxu'", "did you mean flux"),
     "no such key": ("abcdef123456 --prompt x", 3, "there is no pipeline 'abcdef123456'", "diffpipe pipelines list "),
-    "width": ("flux --prompt x --width 33", 2, "--width 33 is no multiple of 16", "the nearest: 32 or 48"),
-    "width by --set": ("flux --prompt x --set width=33", 2, "--width 33 is no multiple of 16", "the nearest: 32 or 48"),
+    "width": ("flux --prompt x --width 33", 2, "--width 33 is no multiple of 16", "the nearest: 32 or 48; --fit takes it by itself"),
+    "width by --set": ("flux --prompt x --set width=33", 2, "--width 33 is no multiple of 16", "the nearest: 32 or 48; --fit takes it by itself"),
     "no steps": (
         "flux --prompt x --num-inference-steps 0",
         2,

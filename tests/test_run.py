@@ -11,9 +11,12 @@ import torch
 from PIL import Image
 
 from diffpipe.engine.media import read_image, write_image
-from diffpipe.engine.run import keep_unmasked, numbered, run
+from diffpipe.engine.run import Result, keep_unmasked, numbered, run
 from diffpipe.errors import DiffpipeError, Exit, UsageError
 from diffpipe.specs import Request
+
+
+PICTURES = {"kind": "image"}
 
 
 class Pipe:
@@ -40,14 +43,14 @@ def request(tmp_path: Path, seed: int) -> Request:
 def test_steps_are_told_in_the_old_form_too(tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     call = {"prompt": "x", "num_inference_steps": 3}
-    run(Pipe(), request(tmp_path, 1), call, lambda done, total: seen.append((done, total)))
+    run(Pipe(), PICTURES, request(tmp_path, 1), call, lambda done, total: seen.append((done, total)), None)
     assert seen == [(1, 3), (2, 3), (3, 3)]
 
 
 def test_a_seed_means_the_same_noise_whatever_ran_before(tmp_path: Path) -> None:
     pipe, written = Pipe(), []
     for seed in (5, 6, 5):
-        (made,) = run(pipe, request(tmp_path, seed), {"prompt": "x"}, lambda *_: None)
+        (made,) = run(pipe, PICTURES, request(tmp_path, seed), {"prompt": "x"}, lambda *_: None, None)
         written.append(Path(made.path).read_bytes())
     assert written[0] == written[2] != written[1]
     torch.manual_seed(0)
@@ -67,7 +70,7 @@ def test_a_seed_means_the_same_noise_whatever_ran_before(tmp_path: Path) -> None
 )
 def test_a_failing_call_is_two_lines_and_leaves_no_file(tmp_path: Path, fault: Exception, code: Exit) -> None:
     with pytest.raises(DiffpipeError) as failed:
-        run(Pipe(fault), request(tmp_path, 1), {"prompt": "x"}, lambda *_: None)
+        run(Pipe(fault), PICTURES, request(tmp_path, 1), {"prompt": "x"}, lambda *_: None, None)
     assert failed.value.exit_code == code
     assert "\n" not in failed.value.message
     assert failed.value.hint
@@ -85,8 +88,10 @@ def test_unmasked_pixels_stay_the_sources_own() -> None:
 
 
 def test_more_pictures_than_planned_are_numbered() -> None:
-    assert numbered(("a.png",), 1) == ["a.png"]
-    assert numbered(("a.png", "b.png"), 4) == ["a.png", "b.png", "b-2.png", "b-3.png"]
+    picture, mask = Result("image", None), Result("image", None, role="mask")
+    assert numbered(("a.png",), [picture]) == ["a.png"]
+    assert numbered(("a.png", "b.png"), [picture] * 4) == ["a.png", "b.png", "b-2.png", "b-3.png"]
+    assert numbered(("a.png",), [picture, mask, mask]) == ["a.png", "a-mask.png", "a-mask-2.png"]
 
 
 @pytest.mark.parametrize("mode", ["I;16", "I"])

@@ -125,7 +125,7 @@ def command_page(name: str) -> str:
     command = app.root().make(name)
     full = f"diffpipe {name}"
     if name == "generate":
-        runner = tree.command(name, flags.with_parameters(lambda **_: None, generate.OPTIONS), command.help)
+        runner = tree.command(name, flags.with_parameters(lambda **_: None, generate.options("image")), command.help)
         sections = {
             "SYNOPSIS": f"\\fB{full}\\fR \\fIPIPELINE\\fR [\\fICALL FLAGS\\fR] [\\fIRUN OPTIONS\\fR]\n",
             "DESCRIPTION": paragraphs([command.help, "PIPELINE is a name, a key, or 6 or more digits of a key."]),

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from .errors import UsageError
-from .specs import Flag, Request, digest
+from .specs import FORMATS, MEDIA_KINDS, NOUNS, Flag, OutputKind, Request, digest, nearest
 
 SEEDS = 2**32  # seeds are drawn below this: short enough to type, and every tool accepts them
 MAX_SEED = 2**64 - 1  # torch.Generator.manual_seed
 MOST = 1_000_000  # items of one run
 FIELDS = ("name", "key", "id", "index", "seed", "prompt", "ext")
-FORMATS = ("png", "jpg", "jpeg", "webp")
+PER_CALL = ("num_images_per_prompt", "num_videos_per_prompt", "num_waveforms_per_prompt")
 DEFAULT_TEMPLATE = "{name}-{seed}.{ext}"
 RESERVED = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?")
 LONGEST = 200  # bytes of a file name; most file systems stop at 255
@@ -28,11 +28,16 @@ LONGEST = 200  # bytes of a file name; most file systems stop at 255
 
 @dataclass(frozen=True)
 class Outputs:
-    """Where results go: a template with fields, the file format, and whether files may be replaced."""
+    """Where results go: a template with fields, the file format, whether files may be replaced; what they are.
+
+    `fps`: frames a second of videos, None for the pipeline's own.
+    """
 
     template: str | None = None
     format: str | None = None
     overwrite: bool = False
+    kind: OutputKind = "image"
+    fps: float | None = None
 
 
 def requests(
@@ -48,10 +53,12 @@ def requests(
     if not 0 <= first <= MAX_SEED - count + 1:
         more = f", and --count {count} needs as many" if count > 1 else ""
         raise UsageError(f"--seed {first} is out of range", f"seeds go from 0 to {MAX_SEED}{more}")
-    per_call = int(arguments.get("num_images_per_prompt") or 1)
+    per_call = max(int(arguments.get(name) or 1) for name in PER_CALL)
     paths = _paths(arguments, first, count, per_call, outputs, name, key)
     return [
-        Request(index, first + index, arguments, tuple(next(paths) for _ in range(per_call)), outputs.overwrite)
+        Request(
+            index, first + index, arguments, tuple(next(paths) for _ in range(per_call)), outputs.overwrite, outputs.fps
+        )
         for index in range(count)
     ]
 
@@ -74,8 +81,10 @@ def _paths(
             "ext": extension,
         }
         path = Path(fill(template, values))
-        if path.suffix[1:].lower() not in FORMATS:
-            raise UsageError(f"--output: {path.name} is no name for a picture", "give it a name before the dot")
+        if path.suffix[1:].lower() not in FORMATS[outputs.kind]:
+            raise UsageError(
+                f"--output: {path.name} is no name for a {NOUNS[outputs.kind]}", "give it a name before the dot"
+            )
         free = str(path)
         while free in last or (steps_aside and os.path.lexists(free)):
             last[str(path)] = last.get(str(path), 1) + 1
@@ -90,7 +99,7 @@ def _paths(
 def _check_place(path: Path) -> None:
     """Raises UsageError for a path at which no file can be made: a file in place of a folder, an over-long name."""
     if os.path.isdir(path):
-        raise UsageError(f"--output: {path} is a folder", "end it in / to put pictures into it")
+        raise UsageError(f"--output: {path} is a folder", "end it in / to put files into it")
     if any(len(os.fsencode(part)) > 255 for part in path.parts):
         raise UsageError("--output has a name of more than 255 bytes", "make it shorter, for example {prompt:.40}")
     folder = next(parent for parent in path.absolute().parents if os.path.lexists(parent))
@@ -107,9 +116,13 @@ def _template(outputs: Outputs) -> tuple[str, str]:
     literal, field, _, _ = list(string.Formatter().parse(template))[-1]
     _, dot, ending = literal.rpartition("/")[2].rpartition(".")
     own = ending.lower() if field is None and dot else ""
-    extension = outputs.format or own or "png"
-    if extension not in FORMATS:
-        raise UsageError(f"pictures are not written as .{extension}", "use .png, .jpg or .webp")
+    known = FORMATS[outputs.kind]
+    extension = outputs.format or own or known[0]
+    if extension not in known:
+        raise UsageError(
+            f"{NOUNS[outputs.kind]}s are not written as .{extension}",
+            f"use {' or '.join('.' + name for name in known)}",
+        )
     if own and outputs.format and own != outputs.format:
         raise UsageError(f"--output ends in .{own} but --format is {outputs.format}", "leave one of them out")
     if not own and not template.endswith(".{ext}"):
@@ -168,25 +181,32 @@ def _cut(text: str, size: int) -> str:
     return text.encode(errors="replace")[:size].decode(errors="ignore")
 
 
-def checked(flags: Mapping[str, Flag], arguments: Mapping[str, Any]) -> dict[str, Any]:
+def checked(flags: Mapping[str, Flag], arguments: Mapping[str, Any], *, fit: bool = False) -> dict[str, Any]:
     """Arguments with what is empty left out; every value in its flag's range.
 
-    Raises UsageError for a missing argument, or a value out of range, with the nearest one that is in it.
+    `fit`: take the nearest size or number of frames that the pipeline can make. Raises UsageError for a missing
+    argument, or a value out of range, with the nearest one that is in it.
     """
+    fitted = dict(arguments)
     for name, flag in flags.items():
         option = "--" + name.replace("_", "-")
         value = arguments.get(name, flag.default)
         if flag.required and value in (None, [], ""):
             raise UsageError(f"{option} is missing", f"this pipeline needs it: {flag.help}" if flag.help else "give it")
-        for item in value if isinstance(value, list) else [value]:
+        if fit and flag.multiple_of and isinstance(value, int) and name in arguments:
+            value = fitted[name] = nearest(flag, value)[0]
+        items = value if isinstance(value, list) else [value]
+        if flag.most and len(items) > flag.most and flag.kind in MEDIA_KINDS:
+            raise UsageError(f"{option} is given {len(items)} times", f"this pipeline takes {flag.most} at most")
+        for item in items:
             if isinstance(item, str):
                 _check_text(option, item)
             if isinstance(item, int | float) and not isinstance(item, bool):
                 _check_range(flag, option, item)
         if flag.kind == "json" and name.endswith("_kwargs") and not isinstance(value, dict | None):
             raise UsageError(f"{option} must be a JSON object", """for example '{"scale": 0.8}'""")
-    _check_strength(arguments)
-    return {name: value for name, value in arguments.items() if value not in (None, [])}
+    _check_strength(fitted)
+    return {name: value for name, value in fitted.items() if value not in (None, [])}
 
 
 def _check_text(option: str, text: str) -> None:
@@ -219,6 +239,7 @@ def _check_range(flag: Flag, option: str, value: float) -> None:
             else (f"at least {low:g}" if low is not None else f"at most {high:g}" if high is not None else "a number")
         )
         raise UsageError(f"{option} {value} is out of range", f"give {bounds}")
-    if step and value % step:
-        near = sorted({max(step, int(value // step) * step), (int(value // step) + 1) * step})
-        raise UsageError(f"{option} {value} is no multiple of {step}", f"the nearest: {' or '.join(map(str, near))}")
+    if step and value % step != flag.remainder:
+        near = " or ".join(map(str, sorted(nearest(flag, int(value)))))
+        form = f"not {step}n + {flag.remainder}" if flag.remainder else f"no multiple of {step}"
+        raise UsageError(f"{option} {value} is {form}", f"the nearest: {near}; --fit takes it by itself")

@@ -14,7 +14,7 @@ from . import hub, select
 from .errors import UsageError
 from .files import identity, readable, safetensors_header, weigh
 from .resolve import Context, Resolved, place_of, resolve
-from .specs import BuildSpec, Component, PipelineType, Source, digest
+from .specs import CHECKPOINTS, BuildSpec, Component, PipelineType, Source, digest
 from .store import SHORT, Entry, Store, check_name
 
 FORMAT = 1  # of the manifest: raise it when readers of older ones would misread newer ones
@@ -124,21 +124,23 @@ def _make(
     resolved: Resolved, row: PipelineType, store: Store, name: str, offline: bool, quiet: bool, say: Say
 ) -> Entry:
     """Check what only diffusers can check, fetch, weigh, read the signature, publish."""
-    from .engine import load, place, run, signature
+    from .engine import load, outputs, place, run, signature
 
     place.quiet_libraries()
     spec = resolved.spec
     # The first to list any is the pipeline's own folder; a component adds itself where that does not list it.
     layout = {name: pair for s in reversed(resolved.sources) for name, pair in s.components.items()}
     own, fetched = None, None
-    if spec.trust_remote_code and not (spec.pipeline or row.pipeline) and resolved.sources[0].kind != "file":
+    if spec.trust_remote_code and not (spec.pipeline or row.pipeline) and not resolved.sources[0].single:
         fetched = _fetch(resolved, offline, quiet, say)
         own = load.own_pipeline_class(place_of(fetched["base"]))
     cls = own or load.pipeline_class(resolved.pipeline)
     load.check(asdict(spec), cls, layout)
-    fields = load.output_fields(cls)
-    if not {"images", "image"} & set(fields):
-        raise UsageError(f"{resolved.pipeline} makes no pictures", "this version of diffpipe writes pictures only")
+    fields = outputs.output_fields(cls)
+    kind = outputs.kind_of(fields)
+    if kind is None:
+        made = ", ".join(fields) or "nothing diffpipe knows"
+        raise UsageError(f"{resolved.pipeline} makes no picture, video or sound", f"it returns {made}")
     locations = fetched or _fetch(resolved, offline, quiet, say)
     components = _components(resolved, row, layout, locations)
     manifest = {
@@ -153,7 +155,9 @@ def _make(
         "own_class": own is not None,
         "flags": [flag.to_json() for flag in signature.read_flags(cls, row)],
         "arguments": run.settable(cls),
-        "outputs": fields,
+        "kind": kind,
+        "fps": row.fps or outputs.example_fps(cls),
+        "quirks": sorted(row.quirks),
         "versions": versions(),
     }
     base = resolved.sources[0]
@@ -180,15 +184,14 @@ def _fetch(resolved: Resolved, offline: bool, quiet: bool, say: Say) -> dict[str
             say(f"{source.label} at {source.commit[:7]}: {len(source.files)} files, {readable(total)}")
             repository = hub.Repository(source.label, source.commit, source.files)
             folder = hub.fetch(repository, list(source.files), offline=offline, quiet=quiet)
-            single = source.role.startswith("lora:")
-            locations[source.role] = str(folder / next(iter(source.files)) if single else folder)
+            locations[source.role] = str(folder / next(iter(source.files)) if source.single else folder)
     return locations
 
 
 def file_of(source: Source, location: str, path: str) -> Path:
     """The place of one of a source's files: the location itself where the source is a single file."""
     place = place_of(location)
-    return place if place.is_file() or place.suffix in (".safetensors", ".gguf") else place / path
+    return place if place.is_file() or place.suffix in CHECKPOINTS else place / path
 
 
 def record_sources(sources: tuple[Source, ...], locations: Mapping[str, str], command: list[str]) -> dict[str, Any]:
@@ -207,17 +210,18 @@ def _components(
     sources = {source.role: source for source in resolved.sources}
     base, settings = sources["base"], sources.get("config")
     held: dict[str, list[dict[str, Any]]] = {}
-    if base.kind == "file":
+    if base.single:
         held = _checkpoint_headers(base, locations["base"], layout)
     table = []
     for name, (library, class_name) in layout.items():
         replacement = sources.get(f"component:{name}")
         source = replacement or (base if name in held else settings or base)
-        prefix = "" if replacement and not replacement.subfolder else name + "/"
+        folder = replacement.subfolder if replacement else name
+        prefix = f"{folder}/" if folder else ""
         headers = (None if replacement else held.get(name)) or [
             safetensors_header(file_of(source, locations[source.role], path))
             for path in source.files
-            if path.startswith(prefix) and path.endswith(".safetensors") and (source.kind != "file" or replacement)
+            if path.startswith(prefix) and path.endswith(".safetensors") and (replacement or not source.single)
         ]
         chosen = resolved.spec.scheduler if name == "scheduler" else None
         table.append(Component(name, library, chosen or class_name, source.label, **weigh(headers)))

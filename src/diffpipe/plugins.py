@@ -5,9 +5,12 @@ from __future__ import annotations
 import functools
 import re
 import sys
+from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points
+from typing import Any
 
 from .catalog import BUILTIN
+from .errors import UsageError
 from .specs import PipelineType, Provider
 
 GROUP = "diffpipe.providers"
@@ -29,6 +32,21 @@ def providers() -> dict[str, Provider]:
             continue
         found[provider.name] = provider
     return found
+
+
+def quirks(manifest: Mapping[str, Any]) -> Mapping[str, str]:
+    """The quirks of a pipeline's row, by hook. They are looked up here, since a manifest must not name code to run.
+
+    Raises UsageError where the row is gone that the pipeline was built with.
+    """
+    provider = providers().get(manifest["provider"])
+    row = provider.type(manifest["type"]) if provider else None
+    if row is None and manifest["quirks"]:
+        raise UsageError(
+            f"the provider {manifest['provider']} ({manifest['type']}) is not installed any more",
+            "install the package that it came with",
+        )
+    return row.quirks if row else {}
 
 
 def _load(entry: EntryPoint) -> Provider:

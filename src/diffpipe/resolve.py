@@ -13,6 +13,7 @@ import os
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from importlib.resources import files as package_files
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -20,11 +21,10 @@ from typing import Any
 from . import hub, select
 from .errors import NotFoundError, UsageError
 from .files import DigestCache, safetensors_header
-from .specs import BuildSpec, FileInfo, PipelineType, Source, digest
+from .specs import CHECKPOINTS, BuildSpec, FileInfo, PipelineType, Source, digest
 
 FORMAT = 1  # of the hashed configuration: raise it when the meaning of a section changes
 REPOSITORY = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
-CHECKPOINTS = (".safetensors", ".gguf", ".ckpt", ".pt", ".pth", ".bin")
 ADAPTER = re.compile(r"lora|lokr|loha|hada_|\.diff|\.alpha|dora")  # in the names of an adapter's tensors, in any layout
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 EMBEDDED = "embedded:"
@@ -62,9 +62,10 @@ def resolve(spec: BuildSpec, row: PipelineType, context: Context) -> Resolved:
     found: list[tuple[Source, str]] = []
     base, base_at = _pin_base(spec, context)
     found.append((base, base_at))
-    if base.kind == "file":
-        found.append(_pin_config(spec, row, base_at, context))
+    if base.single:
+        found.append(_pin_config(spec, row, base, base_at, context))
     layout = found[-1][0]
+    spec = replace(spec, components=with_defaults(spec, row, layout))
     for name, source in sorted(spec.components.items()):
         found.append(_pin_component(name, source, spec, context, known=name in layout.components))
     for number, text in enumerate(spec.loras):
@@ -74,6 +75,11 @@ def resolve(spec: BuildSpec, row: PipelineType, context: Context) -> Resolved:
     config = configuration(spec, pipeline, sources)
     locations = {source.role: location for source, location in found}
     return Resolved(spec, pipeline, sources, locations, config, digest(config))
+
+
+def with_defaults(spec: BuildSpec, row: PipelineType, layout: Source) -> dict[str, str]:
+    """The request's replaced components, and the row's for what the model's own folder does not list."""
+    return {n: s for n, s in row.components.items() if n not in layout.components} | dict(spec.components)
 
 
 def configuration(spec: BuildSpec, pipeline: str, sources: Iterable[Source]) -> dict[str, Any]:
@@ -138,6 +144,9 @@ def place_of(location: str) -> Path:
 
 
 def _pin_base(spec: BuildSpec, context: Context) -> tuple[Source, str]:
+    repository, inner = _repository_and_file(spec.model)
+    if inner:
+        return _pin_hub_file("base", repository, inner, spec.revision, context, allow_pickle=spec.allow_pickle)
     kind = source_kind(spec.model)
     if kind == "file":
         if spec.revision:
@@ -148,7 +157,9 @@ def _pin_base(spec: BuildSpec, context: Context) -> tuple[Source, str]:
     return _pin_pipeline("base", spec.model, spec, context)
 
 
-def _pin_config(spec: BuildSpec, row: PipelineType, checkpoint: str, context: Context) -> tuple[Source, str]:
+def _pin_config(
+    spec: BuildSpec, row: PipelineType, base: Source, location: str, context: Context
+) -> tuple[Source, str]:
     """The folder or repository from which a single-file checkpoint takes settings and the parts it does not hold."""
     model = spec.config or (row.repositories[0] if row.repositories else None)
     if model is None:
@@ -156,9 +167,17 @@ def _pin_config(spec: BuildSpec, row: PipelineType, checkpoint: str, context: Co
             "a single-file checkpoint of a custom pipeline does not say what it is",
             "name a folder or repository with the same layout: --config SOURCE",
         )
-    safe = checkpoint.endswith(".safetensors")
-    tensors = safetensors_header(Path(checkpoint)) if safe else select.DENOISER_ONLY
-    return _pin_pipeline("config", model, spec, context, tensors=tensors)
+    return _pin_pipeline("config", model, spec, context, tensors=_tensors_of(base, location, context.offline))
+
+
+def _tensors_of(base: Source, location: str, offline: bool) -> Iterable[str]:
+    """The names of a checkpoint's tensors, where its format lists them."""
+    path = next(iter(base.files))
+    if not path.endswith(".safetensors"):
+        return select.DENOISER_ONLY
+    if base.kind == "hub":
+        return hub.read_header(hub.Repository(base.label, base.commit or "", base.files), path, offline)
+    return safetensors_header(Path(location))
 
 
 def _pin_pipeline(
@@ -195,9 +214,10 @@ def _pin_pipeline(
 
 
 def _pin_component(name: str, text: str, spec: BuildSpec, context: Context, *, known: bool) -> tuple[Source, str]:
-    """Pin a replacement component: NAME/ of a diffusers folder, or the root of a folder that holds it alone.
+    """Pin a replacement component: NAME/ of a diffusers folder, the root of a folder that holds it alone, or a file.
 
-    Its class is the one that the pipeline's own folder names; where that names none (not `known`), the one named here.
+    On the hub, owner/name/FOLDER says which folder. The component's class is the one that the pipeline's own folder
+    names; where that names none (not `known`), the one named here.
     """
     role = f"component:{name}"
     if role in context.pins:
@@ -205,23 +225,30 @@ def _pin_component(name: str, text: str, spec: BuildSpec, context: Context, *, k
     source, _, revision = (
         text.rpartition("@") if "@" in text and not Path(text).expanduser().exists() else (text, "", "")
     )
-    kind = source_kind(source)
+    repository, inner = _repository_and_file(source)
+    if inner.endswith(CHECKPOINTS):
+        return _pin_hub_file(role, repository, inner, revision or None, context, allow_pickle=spec.allow_pickle)
+    kind, source = ("hub", repository) if inner else (source_kind(source), source)
     if kind == "file":
         return _pin_file(role, source, context, allow_pickle=spec.allow_pickle)
     commit, names, read = _listing(kind, source, revision or None, context)
-    inside = [path.removeprefix(name + "/") for path in names if path.startswith(name + "/")]
-    chosen = select.model_files(inside or names, variant=spec.variant, allow_pickle=spec.allow_pickle)
-    if not chosen or (not inside and "model_index.json" in names):  # a pipeline without such a part
-        raise NotFoundError(f"{source} holds no component {name}", "check the source, or the name of the component")
-    subfolder = name if inside else ""
-    chosen = [f"{name}/{path}" for path in chosen] if inside else chosen
+    folder = inner.rstrip("/") or name
+    inside = [path.removeprefix(folder + "/") for path in names if path.startswith(folder + "/")]
+    at_root = not inside and not inner and "model_index.json" not in names
+    chosen = select.model_files(names if at_root else inside, variant=spec.variant, allow_pickle=spec.allow_pickle)
+    if not chosen:  # a pipeline without such a part
+        raise NotFoundError(f"{text} holds no component {name}", "check the source, or the name of the component")
+    subfolder = "" if at_root else folder
+    chosen = chosen if at_root else [f"{folder}/{path}" for path in chosen]
     pinned, location = _source(
         role, kind, source, commit, chosen, names, context, variant=spec.variant, subfolder=subfolder
     )
-    return replace(pinned, components={} if known else _class_named(name, names, read)), location
+    return replace(pinned, components={} if known else _class_named(name, subfolder, names, read)), location
 
 
-def _class_named(name: str, names: Collection[str], read: Callable[[str], str]) -> dict[str, tuple[str, str]]:
+def _class_named(
+    name: str, subfolder: str, names: Collection[str], read: Callable[[str], str]
+) -> dict[str, tuple[str, str]]:
     """{name: (library, class)} as a component's own files say it; {} where they do not."""
 
     def settings(path: str) -> dict[str, Any]:
@@ -231,10 +258,12 @@ def _class_named(name: str, names: Collection[str], read: Callable[[str], str]) 
             return {}
         return value if isinstance(value, dict) else {}
 
-    listed = select.components_of(settings("model_index.json")).get(name)
-    config, tokenizer = settings("config.json"), settings("tokenizer_config.json")
+    prefix = f"{subfolder}/" if subfolder else ""
+    listed = select.components_of(settings("model_index.json")).get(subfolder or name)
+    config, tokenizer = settings(prefix + "config.json"), settings(prefix + "tokenizer_config.json")
     told = (
         ["diffusers", config.get("_class_name")],
+        ["diffusers", settings(prefix + "scheduler_config.json").get("_class_name")],
         ["transformers", next(iter(config.get("architectures") or []), None)],
         ["transformers", tokenizer.get("tokenizer_class")],
     )
@@ -309,6 +338,22 @@ def _pin_file(role: str, text: str, context: Context, *, allow_pickle: bool = Fa
     if path.suffix == ".safetensors":
         safetensors_header(path)
     return _source(role, "file", text, None, [path.name], {path.name: None}, context, parent=path.parent)
+
+
+def _pin_hub_file(
+    role: str, repository: str, path: str, revision: str | None, context: Context, *, allow_pickle: bool
+) -> tuple[Source, str]:
+    """Pin one file of a repository: owner/name/FILE."""
+    if role in context.pins:
+        return context.pins[role], ""
+    _check_suffix(path, allow_pickle)
+    commit, names, _read = _listing("hub", repository, revision, context)
+    if path not in names:
+        near = get_close_matches(path, [name for name in names if name.endswith(CHECKPOINTS)], n=3, cutoff=0.3)
+        raise NotFoundError(
+            f"{repository} has no file {path}", f"did you mean {' or '.join(near)}?" if near else "check the name"
+        )
+    return _source(role, "hub", repository, commit, [path], names, context)
 
 
 def _check_suffix(name: str, allow_pickle: bool) -> None:

@@ -11,6 +11,15 @@ from typing import Any, Literal
 FlagKind = Literal["text", "integer", "number", "boolean", "choice", "image", "mask", "video", "audio", "json"]
 OutputKind = Literal["image", "video", "audio"]
 MEDIA_KINDS = frozenset({"image", "mask", "video", "audio"})
+# By kind of output, the default first; "frames" is a folder of pictures.
+FORMATS: Mapping[OutputKind, tuple[str, ...]] = {
+    "image": ("png", "jpg", "jpeg", "webp"),
+    "video": ("mp4", "webm", "gif", "frames"),
+    "audio": ("wav", "flac"),
+}
+NOUNS: Mapping[OutputKind, str] = {"image": "picture", "video": "video", "audio": "sound"}
+FRAME_RATES = ("frame_rate", "fps")  # call arguments that say how fast the video is meant to play
+CHECKPOINTS = (".safetensors", ".gguf", ".ckpt", ".pt", ".pth", ".bin")  # the endings of single-file weights
 
 
 def canonical_json(value: Any) -> str:
@@ -28,9 +37,11 @@ def digest(value: Any) -> str:
 class Flag:
     """One call argument of a pipeline as a command-line flag.
 
-    `many`: the flag may be repeated (the argument takes a list). `scalar`: a single value is passed bare, not as a list
-    of one. `default` is None where the signature has None or nothing. `minimum`, `maximum` are inclusive; `multiple_of`
-    is in the argument's own unit (pixels for width and height).
+    `many`: the flag may be repeated (the argument takes a list). `scalar`: a single value is passed bare, not in a list
+    of one. `default` is None where the signature has None or nothing. `minimum`, `maximum` are inclusive;
+    `multiple_of` is in the argument's own unit (pixels for width and height), and `remainder` what is left over (1 for
+    8n + 1 frames). `most`: how many values, or frames of a video, are taken. `mode`: the Pillow mode that a picture is
+    read in ("" for RGB, L for masks).
     """
 
     name: str
@@ -43,6 +54,9 @@ class Flag:
     minimum: float | None = None
     maximum: float | None = None
     multiple_of: int | None = None
+    remainder: int = 0
+    most: int | None = None
+    mode: str = ""
     choices: tuple[str, ...] = ()
 
     @classmethod
@@ -55,12 +69,27 @@ class Flag:
         return {k: v for k, v in asdict(self).items() if k in ("name", "kind") or v != getattr(blank, k)}
 
 
+def nearest(flag: Flag, value: int) -> list[int]:
+    """The one or two numbers nearest to a value that are in the flag's steps and range, the nearest first."""
+    step = flag.multiple_of or 1
+    below = (value - flag.remainder) // step * step + flag.remainder
+    low = max(flag.minimum or 0, flag.remainder or step)
+    fitting = {n for n in (below, below + step) if n >= low and (flag.maximum is None or n <= flag.maximum)}
+    return sorted(fitting, key=lambda n: (abs(n - value), n)) or [int(low)]
+
+
 @dataclass(frozen=True)
 class PipelineType:
     """A row of the catalogue: one way to use a provider's models.
 
     `pipeline` is the diffusers class ("" for custom: the folder's own). `defaults` override the signature's; `flags`
-    holds fields of Flag to override by argument name, e.g. {"width": {"multiple_of": 16}}.
+    holds fields of Flag to override by argument name, e.g. {"width": {"multiple_of": 16}}. `components`: where a part
+    comes from that the model's own folder does not have (a ControlNet, a prior): a source as --component takes it.
+    `fps`: frames a second of a video, where the call has no argument for them. `quirks`: what rows cannot say, as
+    "module:function" by hook:
+
+    - load(pipe): after loading, before the pipeline is placed on its device;
+    - call(pipe, arguments) -> output: in place of pipe(**arguments).
     """
 
     name: str
@@ -69,6 +98,10 @@ class PipelineType:
     dtype: str = "bfloat16"
     defaults: Mapping[str, Any] = field(default_factory=dict)
     flags: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    components: Mapping[str, str] = field(default_factory=dict)
+    fps: float | None = None
+    quirks: Mapping[str, str] = field(default_factory=dict)
+    legacy: bool = False
     notes: str = ""
 
 
@@ -139,6 +172,11 @@ class Source:
     pipeline: str = ""
     components: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
+    @property
+    def single(self) -> bool:
+        """Whether it is one file that is loaded by itself: a checkpoint or an adapter."""
+        return len(self.files) == 1 and next(iter(self.files)).endswith(CHECKPOINTS)
+
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Source:
         files = {path: FileInfo(**info) for path, info in data["files"].items()}
@@ -167,7 +205,7 @@ class Component:
 class Request:
     """One item to generate: call arguments by name (media as paths), a seed, and where its pictures go.
 
-    `overwrite`: whether files there may be replaced.
+    `overwrite`: whether files there may be replaced. `fps`: frames a second of a video, None for the pipeline's own.
     """
 
     index: int
@@ -175,6 +213,7 @@ class Request:
     arguments: Mapping[str, Any]
     paths: tuple[str, ...] = ()
     overwrite: bool = False
+    fps: float | None = None
 
 
 @dataclass(frozen=True)

@@ -138,6 +138,13 @@ CLASS = option(
 )  # fmt: skip
 
 
+CONTROLNET = option(
+    "controlnet", str | None, None,
+    "The ControlNet of the controlnet types: repository or folder. Short for --component controlnet=SOURCE.",
+    panel=MODEL, metavar="SOURCE[@REVISION]",
+)  # fmt: skip
+
+
 def parameters(provider: Provider) -> list[inspect.Parameter]:
     """The options of `build PROVIDER`."""
     first = provider.types[0]
@@ -149,6 +156,7 @@ def parameters(provider: Provider) -> list[inspect.Parameter]:
         *([CLASS] if any(not row.pipeline for row in provider.types) else []),
         option("model", str | None, None, model, panel=MODEL, metavar="SOURCE"),
         *SOURCES,
+        *([CONTROLNET] if any("controlnet" in row.components or not row.pipeline for row in provider.types) else []),
         option("dtype", DTYPES, first.dtype, "Number format of the weights.", panel=MODEL),
         *COMMON,
     ]
@@ -216,7 +224,7 @@ def spec_of(provider: Provider, values: Mapping[str, Any]) -> tuple[BuildSpec, P
         revision=values["revision"],
         variant=values["variant"],
         config=values["config"],
-        components=dict(sorted(_component(text) for text in values["component"] or [])),
+        components=_components_of(values),
         loras=tuple(values["lora"] or []),
         scheduler=values["scheduler"],
         scheduler_config=settings,
@@ -226,6 +234,13 @@ def spec_of(provider: Provider, values: Mapping[str, Any]) -> tuple[BuildSpec, P
         trust_remote_code=values["trust_remote_code"],
     )
     return spec, row
+
+
+def _components_of(values: Mapping[str, Any]) -> dict[str, str]:
+    named = [_component(text) for text in values["component"] or []]
+    if values.get("controlnet"):
+        named.append(("controlnet", values["controlnet"]))
+    return dict(sorted(named))
 
 
 def _component(text: str) -> tuple[str, str]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from difflib import get_close_matches
 from typing import Any, Literal
 
 from ..errors import UsageError
-from ..specs import MEDIA_KINDS, Flag
+from ..specs import FORMATS, FRAME_RATES, MEDIA_KINDS, NOUNS, Flag, OutputKind
 from ..store import SHORT, Entry, Store
 from . import output, tree
 from .flags import arguments, option, option_name, parameter, parse_json, reporting, with_parameters
@@ -18,7 +19,7 @@ CALL, RUN = "Call arguments", "Run options"
 
 
 def make() -> Any:
-    return tree.group("generate", "Make pictures with a built pipeline.", _rows, _make)
+    return tree.group("generate", "Make pictures, video or sound with a built pipeline.", _rows, _make)
 
 
 def _rows() -> dict[str, str]:
@@ -35,39 +36,60 @@ def _make(reference: str) -> Any:
     entry = store.find(reference)
     manifest = entry.manifest()
     flags = [Flag.from_json(flag) for flag in manifest["flags"]]
-    taken = {option.name for option in OPTIONS}
+    own = options(manifest["kind"], {flag.name for flag in flags})
+    taken = {option.name for option in own}
     shown = [flag for flag in flags if flag.name not in taken]
 
     def function(**values: Any) -> None:
         _generate(reference, entry, manifest, shown, values)
 
     text = f"{manifest['pipeline']} ({manifest['provider']}, {manifest['type']}), {entry.key[:SHORT]}."
-    command = with_parameters(function, [*(parameter(flag, CALL) for flag in shown), *OPTIONS])
+    command = with_parameters(function, [*(parameter(flag, CALL) for flag in shown), *own])
     return tree.command(reference, command, text)
 
 
-OPTIONS = [
-    option(
-        "output", str | None, None,
-        "Where the pictures go: a path with fields {name} {key} {id} {index} {seed} {prompt} {ext}, or a folder ending "
-        "in /. Default: {name}-{seed}.{ext}", "--output", "-o", panel=RUN, metavar="TEMPLATE",
-    ),
-    option(
-        "format", Literal["png", "jpg", "webp"] | None, None,
-        "File format. Default: by the output's ending, else png.", panel=RUN,
-    ),
-    option(
-        "seed", int | None, None,
-        "Seed of the first picture; the next ones count up. Default: a fresh random one.", panel=RUN, metavar="INTEGER",
-    ),
-    option("count", int, 1, "How many pictures to make, each with its own seed.", panel=RUN, metavar="INTEGER", min=1),
-    option(
-        "set", list[str] | None, None,
-        "Pass a call argument that has no flag. May be repeated.", panel=RUN, metavar="KEY=JSON",
-    ),
-    option("overwrite", bool, False, "Replace files that exist.", "--overwrite", panel=RUN),
-    *reporting(RUN, "Print a JSON object a picture instead of its path."),
-]  # fmt: skip
+def options(kind: OutputKind, arguments: Collection[str] = ()) -> list[inspect.Parameter]:
+    """The run options of a pipeline that makes this kind of output and takes these call arguments."""
+    formats, noun = FORMATS[kind], NOUNS[kind]
+    return [
+        option(
+            "output", str | None, None,
+            f"Where the {noun}s go: a path with fields {{name}} {{key}} {{id}} {{index}} {{seed}} {{prompt}} {{ext}}, "
+            "or a folder ending in /. Default: {name}-{seed}.{ext}", "--output", "-o", panel=RUN, metavar="TEMPLATE",
+        ),
+        option(
+            "format", Literal[formats] | None, None,
+            f"File format. Default: by the output's ending, else {formats[0]}."
+            + (" frames: a folder of pictures." if kind == "video" else ""), panel=RUN,
+        ),
+        *([FPS] if kind == "video" and not set(FRAME_RATES) & set(arguments) else []),
+        option(
+            "seed", int | None, None,
+            f"Seed of the first {noun}; the next ones count up. Default: a fresh random one.", panel=RUN,
+            metavar="INTEGER",
+        ),
+        option(
+            "count", int, 1, f"How many {noun}s to make, each with its own seed.", panel=RUN, metavar="INTEGER", min=1,
+        ),
+        option(
+            "set", list[str] | None, None,
+            "Pass a call argument that has no flag. May be repeated.", panel=RUN, metavar="KEY=JSON",
+        ),
+        option(
+            "fit", bool, False,
+            "Take the nearest size or number of frames that the pipeline can make, and crop pictures to it.", "--fit",
+            panel=RUN,
+        ),
+        option("overwrite", bool, False, "Replace files that exist.", "--overwrite", panel=RUN),
+        *reporting(RUN, f"Print a JSON object a {noun} instead of its path."),
+    ]  # fmt: skip
+
+
+FPS = option(
+    "fps", float | None, None,
+    "Frames a second of the video file. Default: what the pipeline is told, or made for.", panel=RUN, metavar="NUMBER",
+    min=0.1, max=240,
+)  # fmt: skip
 
 
 def _generate(
@@ -80,13 +102,13 @@ def _generate(
 
     by_name = {flag.name: flag for flag in flags}
     called = arguments(flags, values) | _set(values["set"] or [], by_name, manifest)
-    called = checked(by_name, called)
+    called = checked(by_name, called, fit=values["fit"])
     _check_files(by_name, called)
     planned = requests(
         called,
         values["seed"],
         values["count"],
-        Outputs(values["output"], values["format"], values["overwrite"]),
+        Outputs(values["output"], values["format"], values["overwrite"], manifest["kind"], values.get("fps")),
         reference,
         entry.key,
     )
@@ -97,7 +119,7 @@ def _generate(
     from ..engine.run import read_media
     from ..runners import local
 
-    media = read_media(by_name, called)
+    media = read_media(by_name, called, fit=values["fit"])
     with suppress(OSError):  # a cache that may only be read serves as well
         entry.touch()
     if values["seed"] is None:
@@ -168,7 +190,7 @@ def _check_files(flags: Mapping[str, Flag], called: Mapping[str, Any]) -> None:
         for path in called[name] if isinstance(called[name], list) else [called[name]]:
             if not os.path.exists(path):
                 raise UsageError(f"{option_name(flag)}: there is no file {path}", "check the path")
-            if os.path.isdir(path):
+            if os.path.isdir(path) and flag.kind != "video":
                 raise UsageError(f"{option_name(flag)}: {path} is a folder", "name a file in it")
         if "ip_adapter" in name:
             raise UsageError(

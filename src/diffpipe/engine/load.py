@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
 import json
 import logging
-import re
+import sys
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -17,6 +18,8 @@ from ..specs import Source, digest
 from .place import choose_device, out_of_memory
 
 log = logging.getLogger("diffpipe.engine")
+
+NO_QUIRKS: Mapping[str, str] = {}
 
 
 def pipeline_class(name: str) -> type:
@@ -62,17 +65,32 @@ def component_class(library: str, name: str) -> Any:
 
     Raises UsageError for any other place, or a class that is not there.
     """
-    modules = [library] if library in ("diffusers", "transformers") else [f"diffusers.pipelines.{library}"]
-    for module in modules:
-        try:
-            found = getattr(importlib.import_module(module), name)
-        except (ImportError, AttributeError):
-            continue
-        if isinstance(found, type):
-            return found
+    register_deprecated(library)
+    module = library if library in ("diffusers", "transformers") else f"diffusers.pipelines.{library}"
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError):
+        found = None
+    if isinstance(found, type):
+        return found
     raise UsageError(
         f"there is no {name} in {library}", "install the versions of diffusers and transformers that have it"
     )
+
+
+def register_deprecated(library: str) -> None:
+    """Let diffusers find a pipeline module that it moved to pipelines/deprecated, where folders name it as before.
+
+    from_pretrained looks such modules up as attributes of diffusers.pipelines, and as modules of that name.
+    """
+    import diffusers.pipelines as pipelines
+
+    moved = f"diffusers.pipelines.deprecated.{library}"
+    if hasattr(pipelines, library) or not library.isidentifier() or not importlib.util.find_spec(moved):
+        return
+    module = importlib.import_module(moved)
+    setattr(pipelines, library, module)
+    sys.modules[f"diffusers.pipelines.{library}"] = module
 
 
 def scheduler_class(name: str) -> Any:
@@ -167,22 +185,19 @@ def pipeline_parts(pipeline: type) -> tuple[set[str], set[str]]:
     return names, optional
 
 
-def output_fields(pipeline: type) -> list[str]:
-    """The fields of what `__call__` returns ("images", "frames", "audios", …), read from its return statement."""
-    source = inspect.getsource(pipeline.__call__)  # type: ignore[attr-defined]
-    module = inspect.getmodule(pipeline.__call__)  # type: ignore[attr-defined]
-    for name in reversed(re.findall(r"return (\w+)\(", source)):
-        fields = getattr(getattr(module, name, None), "__dataclass_fields__", None)
-        if fields:
-            return list(fields)
-    return []
+def hook(name: str) -> Any:
+    """The function that a row of the catalogue names as "module:function"."""
+    module, _, function = name.partition(":")
+    return getattr(importlib.import_module(module), function)
 
 
-def load(manifest: Mapping[str, Any], locations: Mapping[str, Path], device: str) -> Any:
+def load(
+    manifest: Mapping[str, Any], locations: Mapping[str, Path], device: str, quirks: Mapping[str, str] = NO_QUIRKS
+) -> Any:
     """The pipeline of a manifest, on its device.
 
-    `locations`: role -> folder or file. Raises CacheError if the weights do not make the pipeline, or if the manifest's
-    configuration is not the one that its key stands for.
+    `locations`: role -> folder or file. `quirks`: those of its row in the catalogue. Raises CacheError if the weights
+    do not make the pipeline, or if the manifest's configuration is not the one that its key stands for.
     """
     import torch
 
@@ -196,6 +211,8 @@ def load(manifest: Mapping[str, Any], locations: Mapping[str, Path], device: str
     dtype = getattr(torch, config["dtype"])
     own = own_pipeline_class(locations["base"]) if manifest["own_class"] and config["trust"]["remote_code"] else None
     cls = own or pipeline_class(manifest["pipeline"])
+    for part in manifest["components"]:
+        register_deprecated(part["library"])
     try:
         parts = {
             role.removeprefix("component:"): _load_component(source, locations, manifest, dtype)
@@ -207,6 +224,8 @@ def load(manifest: Mapping[str, Any], locations: Mapping[str, Path], device: str
         adapters = [(locations[role], source) for role, source in sources.items() if role.startswith("lora:")]
         fuse_loras(pipe, adapters, pickle=config["trust"]["pickle"])
         pipe.set_progress_bar_config(disable=True)
+        if "load" in quirks:
+            hook(quirks["load"])(pipe)
         return pipe.to(device)
     except DiffpipeError:
         raise
@@ -236,7 +255,7 @@ def _load_base(
     trust: Any,
 ) -> Any:
     base = sources["base"]
-    if base.kind != "file":
+    if not base.single:
         return cls.from_pretrained(
             locations["base"],
             dtype=dtype,
@@ -263,17 +282,25 @@ def _load_checkpoint(
     if "vae" in held and any(name.startswith("text_encoder") for name in held):
         missing = {name: None for name in pipeline_parts(cls)[1] if name not in layout.components}
         return cls.from_single_file(str(checkpoint), config=str(config), **missing, **options, **parts)
-    if checkpoint.suffix == ".gguf":
-        from diffusers import GGUFQuantizationConfig
-
-        options["quantization_config"] = GGUFQuantizationConfig(compute_dtype=dtype)
     for name in held - set(parts):
         part = component_class(*layout.components[name])
-        parts[name] = part.from_single_file(str(checkpoint), config=str(config), subfolder=name, **options)
+        parts[name] = _load_single_file(part, name, checkpoint, config, dtype)
     safe = None if pickle else True
     return cls.from_pretrained(
         config, dtype=dtype, variant=layout.variant, use_safetensors=safe, local_files_only=True, **parts
     )
+
+
+def _load_single_file(cls: Any, name: str, checkpoint: Path, config: Path, dtype: Any) -> Any:
+    """A component from a single file; its settings are those of NAME/ in the folder `config`."""
+    if not hasattr(cls, "from_single_file"):
+        raise UsageError(f"{cls.__name__} cannot be loaded from a single file", f"give a folder for {name}")
+    options: dict[str, Any] = {"dtype": dtype, "local_files_only": True}
+    if checkpoint.suffix == ".gguf":
+        from diffusers import GGUFQuantizationConfig
+
+        options["quantization_config"] = GGUFQuantizationConfig(compute_dtype=dtype)
+    return cls.from_single_file(str(checkpoint), config=str(config), subfolder=name, **options)
 
 
 def _load_component(source: Source, locations: Mapping[str, Path], manifest: Mapping[str, Any], dtype: Any) -> Any:
@@ -285,11 +312,8 @@ def _load_component(source: Source, locations: Mapping[str, Path], manifest: Map
     name = source.role.removeprefix("component:")
     part = next(component for component in manifest["components"] if component["name"] == name)
     cls = component_class(part["library"], part["class_name"])
-    if source.kind == "file":
-        if not hasattr(cls, "from_single_file"):
-            raise UsageError(f"{cls.__name__} cannot be loaded from a single file", f"give a folder for {name}")
-        settings = str(locations.get("config", locations["base"]))
-        return cls.from_single_file(str(location), config=settings, subfolder=name, dtype=dtype, local_files_only=True)
+    if source.single:
+        return _load_single_file(cls, name, location, locations.get("config", locations["base"]), dtype)
     options: dict[str, Any] = {"local_files_only": True}
     if source.subfolder:
         options["subfolder"] = source.subfolder

@@ -67,6 +67,8 @@ def out_of_memory(error: BaseException) -> bool:
 
 def quiet_libraries() -> None:
     """Keep the libraries' progress bars and advice off stderr; real warnings go to the log."""
+    logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)  # torchao's import, which diffusers does if it can
+
     import diffusers
     import transformers
 

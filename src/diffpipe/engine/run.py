@@ -7,18 +7,22 @@ import inspect
 import logging
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from ..errors import DiffpipeError, Exit, UsageError
-from ..specs import Artifact, Flag, Request
+from ..specs import FRAME_RATES, MEDIA_KINDS, Artifact, Flag, OutputKind, Request, nearest
+from . import media, outputs
 from .load import first_line
-from .media import read_image, write_image
 from .place import out_of_memory
 from .signature import tuple_arguments
 
 log = logging.getLogger("diffpipe.engine")
+
+DEFAULT_FPS = 10.0  # diffusers' export_to_video
 
 OnStep = Callable[[int, int], None]  # steps done, steps in all
 
@@ -38,54 +42,105 @@ def settable(pipeline: type) -> list[str]:
     return [name for name in names if name not in OWN and not TENSORS.fullmatch(name)]
 
 
-def read_media(flags: Mapping[str, Flag], arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments with picture and mask paths replaced by the pictures. Raises UsageError for what cannot be read."""
-    read: dict[str, Any] = {}
-    for name, value in arguments.items():
-        kind = flags[name].kind if name in flags else "json"
-        if kind in ("image", "mask"):
-            option = "--" + name.replace("_", "-")
-            pictures = [
-                read_image(Path(path), mask=kind == "mask", option=option)
-                for path in (value if isinstance(value, list) else [value])
-            ]
-            read[name] = pictures if isinstance(value, list) else pictures[0]
-        else:
-            read[name] = value
+def read_media(flags: Mapping[str, Flag], arguments: Mapping[str, Any], *, fit: bool = False) -> dict[str, Any]:
+    """Arguments with paths of media replaced by what is in the files: pictures, lists of frames, sounds.
+
+    `fit`: crop pictures to the width and height that are asked for, or to the nearest the pipeline can make. Raises
+    UsageError for what cannot be read, or does not go together.
+    """
+    read = dict(arguments)
+    for name, flag in flags.items():
+        if flag.kind in MEDIA_KINDS and name in arguments:
+            value = arguments[name]
+            many = [_read(flag, Path(path)) for path in (value if isinstance(value, list) else [value])]
+            read[name] = many if isinstance(value, list) else many[0]
+    if fit:
+        _fit(flags, read)
     _check_sizes(flags, read)
     return read
 
 
-def _check_sizes(flags: Mapping[str, Flag], arguments: Mapping[str, Any]) -> None:
-    """A mask must be as large as its picture: pipelines stretch it silently otherwise."""
-    picture: Any = arguments.get("image")
+def _read(flag: Flag, path: Path) -> Any:
+    option = "--" + flag.name.replace("_", "-")
+    if flag.kind == "audio":
+        return media.read_audio(path, option=option)
+    if flag.kind == "video":
+        frames = media.read_video(path, mask="mask" in flag.name, option=option).frames
+        if flag.most and len(frames) > flag.most:
+            raise UsageError(f"{option} has {len(frames)} frames", f"this pipeline takes {flag.most} at most: cut it")
+        return frames
+    return media.read_image(path, mask=flag.kind == "mask", mode=flag.mode or "RGB", option=option)
+
+
+def _pictures(flags: Mapping[str, Flag], arguments: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Every picture and frame among the arguments, with the name of its argument."""
     for name, value in arguments.items():
-        mask = name in flags and flags[name].kind == "mask" and hasattr(value, "size")
-        if mask and hasattr(picture, "size") and value.size != picture.size:
+        if name in flags and flags[name].kind in ("image", "mask", "video"):
+            for picture in value if isinstance(value, list) else [value]:
+                yield name, picture
+
+
+def _fit(flags: Mapping[str, Flag], arguments: dict[str, Any]) -> None:
+    """Crop every picture about its middle to the size that is made: what is asked for, else near that of the first."""
+    from PIL import Image, ImageOps
+
+    first = next((picture for _, picture in _pictures(flags, arguments)), None)
+    if first is None:
+        return
+    sides = {"width": first.width, "height": first.height}
+    width, height = (
+        arguments.get(side) or (nearest(flags[side], pixels)[0] if side in flags else pixels // 8 * 8)
+        for side, pixels in sides.items()
+    )
+
+    def fitted(picture: Any) -> Any:
+        return ImageOps.fit(picture, (width, height), Image.Resampling.LANCZOS)
+
+    for name in {name for name, _ in _pictures(flags, arguments)}:
+        value = arguments[name]
+        arguments[name] = [fitted(picture) for picture in value] if isinstance(value, list) else fitted(value)
+
+
+def _check_sizes(flags: Mapping[str, Flag], arguments: Mapping[str, Any]) -> None:
+    """A mask must be as large as its picture, and as long as its video: pipelines stretch or cut it silently."""
+    for name, value in arguments.items():
+        of = "video" if isinstance(value, list) else "image"
+        whole = arguments.get(of)
+        if name not in flags or "mask" not in name or flags[name].kind not in ("mask", "video") or not whole:
+            continue
+        option = f"--{name.replace('_', '-')}"
+        if isinstance(value, list) and isinstance(whole, list) and len(value) != len(whole):
+            raise UsageError(f"{option} has {len(value)} frames but --{of} has {len(whole)}", "make them equally long")
+        mask, picture = (item[0] if isinstance(item, list) else item for item in (value, whole))
+        if mask.size != picture.size:
             raise UsageError(
-                f"--{name.replace('_', '-')} is {value.size[0]} x {value.size[1]} but --image is "
-                f"{picture.size[0]} x {picture.size[1]}",
-                "make the mask the size of the picture",
+                f"{option} is {mask.size[0]} x {mask.size[1]} but --{of} is {picture.size[0]} x {picture.size[1]}",
+                f"make the mask the size of the {'video' if of == 'video' else 'picture'}, or pass --fit",
             )
 
 
-def run(pipe: Any, request: Request, arguments: Mapping[str, Any], on_step: OnStep) -> list[Artifact]:
+def run(
+    pipe: Any, manifest: Mapping[str, Any], request: Request, arguments: Mapping[str, Any], on_step: OnStep, call: Any
+) -> list[Artifact]:
     """Call the pipeline once and write what it makes to the request's paths, in order.
 
-    The generator lives on the CPU, so a seed means the same noise on every device. Raises DiffpipeError for a failing
-    call, with exit code 5 when memory ran out.
+    `call`: the row's own way to call it, or None. The generator lives on the CPU, so a seed means the same noise on
+    every device. Raises DiffpipeError for a failing call, with exit code 5 when memory ran out.
     """
     import torch
 
     started = time.perf_counter()
     tuples = tuple_arguments(type(pipe))
-    call = {
-        **{name: tuple(value) if name in tuples else value for name, value in arguments.items()},
+    called = {
+        **outputs.output_arguments(type(pipe)),
+        **{name: tuple(value) if name in tuples else _tensor(pipe, value) for name, value in arguments.items()},
         "generator": torch.Generator("cpu").manual_seed(request.seed),
         **_callback(pipe, arguments, on_step),
     }
     try:
-        output = pipe(**call)
+        output = call(pipe, called) if call else pipe(**called)
+    except DiffpipeError:
+        raise
     except Exception as error:  # pipelines raise whatever an argument they did not expect leads to
         if out_of_memory(error):
             raise DiffpipeError(
@@ -96,11 +151,53 @@ def run(pipe: Any, request: Request, arguments: Mapping[str, Any], on_step: OnSt
             "check the arguments (--help lists them); --traceback shows where it failed",
         ) from error
     seconds = time.perf_counter() - started
-    pictures = [keep_unmasked(picture, arguments) for picture in pictures_of(output)]
+    results = results_of(pipe, output, manifest, request, arguments)
     return [
-        _write(picture, path, request, seconds)
-        for picture, path in zip(pictures, numbered(request.paths, len(pictures)), strict=True)
+        _write(result, path, request, seconds)
+        for result, path in zip(results, numbered(request.paths, results), strict=True)
     ]
+
+
+def _tensor(pipe: Any, value: Any) -> Any:
+    """A sound as the tensor (channels, samples) that pipelines take, at the pipeline's own rate; all else as it is."""
+    if not hasattr(value, "samples"):
+        return value
+    import torch
+
+    return torch.from_numpy(media.resample(value, outputs.sound_rate(pipe) or value.rate).samples)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one file will hold: a picture, or a video's frames with its sound, or a sound. `role`: "mask" for extras."""
+
+    kind: OutputKind
+    content: Any
+    fps: float = 0.0
+    sound: Any = None
+    role: str = ""
+
+
+def results_of(
+    pipe: Any, output: Any, manifest: Mapping[str, Any], request: Request, arguments: Mapping[str, Any]
+) -> list[Result]:
+    """Everything a call made, the main results first. Raises DiffpipeError where there is nothing."""
+    if manifest["kind"] == "audio":
+        return [Result("audio", sound) for sound in outputs.sound_of(pipe, output)]
+    if manifest["kind"] == "video":
+        videos, sounds = outputs.frames_of(output), outputs.sound_of(pipe, output)
+        fps = frame_rate(manifest, request, arguments)
+        return [Result("video", v, fps, s) for v, s in zip_longest(videos, sounds[: len(videos)])]
+    pictures = [keep_unmasked(picture, arguments) for picture in outputs.images_of(pipe, output)]
+    return [Result("image", picture) for picture in pictures] + [
+        Result("image", mask, role="mask") for mask in getattr(output, "mask_image", None) or []
+    ]
+
+
+def frame_rate(manifest: Mapping[str, Any], request: Request, arguments: Mapping[str, Any]) -> float:
+    """Frames a second of a video: what was asked for, else what the call was told, else what the row or class says."""
+    told = [request.fps, *(arguments.get(name) for name in FRAME_RATES), manifest.get("fps")]
+    return float(next((rate for rate in told if rate), DEFAULT_FPS))
 
 
 def keep_unmasked(picture: Any, arguments: Mapping[str, Any]) -> Any:
@@ -117,29 +214,28 @@ def keep_unmasked(picture: Any, arguments: Mapping[str, Any]) -> Any:
     return Image.composite(picture.convert("RGB"), source.resize(size, Image.Resampling.LANCZOS), mask.resize(size))
 
 
-def numbered(paths: Sequence[str], count: int) -> list[str]:
-    """As many paths as there are pictures: where there are more than planned, -2, -3, … after the last."""
+def numbered(paths: Sequence[str], results: Sequence[Result]) -> list[str]:
+    """A path for each result: where there are more than planned, -2, -3, … after the last; extras by their role."""
     last = Path(paths[-1])
-    suffixes = range(2, count - len(paths) + 2)
+    main = [result for result in results if not result.role]
+    suffixes = range(2, len(main) - len(paths) + 2)
     more = [str(last.with_name(f"{last.stem}-{suffix}{last.suffix}")) for suffix in suffixes]
-    return [*paths, *more][:count]
+    first = Path(paths[0])
+    extras = [result.role for result in results if result.role]
+    numbers = [extras[:place].count(role) for place, role in enumerate(extras, 1)]
+    marks = [role if number == 1 else f"{role}-{number}" for role, number in zip(extras, numbers, strict=True)]
+    return [*paths, *more][: len(main)] + [str(first.with_name(f"{first.stem}-{mark}{first.suffix}")) for mark in marks]
 
 
-def pictures_of(output: Any) -> list[Any]:
-    """The PIL images of a pipeline's output. Raises DiffpipeError where it made no pictures."""
-    images = getattr(output, "images", None)
-    if images is None and hasattr(output, "image"):
-        images = output.image
-    if not isinstance(images, list):
-        images = [images]
-    if not images or not all(hasattr(picture, "save") for picture in images):
-        raise DiffpipeError("the pipeline made no pictures", "this version of diffpipe writes pictures only")
-    return images
-
-
-def _write(picture: Any, path: str, request: Request, seconds: float) -> Artifact:
+def _write(result: Result, path: str, request: Request, seconds: float) -> Artifact:
+    place, overwrite = Path(path), request.overwrite
     try:
-        written = write_image(picture, Path(path), overwrite=request.overwrite)
+        if result.kind == "image":
+            written = media.write_image(result.content, place, overwrite=overwrite)
+        elif result.kind == "video":
+            written = media.write_video(result.content, place, fps=result.fps, sound=result.sound, overwrite=overwrite)
+        else:
+            written = media.write_audio(result.content, place, overwrite=overwrite)
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         raise DiffpipeError(
@@ -149,9 +245,21 @@ def _write(picture: Any, path: str, request: Request, seconds: float) -> Artifac
         ) from error
     if str(written) != path:
         log.warning("%s was made by another process meanwhile; wrote %s", path, written)
-    return Artifact(
-        str(written), request.seed, request.index, "image", seconds, {"width": picture.width, "height": picture.height}
-    )
+    return Artifact(str(written), request.seed, request.index, result.kind, seconds, _details(result))
+
+
+def _details(result: Result) -> dict[str, Any]:
+    """What a result is, for --json: pixels, frames and frames a second, seconds and samples a second."""
+    role = {"role": result.role} if result.role else {}
+    if result.kind == "image":
+        return {"width": result.content.width, "height": result.content.height} | role
+    heard = result.content if result.kind == "audio" else result.sound
+    sound = {"rate": heard.rate, "channels": heard.samples.shape[0]} if heard else {}
+    if result.kind == "audio":
+        return {"duration": round(heard.samples.shape[1] / heard.rate, 3)} | sound
+    first, frames = result.content[0], len(result.content)
+    size = {"width": first.width, "height": first.height, "frames": frames, "fps": result.fps}
+    return size | {"duration": round(frames / result.fps, 3)} | sound
 
 
 def _callback(pipe: Any, arguments: Mapping[str, Any], on_step: OnStep) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import time
@@ -9,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from .. import plugins
 from ..specs import Artifact, Request
 
 log = logging.getLogger("diffpipe.run")
@@ -41,12 +43,15 @@ def run(
     device = place.choose_device(manifest["config"]["placement"]["device"])
     log.info("imports took %.2f s; device %s", time.perf_counter() - started, device)
     started = time.perf_counter()
-    pipe = load.load(manifest, locations, device)
+    quirks = plugins.quirks(manifest)
+    pipe = load.load(manifest, locations, device, quirks)
+    call = load.hook(quirks["call"]) if "call" in quirks else None
     log.info(
         "%s loaded in %.2f s (%s)", manifest["pipeline"], time.perf_counter() - started, manifest["config"]["dtype"]
     )
     for request in requests:
-        artifacts = engine_run.run(pipe, request, media, lambda done, total, r=request: on_step(r, done, total))  # type: ignore[misc]
+        report = functools.partial(on_step, request)
+        artifacts = engine_run.run(pipe, manifest, request, media, report, call)
         log.info(
             "seed %d: %.2f s -> %s; %s", request.seed, artifacts[0].seconds, artifacts[0].path, place.memory_now(device)
         )
