@@ -12,7 +12,7 @@ class Case:
     `checkpoint`: a folder of the `checkpoints` fixture. `build`, `flags`: further words of the two commands, in which
     {checkpoints} and {inputs} stand for the folders. `shows`, `hides`: options that `generate NAME --help` must list,
     or must not. `size` is (width, height) in pixels, `fps` frames a second, `rate` samples a second, `seconds` the
-    length of a sound, `files` how many files one call makes.
+    length of a sound, `files` how many files one call makes. `variant` tells cases of one type apart.
     """
 
     provider: str
@@ -29,7 +29,8 @@ class Case:
     files: int = 1
     build: tuple[str, ...] = ()
     hides: tuple[str, ...] = ()
+    variant: str = ""
 
     @property
     def name(self) -> str:
-        return f"{self.provider}-{self.type}"
+        return "-".join(part for part in (self.provider, self.type, self.variant) if part)

@@ -1,6 +1,7 @@
 """Tiny random-weight diffusers checkpoints for tests: seeded, fp32, a MB or less each, made without a network.
 
-``python tests/checkpoints.py FOLDER`` writes one of each under FOLDER, to try diffpipe on.
+``python tests/checkpoints.py FOLDER`` writes one of each under FOLDER, to try diffpipe on. The modules named in `MORE`
+hold those of the other families.
 
 The makers take a target path and return it. The helpers that spoil or reshape a folder (`sharded`, `with_variant`,
 `with_pickle`, `with_custom_pipeline`) change it in place: give them a copy.
@@ -9,6 +10,7 @@ The makers take a target path and return it. The helpers that spoil or reshape a
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import re
 import shutil
@@ -16,7 +18,7 @@ import string
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import diffusers
 import torch
@@ -57,7 +59,7 @@ def t5_tokenizer() -> T5Tokenizer:
     return T5Tokenizer(vocab=vocab, extra_ids=10, model_max_length=512)
 
 
-def _vary(model: Model) -> Model:
+def vary(model: Model) -> Model:
     """Move norms and biases off the ones and zeros they start at, so that two of them taken for each other show."""
     with torch.no_grad():
         for parameter in model.parameters():
@@ -66,7 +68,8 @@ def _vary(model: Model) -> Model:
     return model.eval()
 
 
-def clip_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
+def clip_text_encoder(tokenizer: CLIPTokenizer, kind: type = CLIPTextModel) -> Any:
+    """`kind`: CLIPTextModel or CLIPTextModelWithProjection."""
     config = CLIPTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=TEXT_WIDTH,
@@ -78,20 +81,20 @@ def clip_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    return _vary(CLIPTextModel(config))
+    return vary(kind(config))
 
 
-def t5_text_encoder(tokenizer: T5Tokenizer) -> T5EncoderModel:
+def t5_text_encoder(tokenizer: T5Tokenizer, width: int = TEXT_WIDTH) -> T5EncoderModel:
     config = T5Config(
         vocab_size=len(tokenizer),
-        d_model=TEXT_WIDTH,
+        d_model=width,
         d_kv=8,
         d_ff=64,
         num_layers=2,
         num_heads=4,
         feed_forward_proj="gated-gelu",
     )
-    return _vary(T5EncoderModel(config))
+    return vary(T5EncoderModel(config))
 
 
 def autoencoder(**config: object) -> AutoencoderKL:
@@ -106,22 +109,23 @@ def autoencoder(**config: object) -> AutoencoderKL:
         sample_size=32,
         **config,
     )
-    return _vary(model)
+    return vary(model)
 
 
-def flux_transformer() -> FluxTransformer2DModel:
-    model = FluxTransformer2DModel(
-        in_channels=16,  # 4 latent channels, packed 2 x 2
-        num_layers=1,
-        num_single_layers=2,
-        num_attention_heads=2,
-        attention_head_dim=FLUX_WIDTH // 2,
-        joint_attention_dim=TEXT_WIDTH,
-        pooled_projection_dim=TEXT_WIDTH,
-        guidance_embeds=False,
-        axes_dims_rope=(4, 6, 6),
-    )
-    return _vary(model)
+def flux_transformer(**config: object) -> FluxTransformer2DModel:
+    """Without embedded guidance, unless `config` says otherwise."""
+    small = {
+        "in_channels": 16,  # 4 latent channels, packed 2 x 2
+        "num_layers": 1,
+        "num_single_layers": 2,
+        "num_attention_heads": 2,
+        "attention_head_dim": FLUX_WIDTH // 2,
+        "joint_attention_dim": TEXT_WIDTH,
+        "pooled_projection_dim": TEXT_WIDTH,
+        "guidance_embeds": False,
+        "axes_dims_rope": (4, 6, 6),
+    }
+    return vary(FluxTransformer2DModel(**{**small, **config}))
 
 
 def flux_pipeline(seed: int = 0) -> FluxPipeline:
@@ -153,7 +157,7 @@ def unet() -> UNet2DConditionModel:
         cross_attention_dim=TEXT_WIDTH,
         attention_head_dim=2,
     )
-    return _vary(model)
+    return vary(model)
 
 
 def stable_diffusion_pipeline(seed: int = 0) -> StableDiffusionPipeline:
@@ -465,9 +469,16 @@ def _save(path: Path, weights: Tensors) -> Path:
     return path
 
 
+#: Modules beside this one whose MAKERS are more rows for `write_all`.
+MORE = ("checkpoints_image", "checkpoints_video", "checkpoints_lora")
+
+#: A checkpoint: its name in the folder, what writes it to a path, and what it is.
+Maker = tuple[str, Callable[[Path], Path], str]
+
+
 def write_all(folder: Path) -> Iterator[tuple[Path, str]]:
     """Write every checkpoint under `folder`; yield each path with what it is."""
-    makers: list[tuple[str, Callable[[Path], Path], str]] = [
+    makers: list[Maker] = [
         ("flux", flux, "FluxPipeline folder"),
         ("stable-diffusion", stable_diffusion, "StableDiffusionPipeline folder"),
         ("stable-diffusion.safetensors", stable_diffusion_single_file, "the same, one file in the LDM layout"),
@@ -479,6 +490,7 @@ def write_all(folder: Path) -> Iterator[tuple[Path, str]]:
         ("flux-pickle", lambda path: with_pickle(flux(path), "transformer"), "Flux with a pickled transformer"),
         ("flux-custom", lambda path: with_custom_pipeline(flux(path)), "Flux with a pipeline class of its own"),
     ]
+    makers += [maker for module in MORE for maker in importlib.import_module(module).MAKERS]
     for name, make, what in makers:
         if (folder / name).is_dir():
             shutil.rmtree(folder / name)

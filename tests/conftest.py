@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from inputs import inputs as inputs  # a fixture
 
 TESTS = Path(__file__).parent
 NOWHERE = "http://127.0.0.1:9"  # the discard port, where nothing listens: a test that asks the hub fails at once
-HEAVY = {"torch", "diffusers", "transformers", "PIL", "numpy", "peft", "accelerate"}
+HEAVY = {"torch", "diffusers", "transformers", "PIL", "numpy", "peft", "accelerate", "av"}
 Done = subprocess.CompletedProcess[str]
 TEMPORARY = pytest.StashKey[Path]()
 

@@ -1,22 +1,32 @@
-"""Requests from call arguments: seeds, ranges, and where results go."""
+"""Rows -> requests: seeds, ids, sweeps, what is refused, and what a journal has already."""
 
 from __future__ import annotations
 
 import re
-import string
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import example, given
+from hypothesis import given
 from hypothesis import strategies as st
 
-from diffpipe.batch import FIELDS, FORMATS, MAX_SEED, MOST, Outputs, check_template, checked, fill, requests, safe_name
-from diffpipe.errors import DiffpipeError, UsageError
-from diffpipe.specs import Flag
+from diffpipe.batch import ID, Batch, Earlier, Refused, items
+from diffpipe.errors import UsageError
+from diffpipe.journal import opened
+from diffpipe.prompts import MOST, Row
+from diffpipe.specs import MAX_SEED, Flag, Request
+from diffpipe.templates import Outputs
 
 KEY = "0123456789ab" + "c" * 52
+FLAGS: dict[str, Flag] = {
+    "prompt": Flag("prompt", "text", required=True, help="What to draw."),
+    "width": Flag("width", "integer", default=64, minimum=16, multiple_of=16),
+    "guidance_scale": Flag("guidance_scale", "number", default=3.5),
+    "image": Flag("image", "image"),
+    "num_images_per_prompt": Flag("num_images_per_prompt", "integer", default=1),
+}
 
 
 @pytest.fixture(autouse=True)
@@ -25,15 +35,34 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def paths(outputs: Outputs, count: int = 1, seed: int | None = 7, **arguments: Any) -> list[str]:
-    return [path for made in requests(arguments, seed, count, outputs, "flux", KEY) for path in made.paths]
+BATCH = Batch(FLAGS, frozenset(FLAGS), {}, Outputs(), "flux", KEY, origin=1)
+
+
+def rows(*values: Mapping[str, Any]) -> list[Row]:
+    return [Row(f"p.jsonl line {number}", number, value) for number, value in enumerate(values, 1)]
+
+
+def requests(arguments: Mapping[str, Any], seed: int | None, count: int, **more: Any) -> list[Request]:
+    """What one row from flags alone makes; the first error is raised."""
+    batch = replace(BATCH, flags={}, arguments=arguments, seed=seed, count=count, **more)
+    return planned([Row()], batch)
+
+
+def planned(given: Sequence[Row], batch: Batch = BATCH) -> list[Request]:
+    found = []
+    for item in items(given, batch):
+        if isinstance(item, Refused):
+            raise item.error
+        assert isinstance(item, Request)
+        found.append(item)
+    return found
 
 
 # Seeds
 
 
 def test_seeds_count_up() -> None:
-    made = requests({"prompt": "x"}, 7, 3, Outputs(), "flux", KEY)
+    made = requests({"prompt": "x"}, 7, 3)
     assert [(request.index, request.seed, request.paths) for request in made] == [
         (0, 7, ("flux-7.png",)),
         (1, 8, ("flux-8.png",)),
@@ -41,322 +70,196 @@ def test_seeds_count_up() -> None:
     ]
 
 
-def test_fresh_seeds_are_random_and_count_up() -> None:
-    first, second = (requests({}, None, 2, Outputs(), "flux", KEY) for _ in range(2))
+def test_seeds_that_are_not_given_derive_from_the_batch_and_count_up() -> None:
+    first, again, other = (requests({}, None, 2, origin=origin) for origin in (1, 1, 2))
     assert [request.seed - first[0].seed for request in first] == [0, 1]
-    assert first[0].seed != second[0].seed
+    assert [request.seed for request in first] == [request.seed for request in again]
+    assert first[0].seed != other[0].seed
     assert 0 <= first[0].seed < 2**32
 
 
 @pytest.mark.parametrize(("seed", "count"), [(-1, 1), (MAX_SEED + 1, 1), (MAX_SEED, 2), (10**400, 1)])
 def test_seeds_out_of_range(seed: int, count: int) -> None:
     with pytest.raises(UsageError, match=f"--seed {seed} is out of range"):
-        requests({}, seed, count, Outputs(), "flux", KEY)
+        requests({}, seed, count)
 
 
 def test_the_last_seed_there_is() -> None:
-    assert requests({}, MAX_SEED - 1, 2, Outputs(), "flux", KEY)[1].seed == MAX_SEED
+    assert requests({}, MAX_SEED - 1, 2)[1].seed == MAX_SEED
 
 
 @pytest.mark.parametrize("count", [0, -3, MOST + 1, 2**40])
 @pytest.mark.parametrize("seed", [None, 1])
 def test_counts_out_of_range(count: int, seed: int | None) -> None:
     with pytest.raises(UsageError, match=f"--count {count} is out of range"):
-        requests({}, seed, count, Outputs(), "flux", KEY)
+        requests({}, seed, count)
 
 
 def test_several_pictures_a_call_share_its_seed() -> None:
-    made = requests({"num_images_per_prompt": 2}, 1, 2, Outputs(), "flux", KEY)
+    made = requests({"num_images_per_prompt": 2}, 1, 2)
     assert [(request.seed, request.paths) for request in made] == [
         (1, ("flux-1.png", "flux-1-2.png")),
         (2, ("flux-2.png", "flux-2-2.png")),
     ]
 
 
-# Templates
-
-
-@pytest.mark.parametrize(
-    ("template", "format_", "expected"),
-    [
-        (None, None, "flux-7.png"),
-        (None, "webp", "flux-7.webp"),
-        ("x", None, "x.png"),
-        ("x.jpg", None, "x.jpg"),
-        ("x.JPG", None, "x.JPG"),
-        ("x.jpeg", None, "x.jpeg"),
-        ("x", "jpg", "x.jpg"),
-        ("x.png", "png", "x.png"),
-        ("new/", None, "new/flux-7.png"),
-        ("{key}/{seed:05d}/{name}", None, "0123456789ab/00007/flux.png"),
-        ("{index:03d}.{ext}", "webp", "001.webp"),
-        ("{prompt}", None, "a-red-fox.png"),
-        ("{prompt:.3}", None, "a-r.png"),
-        ("{prompt:.3}.jpg", None, "a-r.jpg"),
-        ("{ext}/{seed}", None, "png/7.png"),
-        ("v1.5-{seed}", None, "v1.5-7.png"),
-        ("v1.5/x", None, "v1.5/x.png"),
-        ("../up.png", None, "../up.png"),
-        ("{{x}}.png", None, "{x}.png"),
-        ("aux/x.png", None, "aux/x.png"),
-    ],
-)
-def test_where_a_picture_goes(template: str | None, format_: str | None, expected: str) -> None:
-    assert paths(Outputs(template, format_), prompt="a red fox") == [expected]
-
-
-def test_a_folder_that_is_there_needs_no_slash(work: Path) -> None:
-    (work / "out.d").mkdir()
-    assert paths(Outputs("out.d")) == ["out.d/flux-7.png"]
-
-
-@pytest.mark.parametrize(
-    ("template", "message"),
-    [
-        ("{foo}", "--output: there is no field {foo}"),
-        ("{}", "--output: there is no field {}"),
-        ("{0}", "--output: there is no field {0}"),
-        ("{name.__class__}", "--output: there is no field {name.__class__}"),
-        ("{name[0]}", "--output: there is no field {name[0]}"),
-        ("{name!r}", "--output: there is no field {name}"),
-        ("{seed:zz}", "--output: Unknown format code 'z' for object of type 'int'"),
-        ("{seed:c}", "--output: Python int too large to convert to C long"),
-        ("{seed:{index}}", "--output: Invalid format specifier"),
-        ("{seed:99999999}", "--output: 99999999 is too wide for a file name"),
-        ("{prompt:d}", "--output: Unknown format code 'd' for object of type 'str'"),
-        ("{", "--output: Single '{' encountered in format string"),
-        ("x}", "--output: Single '}' encountered in format string"),
-        ("", "--output is no path"),
-        ("  ", "--output is no path"),
-        ("x\0y", "--output is no path"),
-        ("x.gif", "pictures are not written as .gif"),
-        (".png", "--output: .png is no name for a picture"),
-        ("out/.{ext}", "--output: .png is no name for a picture"),
-    ],
-)
-def test_templates_that_are_refused(template: str, message: str) -> None:
-    with pytest.raises(UsageError) as caught:
-        paths(Outputs(template))
-    assert caught.value.message.startswith(message)
-    assert caught.value.hint
-
-
-def test_two_formats_are_refused() -> None:
-    with pytest.raises(UsageError, match=r"--output ends in \.png but --format is jpg"):
-        paths(Outputs("x.png", "jpg"))
-
-
-@pytest.mark.parametrize(
-    ("text", "safe"),
-    [
-        ("a red fox", "a-red-fox"),
-        ("../../etc/passwd", "etc-passwd"),
-        ("C:\\Windows", "C-Windows"),
-        ("...", ""),
-        (" .hidden. ", "hidden"),
-        ("a\0b\nc\u202ed", "a-b-c-d"),
-        ("e\u0301", "é"),
-        ("狐" * 100, "狐" * 66),  # 3 bytes each, 200 at most
-        ("\udcff\ud800", ""),
-    ],
-)
-def test_text_in_a_file_name(text: str, safe: str) -> None:
-    assert safe_name(text) == safe
-
-
-@pytest.mark.parametrize(
-    ("template", "prompt", "expected"),
-    [
-        ("{prompt}.png", "???", "_.png"),
-        ("{prompt}/{seed}.png", "..", "_/7.png"),
-        ("{prompt}/{seed}.png", "/", "_/7.png"),
-        ("{prompt}.png", "con", "_con.png"),
-        ("{prompt}/x.png", "NUL", "_NUL/x.png"),
-        ("com{index}.png", "", "_com1.png"),
-        ("out/{prompt}.png", "x" * 300, "out/" + "x" * 196 + ".png"),
-    ],
-)
-def test_prompts_that_would_do_harm(template: str, prompt: str, expected: str) -> None:
-    assert paths(Outputs(template), prompt=prompt) == [expected]
-
-
-def test_files_that_are_there(work: Path) -> None:
-    for name in ("flux-7.png", "flux-7-2.png", "mine.png"):
-        (work / name).touch()
-    (work / "link.png").symlink_to("nowhere")
-    assert paths(Outputs()) == ["flux-7-3.png"]
-    assert paths(Outputs(overwrite=True)) == ["flux-7.png"]
-    assert paths(Outputs("mine.png", overwrite=True)) == ["mine.png"]
-    for name in ("mine.png", "link.png"):
-        with pytest.raises(UsageError, match=f"{name} exists already") as caught:
-            paths(Outputs(name))
-        assert caught.value.hint == "choose another --output, or pass --overwrite"
-
-
-@pytest.mark.parametrize("overwrite", [False, True])
-def test_pictures_of_one_run_never_share_a_file(work: Path, overwrite: bool) -> None:
-    (work / "flux-1.png").touch()
-    assert paths(Outputs("x.png", overwrite=overwrite), count=3) == ["x.png", "x-2.png", "x-3.png"]
-    many = paths(Outputs("{name}.png", overwrite=overwrite), count=2000)
-    assert len(set(many)) == 2000
-
-
-def test_names_that_meet_by_counting_up() -> None:
-    """x-2 is both what the second x becomes and what a prompt asks for."""
-    made = [paths(Outputs("{prompt}.png"), count=3, prompt=prompt) for prompt in ("x", "x-2")]
-    assert made == [["x.png", "x-2.png", "x-3.png"], ["x-2.png", "x-2-2.png", "x-2-3.png"]]
+# Items
 
 
 def test_an_id_tells_items_apart_and_is_the_same_again() -> None:
-    one, two = paths(Outputs("{id}.png"), count=2, prompt="x")
+    one, two = (request.id for request in requests({"prompt": "x"}, 7, 2))
     assert one != two
-    assert paths(Outputs("{id}.png"), count=2, prompt="x") == [one, two]
-    assert paths(Outputs("{id}.png"), prompt="y") != [one]
-    assert re.fullmatch(r"[0-9a-f]{12}\.png", one)
+    assert [request.id for request in requests({"prompt": "x"}, 7, 2)] == [one, two]
+    assert requests({"prompt": "y"}, 7, 1)[0].id != one
+    assert re.fullmatch(rf"[0-9a-f]{{{ID}}}", one)
+    assert requests({"prompt": "x"}, 7, 1)[0].item.startswith(one)
 
 
-FIELD = st.sampled_from([f"{{{name}}}" for name in FIELDS] + ["{seed:08d}", "{index:>4}", "{prompt:.20}", "{id:.6}"])
-LITERAL = st.text(string.ascii_letters + "-_. ", max_size=5)
-TEMPLATES = st.lists(st.tuples(LITERAL, FIELD, LITERAL), min_size=1, max_size=4).map(
-    lambda parts: "".join(map("".join, parts))
+def test_a_row_wins_over_flags_and_presets() -> None:
+    batch = replace(BATCH, arguments={"prompt": "flag", "width": 32}, seed=1, count=2)
+    first, second, third = planned(rows({"prompt": "row", "seed": 5, "count": 1}, {"width": 48}), batch)
+    assert (first.arguments, first.seed) == ({"prompt": "row", "width": 32}, 5)
+    assert [(one.arguments, one.seed) for one in (second, third)] == [
+        ({"prompt": "flag", "width": 48}, 1),
+        ({"prompt": "flag", "width": 48}, 2),
+    ]
+
+
+ROW = st.fixed_dictionaries(
+    {"prompt": st.sampled_from(["a", "b", "c"])},
+    optional={"seed": st.integers(0, 3), "width": st.sampled_from([16, 32]), "count": st.integers(1, 2)},
 )
-TEXT = st.text(max_size=300) | st.sampled_from(
-    ["..", "/", "con", "a/b", "\\", "nul.txt", "~", "-", "\ud800", "x" * 999]
-)
-RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{digit}" for port in ("com", "lpt") for digit in range(1, 10))}
 
 
-@given(
-    template=TEMPLATES,
-    folder=st.sampled_from(["", "out/", "../up/", "/abs/"]),
-    prompt=TEXT,
-    seed=st.integers(0, MAX_SEED),
-)
-@example(template="{prompt}", folder="", prompt="", seed=0)
-@example(template="{prompt}.{prompt}", folder="out/", prompt=".", seed=0)
-def test_no_prompt_leaves_the_folder_or_breaks_a_name(template: str, folder: str, prompt: str, seed: int) -> None:
-    values: Mapping[str, Any] = {
-        "name": "flux", "key": KEY[:12], "id": "f" * 12, "index": 1, "seed": seed, "prompt": prompt, "ext": "png",
-    }  # fmt: skip
-    check_template(folder + template)
-    path = fill(folder + template, values)
-    assert path.startswith(folder)
-    name = path.removeprefix(folder)
-    assert "/" not in name
-    assert "\\" not in name
-    assert name not in ("", ".", "..")
-    assert len(name.encode()) <= 255
-    assert name.partition(".")[0].lower() not in RESERVED
-    assert not re.search(r"[\x00-\x1f\x7f<>:\"|?*]", name)
+@given(given=st.lists(ROW, max_size=6), first=st.integers(0, 9))
+def test_an_item_does_not_depend_on_its_place_or_its_neighbours(given: list[dict[str, Any]], first: int) -> None:
+    """Equal rows without a seed are told apart by their number among each other alone."""
+    batch = replace(BATCH, outputs=Outputs("{id}"), origin=first)
+
+    def results(order: list[dict[str, Any]]) -> list[tuple[str, int, tuple[str, ...]]]:
+        return sorted((one.id, one.seed, one.paths) for one in planned(rows(*order), batch))
+
+    assert results(given) == results(given[::-1])
+    alone = {key for row in given for key in results([row])}
+    assert alone <= set(results(given))
+    assert len({id for id, _, _ in results(given)}) == len(results(given))
 
 
-@given(template=st.text(max_size=40) | st.text("{}:!.sedpromtx/0", max_size=30), prompt=TEXT, count=st.integers(1, 3))
-@example(template="x\udcff.png", prompt="\udcff", count=2)
-@example(template="{seed:n}", prompt="", count=1)
-@example(template="n" * 300 + "/x", prompt="", count=1)
-@example(template="{seed:%}", prompt="", count=1)
-def test_any_template_gives_paths_or_a_usage_error(template: str, prompt: str, count: int) -> None:
-    try:
-        made = paths(Outputs(template), count=count, prompt=prompt)
-    except DiffpipeError:  # of any other kind the test fails
-        return
-    assert len(set(made)) == count
-    assert all(Path(path).suffix[1:].lower() in FORMATS["image"] for path in made)
+def test_equal_rows_make_different_pictures() -> None:
+    one, two = planned(rows({"prompt": "x"}, {"prompt": "x"}))
+    assert one.seed != two.seed
+    assert planned(rows({"prompt": "y"}, {"prompt": "x"}, {"prompt": "x"}))[1:] == [
+        replace(one, index=1), replace(two, index=2)
+    ]  # fmt: skip
 
 
-# Ranges
+def test_ids_that_are_given_are_numbered_within_their_row_and_must_not_come_twice() -> None:
+    batch = replace(BATCH, outputs=Outputs("{id}.png"))
+    made = planned(rows({"prompt": "x", "id": "cat", "count": 2}, {"prompt": "x", "id": "dog"}), batch)
+    assert [(one.id, one.paths) for one in made] == [
+        ("cat-1", ("cat-1.png",)),
+        ("cat-2", ("cat-2.png",)),
+        ("dog", ("dog.png",)),
+    ]
+    with pytest.raises(UsageError) as caught:
+        planned(rows({"prompt": "x", "id": "cat"}, {"prompt": "y", "id": "cat"}))
+    assert caught.value.message == "p.jsonl line 2: the id 'cat' is there already"
 
 
-def flag(kind: Any = "number", **fields: Any) -> Flag:
-    return Flag(name="value", kind=kind, **fields)
+def test_sweeps_are_crossed_with_the_rows_on_the_same_noise() -> None:
+    batch = replace(BATCH, swept={"guidance_scale": [2.0, 5.0], "width": [16, 32]})
+    made = planned(rows({"prompt": "a"}, {"prompt": "b"}), batch)
+    assert [(o.arguments["prompt"], o.arguments["guidance_scale"], o.arguments["width"]) for o in made] == [
+        (prompt, scale, width) for prompt in "ab" for scale in (2.0, 5.0) for width in (16, 32)
+    ]
+    assert len({one.seed for one in made[:4]}) == 1
+    assert made[0].seed != made[4].seed
+    seeds = planned(rows({"prompt": "a"}), replace(BATCH, swept={"seed": [1, 2, 9]}))
+    assert [one.seed for one in seeds] == [1, 2, 9]
+
+
+def test_what_is_swept_must_not_be_in_a_row() -> None:
+    with pytest.raises(UsageError, match="line 1: width is swept by --sweep"):
+        planned(rows({"prompt": "a", "width": 32}), replace(BATCH, swept={"width": [16]}))
 
 
 @pytest.mark.parametrize(
-    ("known", "value", "message", "hint"),
+    ("row", "message"),
     [
-        (flag(minimum=0, maximum=1), 1.5, "--value 1.5 is out of range", "give from 0 to 1"),
-        (flag(minimum=0, maximum=1), -0.1, "--value -0.1 is out of range", "give from 0 to 1"),
-        (flag(minimum=1), 0, "--value 0 is out of range", "give at least 1"),
-        (flag(maximum=512), 513, "--value 513 is out of range", "give at most 512"),
-        (flag(), float("nan"), "--value nan is out of range", "give a number"),
-        (flag(), float("inf"), "--value inf is out of range", "give a number"),
-        (flag(many=True), [1.0, float("-inf")], "--value -inf is out of range", "give a number"),
-        (flag("integer", multiple_of=16), 33, "--value 33 is no multiple of 16", "the nearest: 32 or 48; --fit takes it by itself"),
-        (flag("integer", multiple_of=16), 1, "--value 1 is no multiple of 16", "the nearest: 16; --fit takes it by itself"),
-        (flag("text", required=True), "", "--value is missing", "give it"),
-        (flag("text", required=True, help="A."), None, "--value is missing", "this pipeline needs it: A."),
-        (flag("image", required=True, many=True), [], "--value is missing", "give it"),
+        ({"prompt": "x", "widht": 3}, "p.jsonl line 1, column widht: the pipeline takes no 'widht'"),
+        ({"prompt": "x", "width": "wide"}, "p.jsonl line 1, column width: 'wide' is no whole number"),
+        ({"prompt": "x", "width": 33}, "p.jsonl line 1: --width 33 is no multiple of 16"),
+        ({}, "p.jsonl line 1: --prompt is missing"),
+        ({"prompt": "x", "image": "no.png"}, "p.jsonl line 1: --image: there is no file no.png"),
+        ({"prompt": "x", "seed": -1}, "p.jsonl line 1: --seed -1 is out of range"),
+        ({"prompt": "x", "count": 0}, "p.jsonl line 1: --count 0 is out of range"),
+        ({"prompt": "x", "id": "a\nb"}, "p.jsonl line 1: id and output must be text on one line"),
+        ({"prompt": "x", "output": "../x"}, "p.jsonl line 1: the output '../x' leads out of the output folder"),
+        ({"prompt": "x", "output": "/x"}, "p.jsonl line 1: the output '/x' leads out of the output folder"),
+        ({"prompt": "x", "output": "C:x"}, "p.jsonl line 1: the output 'C:x' leads out of the output folder"),
+        ({"prompt": "x", "output": "x.gif"}, "p.jsonl line 1: pictures are not written as .gif"),
+        ({"prompt": "\udcff"}, "p.jsonl line 1: --prompt is not valid UTF-8"),
     ],
 )  # fmt: skip
-def test_values_that_are_refused(known: Flag, value: Any, message: str, hint: str) -> None:
-    with pytest.raises(UsageError) as caught:
-        checked({"value": known}, {"value": value})
-    assert (caught.value.message, caught.value.hint) == (message, hint)
+def test_rows_that_are_refused_do_not_stop_the_others(row: dict[str, Any], message: str) -> None:
+    refused, other = items(rows(row, {"prompt": "y"}), BATCH)
+    assert isinstance(refused, Refused)
+    assert refused.error.message == message
+    assert isinstance(other, Request)
+    assert refused.id == (row.get("id") or "line-1")
 
 
-def test_what_is_empty_is_left_out() -> None:
-    flags = {"a": Flag("a", "text"), "b": Flag("b", "image", many=True), "c": Flag("c", "boolean")}
-    assert checked(flags, {"a": None, "b": [], "c": False, "d": 0}) == {"c": False, "d": 0}
+def test_outputs_of_rows_lie_in_the_output_folder_and_must_differ() -> None:
+    batch = replace(BATCH, outputs=Outputs("out/"), seed=7)
+    made = planned(rows({"prompt": "x", "output": "a/{prompt}.jpg"}, {"prompt": "y", "output": "b", "count": 2}), batch)
+    assert [one.paths for one in made] == [("out/a/x.jpg",), ("out/b.png",), ("out/b-2.png",)]
+    with pytest.raises(UsageError, match=r"line 2: out/b.png is the output of an earlier item"):
+        planned(rows({"prompt": "x", "output": "b"}, {"prompt": "y", "output": "b"}), batch)
 
 
-def test_a_default_out_of_range_is_not_the_users_fault_but_is_found() -> None:
-    with pytest.raises(UsageError, match="--value 0 is out of range"):
-        checked({"value": flag(default=0, minimum=1)}, {})
+# What the journal has
 
 
-def test_settings_of_a_processor_must_be_an_object() -> None:
-    flags = {"attention_kwargs": Flag("attention_kwargs", "json"), "boxes": Flag("boxes", "json")}
-    assert checked(flags, {"attention_kwargs": {"scale": 1}, "boxes": [[0, 1]]})
-    with pytest.raises(UsageError, match="--attention-kwargs must be a JSON object"):
-        checked(flags, {"attention_kwargs": [1]})
+def test_what_is_done_is_refused_skipped_or_made_again(work: Path) -> None:
+    Path("flux-1.png").write_bytes(b"one")
+    given = rows(
+        {"prompt": "x", "seed": 1}, {"prompt": "x", "seed": 2}, {"prompt": "x", "seed": 3}, {"prompt": "x", "seed": 4}
+    )
+    with opened(work / "j.jsonl") as journal:
+        journal.begin(KEY, 1)
+        done, failed, started, _ = planned(given, replace(BATCH, outputs=Outputs(overwrite=True)))
+        journal.done(done.id, done.item, 1, done.paths, 0.5)
+        journal.failed(failed.id, failed.item, 2, "it broke")
+        journal.started(started.id, started.item, 3, started.paths)
+        Path("flux-3.png").write_bytes(b"finished, but not noted")
+        batch = replace(BATCH, journal=journal)
+
+        def kinds(**more: Any) -> list[str]:
+            return [type(item).__name__ for item in items(given, replace(batch, **more))]
+
+        assert kinds() == ["Refused", "Request", "Request", "Request"]
+        assert kinds(resume=True) == ["Earlier", "Earlier", "Request", "Request"]
+        assert kinds(resume=True, retry=True) == ["Earlier", "Request", "Request", "Request"]
+        assert kinds(outputs=Outputs(overwrite=True)) == ["Request"] * 4
+        again = [item for item in items(given, replace(batch, resume=True)) if isinstance(item, Request)]
+        assert [(one.paths, one.overwrite) for one in again] == [(("flux-3.png",), True), (("flux-4.png",), False)]
+        Path("flux-1.png").unlink()
+        assert kinds(resume=True)[0] == "Request"
+        Path("flux-1.png").write_bytes(b"mine")
+        first = next(iter(items(given, replace(batch, resume=True))))
+        assert isinstance(first, Request)
+        assert (first.paths, first.overwrite) == (("flux-1-2.png",), False)
 
 
-@given(
-    value=st.integers() | st.floats(),
-    low=st.integers(-9, 9),
-    span=st.integers(0, 9),
-    step=st.sampled_from([None, 8, 16]),
-)
-def test_a_checked_value_is_in_its_range(value: float, low: int, span: int, step: int | None) -> None:
-    known = flag("integer" if step else "number", minimum=low, maximum=low + span, multiple_of=step)
-    try:
-        checked({"value": known}, {"value": value})
-    except UsageError:
-        assert not (low <= value <= low + span and (not step or value % step == 0))
-    else:
-        assert low <= value <= low + span
-        assert not step or value % step == 0
-
-
-# What cannot work is told before anything is loaded
-
-
-def test_a_place_where_no_file_can_be_is_refused(work: Path) -> None:
-    (work / "file").write_bytes(b"")
-    (work / "folder.png").mkdir()
-    for template, says in (
-        ("file/x.png", "is a file, not a folder"),
-        ("folder.png/{name}.png/" + "x" * 300 + ".png", "more than 255 bytes"),
-        ("a\nb.png", "is no path"),
-    ):
-        with pytest.raises(UsageError, match=says):
-            paths(Outputs(template))
-    assert paths(Outputs("folder.png")) == ["folder.png/flux-7.png"]
-
-
-def test_text_that_is_no_utf8_is_refused() -> None:
-    with pytest.raises(UsageError, match="--prompt is not valid UTF-8"):
-        checked({"prompt": Flag("prompt", "text")}, {"prompt": b"\xff bad".decode(errors="surrogateescape")})
-
-
-@pytest.mark.parametrize(
-    ("steps", "strength", "runs"), [(8, 0.0, False), (8, 0.1, True), (8, 0.125, True), (3, 1.0, True)]
-)
-def test_a_strength_that_leaves_no_step_is_refused(steps: int, strength: float, runs: bool) -> None:
-    arguments = {"num_inference_steps": steps, "strength": strength}
-    if runs:
-        assert checked({}, arguments) == arguments
-    else:
-        with pytest.raises(UsageError, match="leaves none of 8 steps") as refused:
-            checked({}, arguments)
-        assert refused.value.hint == "give at least 0.125, which is one step"
+def test_an_id_of_the_journal_with_other_arguments_is_refused(work: Path) -> None:
+    Path("x.png").write_bytes(b"one")
+    with opened(work / "j.jsonl") as journal:
+        (one,) = planned(rows({"id": "cat", "prompt": "x", "seed": 1}))
+        journal.begin(KEY, 1)
+        journal.done(one.id, one.item, 1, ["x.png"], 0.5)
+        batch = replace(BATCH, journal=journal, resume=True)
+        (earlier,) = items(rows({"id": "cat", "prompt": "x", "seed": 1}), batch)
+        (refused,) = items(rows({"id": "cat", "prompt": "y", "seed": 1}), batch)
+    assert isinstance(earlier, Earlier)
+    assert isinstance(refused, Refused)
+    assert refused.error.message == "p.jsonl line 1: the journal has cat with another prompt, seed or argument"

@@ -238,7 +238,7 @@ BAD: dict[str, tuple[str, int, str, str]] = {
     "an attribute of a field": ("flux --prompt x -o {name.x}.png", 2, "--output: there is no field {name.x}", ""),
     "a bad format spec": ("flux --prompt x -o {seed:zz}.png", 2, "--output: ", "for example out/"),
     "an open brace": ("flux --prompt x -o {", 2, "--output: ", "for example out/"),
-    "an unknown ending": ("flux --prompt x -o x.gif", 2, "pictures are not written as .gif", "use .png, .jpg or .webp"),
+    "an unknown ending": ("flux --prompt x -o x.gif", 2, "pictures are not written as .gif", "use .png, .jpg, .jpeg or .webp"),
     "two formats": (
         "flux --prompt x -o x.png --format jpg",
         2,

@@ -13,7 +13,7 @@ import pytest
 import typer
 
 from diffpipe import __version__
-from diffpipe.batch import FIELDS
+from diffpipe.templates import FIELDS
 from diffpipe.catalog import BUILTIN
 from diffpipe.cli import app, generate, tree
 from diffpipe.errors import Exit

@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 from diffpipe.engine.media import read_image, write_image
-from diffpipe.engine.run import Result, keep_unmasked, numbered, run
+from diffpipe.engine.run import Result, keep_unmasked, numbered, read_media, run
 from diffpipe.errors import DiffpipeError, Exit, UsageError
-from diffpipe.specs import Request
+from diffpipe.specs import Flag, Request
 
 
 PICTURES = {"kind": "image"}
@@ -122,3 +122,30 @@ def test_a_picture_never_replaces_one_that_came_meanwhile(tmp_path: Path) -> Non
     assert written[0].read_bytes() == written[2].read_bytes() != written[1].read_bytes()
     assert write_image(blue, tmp_path / "x.png", overwrite=True).read_bytes() == written[1].read_bytes()
     assert {path.name for path in tmp_path.iterdir()} == {"x.png", "x-2.png", "x-3.png"}
+
+
+VIDEO = {name: Flag(name, "video") for name in ("video", "mask")}
+
+
+def write_masks(folder: Path, count: int) -> Path:
+    folder.mkdir()
+    for number in range(count):
+        Image.new("L", (8, 8), 255).save(folder / f"{number}.png")
+    return folder
+
+
+def test_one_picture_is_the_mask_of_every_frame(tmp_path: Path) -> None:
+    frames = write_masks(tmp_path / "frames", 3)
+
+    read = read_media(VIDEO, {"video": str(frames), "mask": str(frames / "0.png")})
+
+    assert [(frame.mode, frame.size) for frame in read["mask"]] == [("L", (8, 8))] * 3
+
+
+@pytest.mark.parametrize(
+    ("masks", "video", "says"), [(2, True, "--mask has 2 frames but --video has 3"), (3, False, "--mask needs a --video")]
+)
+def test_a_mask_that_does_not_fit_its_video_is_refused(tmp_path: Path, masks: int, video: bool, says: str) -> None:
+    frames, mask = write_masks(tmp_path / "frames", 3), write_masks(tmp_path / "masks", masks)
+    with pytest.raises(UsageError, match=says):
+        read_media(VIDEO, {"mask": str(mask), **({"video": str(frames)} if video else {})})

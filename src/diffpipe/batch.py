@@ -1,245 +1,234 @@
-"""Call arguments, seeds and an output template -> requests."""
+"""Rows of a prompt file (or one row, from flags alone), sweeps and seeds -> requests, one at a time."""
 
 from __future__ import annotations
 
-import math
-import os
-import re
-import secrets
-import string
-import unicodedata
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
-from .errors import UsageError
-from .specs import FORMATS, MEDIA_KINDS, NOUNS, Flag, OutputKind, Request, digest, nearest
+from .checks import check_files, checked
+from .errors import DiffpipeError, UsageError
+from .journal import Journal
+from .prompts import MOST, OWN, Row, crossed, shown, typed
+from .specs import MAX_SEED, Flag, Request, digest
+from .tally import Tally
+from .templates import Outputs, paths, whole_template, within
 
 SEEDS = 2**32  # seeds are drawn below this: short enough to type, and every tool accepts them
-MAX_SEED = 2**64 - 1  # torch.Generator.manual_seed
-MOST = 1_000_000  # items of one run
-FIELDS = ("name", "key", "id", "index", "seed", "prompt", "ext")
+ID = 16  # hex digits of an item's digest that are its id
 PER_CALL = ("num_images_per_prompt", "num_videos_per_prompt", "num_waveforms_per_prompt")
-DEFAULT_TEMPLATE = "{name}-{seed}.{ext}"
-RESERVED = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?")
-LONGEST = 200  # bytes of a file name; most file systems stop at 255
 
 
 @dataclass(frozen=True)
-class Outputs:
-    """Where results go: a template with fields, the file format, whether files may be replaced; what they are.
+class Batch:
+    """What all items of a run share.
 
-    `fps`: frames a second of videos, None for the pipeline's own.
+    `names`: the call arguments there may be, with flags or without. `arguments`: from presets and flags, of the flags'
+    types. `swept`: name -> values. `seed` of each row that gives none; None for one derived from `origin` and the row,
+    so that it does not depend on the row's place. `fit`: see `checked`. `journal`, where one is kept: items in it are
+    refused as made already, unless `resume` (skip what is done), `retry` (and make again what failed) or overwriting.
+    `thorough`: whether files that the journal has are read to see that they are what was written.
     """
 
-    template: str | None = None
-    format: str | None = None
-    overwrite: bool = False
-    kind: OutputKind = "image"
-    fps: float | None = None
+    flags: Mapping[str, Flag]
+    names: frozenset[str]
+    arguments: Mapping[str, Any]
+    outputs: Outputs
+    name: str
+    key: str
+    origin: int
+    seed: int | None = None
+    count: int = 1
+    swept: Mapping[str, list[Any]] = field(default_factory=dict)
+    fit: bool = False
+    journal: Journal | None = None
+    resume: bool = False
+    retry: bool = False
+    thorough: bool = True
 
 
-def requests(
-    arguments: Mapping[str, Any], seed: int | None, count: int, outputs: Outputs, name: str, key: str
-) -> list[Request]:
-    """`count` requests with the seeds seed, seed + 1, …, each with the paths of all its pictures.
+@dataclass(frozen=True)
+class Refused:
+    """An item, or a whole row, that cannot be made."""
 
-    Raises UsageError for a template that cannot be used or a file that is there already.
+    id: str
+    error: DiffpipeError
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """An item that the journal has as done or failed: its last line there."""
+
+    id: str
+    line: Mapping[str, Any]
+
+
+@dataclass
+class _Used:
+    """What the items so far have used up. The Tallies are all that grows with the number of items."""
+
+    seen: Tally = field(default_factory=Tally)  # rows without a seed, ids
+    taken: Tally = field(default_factory=Tally)  # paths
+    results: int = 0
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """An item before it has an id and paths."""
+
+    row: Row
+    arguments: Mapping[str, Any]
+    seed: int
+    id: str | None  # as given
+    template: str | None  # as given by the row
+    first: bool  # of its row
+
+
+def items(rows: Iterable[Row], batch: Batch) -> Iterator[Request | Refused | Earlier]:
+    """What is to be made of each row: every combination of swept values, `count` times, in order.
+
+    The same rows and batch give the same items. Raises UsageError for an --output that cannot be used.
     """
-    if not 1 <= count <= MOST:
-        raise UsageError(f"--count {count} is out of range", f"give from 1 to {MOST}")
-    first = secrets.randbelow(SEEDS - count) if seed is None else seed
-    if not 0 <= first <= MAX_SEED - count + 1:
-        more = f", and --count {count} needs as many" if count > 1 else ""
-        raise UsageError(f"--seed {first} is out of range", f"seeds go from 0 to {MAX_SEED}{more}")
-    per_call = max(int(arguments.get(name) or 1) for name in PER_CALL)
-    paths = _paths(arguments, first, count, per_call, outputs, name, key)
-    return [
-        Request(
-            index, first + index, arguments, tuple(next(paths) for _ in range(per_call)), outputs.overwrite, outputs.fps
-        )
-        for index in range(count)
-    ]
-
-
-def _paths(
-    arguments: Mapping[str, Any], first: int, count: int, per_call: int, outputs: Outputs, name: str, key: str
-) -> Iterator[str]:
-    template, extension = _template(outputs)
-    steps_aside = outputs.template is None and not outputs.overwrite
-    last: dict[str, int] = {}  # path -> the number that was last added to it to tell it from others of this run
-    for number in range(count * per_call):
-        seed = first + number // per_call
-        values = {
-            "name": name,
-            "key": key[:12],
-            "id": digest({"arguments": arguments, "seed": seed, "key": key})[:12],
-            "index": number + 1,
-            "seed": seed,
-            "prompt": str(arguments.get("prompt") or ""),
-            "ext": extension,
-        }
-        path = Path(fill(template, values))
-        if path.suffix[1:].lower() not in FORMATS[outputs.kind]:
-            raise UsageError(
-                f"--output: {path.name} is no name for a {NOUNS[outputs.kind]}", "give it a name before the dot"
-            )
-        free = str(path)
-        while free in last or (steps_aside and os.path.lexists(free)):
-            last[str(path)] = last.get(str(path), 1) + 1
-            free = str(path.with_name(f"{path.stem}-{last[str(path)]}{path.suffix}"))
-        _check_place(Path(free))
-        if os.path.lexists(free) and not outputs.overwrite:
-            raise UsageError(f"{free} exists already", "choose another --output, or pass --overwrite")
-        last.setdefault(free, 1)
-        yield free
-
-
-def _check_place(path: Path) -> None:
-    """Raises UsageError for a path at which no file can be made: a file in place of a folder, an over-long name."""
-    if os.path.isdir(path):
-        raise UsageError(f"--output: {path} is a folder", "end it in / to put files into it")
-    if any(len(os.fsencode(part)) > 255 for part in path.parts):
-        raise UsageError("--output has a name of more than 255 bytes", "make it shorter, for example {prompt:.40}")
-    folder = next(parent for parent in path.absolute().parents if os.path.lexists(parent))
-    if not os.path.isdir(folder):
-        raise UsageError(f"--output: {folder} is a file, not a folder", "choose another place")
-
-
-def _template(outputs: Outputs) -> tuple[str, str]:
-    """The template to fill and the extension: from --format, else the template's own ending, else png."""
-    template = DEFAULT_TEMPLATE if outputs.template is None else outputs.template
-    if template.endswith(("/", "\\")) or os.path.isdir(template):
-        template = str(Path(template) / DEFAULT_TEMPLATE)
-    check_template(template)
-    literal, field, _, _ = list(string.Formatter().parse(template))[-1]
-    _, dot, ending = literal.rpartition("/")[2].rpartition(".")
-    own = ending.lower() if field is None and dot else ""
-    known = FORMATS[outputs.kind]
-    extension = outputs.format or own or known[0]
-    if extension not in known:
-        raise UsageError(
-            f"{NOUNS[outputs.kind]}s are not written as .{extension}",
-            f"use {' or '.join('.' + name for name in known)}",
-        )
-    if own and outputs.format and own != outputs.format:
-        raise UsageError(f"--output ends in .{own} but --format is {outputs.format}", "leave one of them out")
-    if not own and not template.endswith(".{ext}"):
-        template += ".{ext}"
-    return template, extension
-
-
-def check_template(template: str) -> None:
-    """Raises UsageError unless a template is well formed and names known fields only."""
-    try:
-        for _, field, spec, conversion in string.Formatter().parse(template):
-            if field is None:
+    used = _Used()
+    template = whole_template(batch.outputs)
+    for row in rows:
+        for wanted in _wanted(row, batch, used):
+            if isinstance(wanted, Refused):
+                yield wanted
                 continue
-            if field not in FIELDS or conversion:
-                raise UsageError(f"--output: there is no field {{{field}}}", f"the fields are: {' '.join(FIELDS)}")
-            if re.search(r"\d{4}", spec or ""):
-                raise ValueError(f"{spec} is too wide for a file name")
-            format(MAX_SEED if field in ("index", "seed") else "x", spec or "")
-    except (ValueError, OverflowError) as error:
-        raise UsageError(f"--output: {error}", "for example out/{index:03d}-{seed}.{ext}") from None
-    if not template.strip() or any(unicodedata.category(letter) == "Cc" for letter in template):
-        raise UsageError("--output is no path", "for example out/{index:03d}-{seed}.{ext}")
+            try:
+                yield _item(wanted, batch, used, template)
+            except UsageError as error:
+                yield Refused(wanted.id or _row_id(row), _located(row, error))
 
 
-def fill(template: str, values: Mapping[str, Any]) -> str:
-    """A template with its fields filled; no field can add a folder, a reserved name or an over-long one."""
-    names = [""]
-    filled = set()  # which of the names have a field in them; what the user wrote in full stays as it is
-    for literal, field, spec, _ in string.Formatter().parse(template):
-        first, *more = literal.split("/")
-        names[-1] += first
-        names += more
-        if field is not None:
-            names[-1] += safe_name(format(values[field], spec or "")) or "_"
-            filled.add(len(names) - 1)
-    return "/".join(_whole_name(name) if number in filled else name for number, name in enumerate(names))
-
-
-def _whole_name(name: str) -> str:
-    """A file or folder name cut to a length that fits, its ending kept; a name that Windows reserves marked."""
-    stem, dot, ending = name.rpartition(".")
-    short = f"{_cut(stem, LONGEST - len(ending) - 1)}.{ending}" if dot and len(ending) < 10 else _cut(name, LONGEST)
-    return f"_{short}" if RESERVED.fullmatch(short) else short
-
-
-def safe_name(text: str) -> str:
-    """Text as part of a file name on any system: no separators, control characters, or edge dots and spaces."""
-    plain = unicodedata.normalize("NFC", text)
-    plain = "".join(" " if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp") else c for c in plain)
-    plain = re.sub(r'[<>:"/\\|?*\s]+', "-", plain).strip("-. ")
-    return _cut(plain, LONGEST)
-
-
-def _cut(text: str, size: int) -> str:
-    """The longest start of a text of at most `size` bytes in UTF-8 (file systems count bytes, not letters)."""
-    return text.encode(errors="replace")[:size].decode(errors="ignore")
-
-
-def checked(flags: Mapping[str, Flag], arguments: Mapping[str, Any], *, fit: bool = False) -> dict[str, Any]:
-    """Arguments with what is empty left out; every value in its flag's range.
-
-    `fit`: take the nearest size or number of frames that the pipeline can make. Raises UsageError for a missing
-    argument, or a value out of range, with the nearest one that is in it.
-    """
-    fitted = dict(arguments)
-    for name, flag in flags.items():
-        option = "--" + name.replace("_", "-")
-        value = arguments.get(name, flag.default)
-        if flag.required and value in (None, [], ""):
-            raise UsageError(f"{option} is missing", f"this pipeline needs it: {flag.help}" if flag.help else "give it")
-        if fit and flag.multiple_of and isinstance(value, int) and name in arguments:
-            value = fitted[name] = nearest(flag, value)[0]
-        items = value if isinstance(value, list) else [value]
-        if flag.most and len(items) > flag.most and flag.kind in MEDIA_KINDS:
-            raise UsageError(f"{option} is given {len(items)} times", f"this pipeline takes {flag.most} at most")
-        for item in items:
-            if isinstance(item, str):
-                _check_text(option, item)
-            if isinstance(item, int | float) and not isinstance(item, bool):
-                _check_range(flag, option, item)
-        if flag.kind == "json" and name.endswith("_kwargs") and not isinstance(value, dict | None):
-            raise UsageError(f"{option} must be a JSON object", """for example '{"scale": 0.8}'""")
-    _check_strength(fitted)
-    return {name: value for name, value in fitted.items() if value not in (None, [])}
-
-
-def _check_text(option: str, text: str) -> None:
+def _wanted(row: Row, batch: Batch, used: _Used) -> Iterator[_Wanted | Refused]:
+    """The items of a row, their arguments checked."""
     try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise UsageError(f"{option} is not valid UTF-8", "save the text as UTF-8, or set a UTF-8 locale") from None
+        values = typed(row, batch.flags, batch.names | OWN.keys())
+        own = {name: values.pop(name) for name in OWN if name in values}
+        count = own.get("count", batch.count)
+        _check_row(row, {**values, **own}, count, batch)
+    except UsageError as error:
+        yield Refused(_row_id(row), error)
+        return
+    several = count * prod(map(len, batch.swept.values())) > 1
+    drawn: int | None = None
+    for at, swept in enumerate(crossed(batch.swept)):
+        call = {**batch.arguments, **values, **swept}
+        seed = call.pop("seed", own.get("seed", batch.seed))
+        try:
+            arguments = _call(call, batch)
+            _check_seed(seed, count)
+        except UsageError as error:
+            yield Refused(_row_id(row), _located(row, error))
+            continue
+        if seed is None:
+            if drawn is None:
+                drawn = _drawn_seed(own, {**batch.arguments, **values}, count, batch, used)
+            seed = drawn
+        for number in range(count):
+            item_id = f"{own['id']}-{at * count + number + 1}" if "id" in own and several else own.get("id")
+            yield _Wanted(row, arguments, seed + number, item_id, own.get("output"), not at and not number)
 
 
-def _check_strength(arguments: Mapping[str, Any]) -> None:
-    """Image-to-image pipelines run the last steps * strength steps (get_timesteps) and fail where that is none."""
-    steps, strength = arguments.get("num_inference_steps"), arguments.get("strength")
-    if isinstance(steps, int) and strength == 0:
-        raise UsageError(
-            f"--strength 0 leaves none of {steps} steps to run",
-            f"give at least {math.ceil(1000 / steps) / 1000:g}, which is one step",
-        )
+def _item(wanted: _Wanted, batch: Batch, used: _Used, template: tuple[str, str]) -> Request | Earlier:
+    """A request with its own id and paths. Raises UsageError where it cannot have them."""
+    item = digest({"arguments": wanted.arguments, "seed": wanted.seed, "key": batch.key})
+    item_id = _item_id(wanted.id, item, used)
+    per_call = max(int(wanted.arguments.get(name) or 1) for name in PER_CALL)
+    index, used.results = used.results, used.results + per_call
+    own: list[str] = []
+    if batch.journal and (before := batch.journal.last(item_id)):
+        if earlier := _earlier(item_id, item, before, batch, batch.journal):
+            return earlier
+        own = batch.journal.paths(before) if before["status"] == "started" else []
+    outputs = within(batch.outputs, wanted.template) if wanted.template else batch.outputs
+    values = {
+        "name": batch.name,
+        "key": batch.key[:12],
+        "id": item_id,
+        "seed": wanted.seed,
+        "prompt": str(wanted.arguments.get("prompt") or ""),
+    }
+    numbers = range(index + 1, used.results + 1)
+    filled = whole_template(outputs) if wanted.template else template
+    unique = bool(wanted.template) and wanted.first
+    found = paths(filled, values, numbers, outputs, used.taken, own, unique=unique)
+    overwrite = outputs.overwrite or bool(own)
+    return Request(index, wanted.seed, wanted.arguments, tuple(found), overwrite, outputs.fps, item_id, item)
 
 
-def _check_range(flag: Flag, option: str, value: float) -> None:
-    low, high, step = flag.minimum, flag.maximum, flag.multiple_of
-    if (
-        (isinstance(value, float) and not math.isfinite(value))
-        or (low is not None and value < low)
-        or (high is not None and value > high)
-    ):
-        bounds = (
-            f"from {low:g} to {high:g}"
-            if low is not None and high is not None
-            else (f"at least {low:g}" if low is not None else f"at most {high:g}" if high is not None else "a number")
-        )
-        raise UsageError(f"{option} {value} is out of range", f"give {bounds}")
-    if step and value % step != flag.remainder:
-        near = " or ".join(map(str, sorted(nearest(flag, int(value)))))
-        form = f"not {step}n + {flag.remainder}" if flag.remainder else f"no multiple of {step}"
-        raise UsageError(f"{option} {value} is {form}", f"the nearest: {near}; --fit takes it by itself")
+def _item_id(given: str | None, item: str, used: _Used) -> str:
+    """The id given, or the start of the item's digest, with a number where the same item is asked for again."""
+    if given is not None:
+        if used.seen.add(f"id {given}") > 1:
+            raise UsageError(f"the id {shown(given)} is there already", "give each item its own, or none")
+        return given
+    number = used.seen.add(item)
+    return item[:ID] if number == 1 else f"{item[:ID]}-{number}"
+
+
+def _earlier(item_id: str, item: str, before: Mapping[str, Any], batch: Batch, journal: Journal) -> Earlier | None:
+    """What the journal says of an item that is not to be made now.
+
+    Raises UsageError for one that it has already, unless the run resumes or overwrites.
+    """
+    if before["status"] == "started":
+        return None
+    if before["item"] != item:
+        if batch.outputs.overwrite or before["status"] == "failed":
+            return None
+        problem = f"the journal has {item_id} with another prompt, seed or argument"
+        raise UsageError(problem, "give it another id, or pass --overwrite")
+    if before["status"] == "failed":
+        return Earlier(item_id, before) if batch.resume and not batch.retry else None
+    if batch.resume:
+        return Earlier(item_id, before) if not batch.thorough or journal.intact(before) else None
+    if batch.outputs.overwrite:
+        return None
+    raise UsageError(f"{item_id} was made already", "pass --resume to skip what is done, or --overwrite")
+
+
+def _drawn_seed(own: Mapping[str, Any], given: Mapping[str, Any], count: int, batch: Batch, used: _Used) -> int:
+    """The seed of a row that gives none: of the batch's origin, its arguments, and its id or how often it came before.
+
+    Swept values have no part in it: what a sweep changes is compared on the same noise.
+    """
+    row = digest({"arguments": given, "count": count, "key": batch.key})
+    which = f"id {own['id']}" if "id" in own else str(used.seen.add(f"row {row}"))
+    return int(digest([batch.origin, row, which])[:16], 16) % (SEEDS - count)
+
+
+def _call(call: Mapping[str, Any], batch: Batch) -> dict[str, Any]:
+    arguments = checked(batch.flags, call, fit=batch.fit)
+    check_files(batch.flags, arguments)
+    return arguments
+
+
+def _check_row(row: Row, values: Mapping[str, Any], count: int, batch: Batch) -> None:
+    """Raises UsageError for what cannot be in a row: values that are swept, a count that is too large, an empty id."""
+    for name in batch.swept:
+        if name in values:
+            raise UsageError(f"{row.where}: {name} is swept by --sweep", "leave it out of one of them")
+    if not 1 <= count <= MOST:
+        raise _located(row, UsageError(f"--count {count} is out of range", f"give from 1 to {MOST}"))
+    if any(not values[name].isprintable() for name in ("id", "output") if name in values):
+        raise UsageError(f"{row.where}: id and output must be text on one line", "leave control characters out")
+
+
+def _check_seed(seed: int | None, count: int) -> None:
+    if seed is not None and not 0 <= seed <= MAX_SEED - count + 1:
+        more = f", and --count {count} needs as many" if count > 1 else ""
+        raise UsageError(f"--seed {seed} is out of range", f"seeds go from 0 to {MAX_SEED}{more}")
+
+
+def _located(row: Row, error: UsageError) -> UsageError:
+    """An error with the line it comes from."""
+    return UsageError(f"{row.where}: {error.message}", error.hint) if row.where else error
+
+
+def _row_id(row: Row) -> str:
+    given = row.values.get("id")
+    return given if isinstance(given, str) and given.strip() else f"line-{row.number}"

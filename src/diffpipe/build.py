@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from . import hub, select
+from . import hub, select, weights
 from .errors import UsageError
 from .files import identity, readable, safetensors_header, weigh
 from .resolve import Context, Resolved, place_of, resolve
-from .specs import CHECKPOINTS, BuildSpec, Component, PipelineType, Source, digest
+from .specs import CHECKPOINTS, BuildSpec, Component, PipelineType, Placement, Source, digest
 from .store import SHORT, Entry, Store, check_name
 
 FORMAT = 1  # of the manifest: raise it when readers of older ones would misread newer ones
@@ -31,6 +32,7 @@ PACKAGES = (
 )
 
 Say = Callable[[str], None]
+NOTHING: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True)
@@ -100,17 +102,21 @@ def _ready(store: Store, resolved: Resolved) -> Entry | None:
     if entry is None:
         return None
     locations = entry.sources()["locations"]
-    fetched = (file_of(s, locations[s.role], path) for s in resolved.sources if s.kind == "hub" for path in s.files)
-    return entry if all(path.exists() for path in fetched) else None
+    sources = [source for source in map(Source.from_json, entry.manifest()["sources"]) if source.kind == "hub"]
+    fetched = (file_of(source, locations[source.role], path) for source in sources for path in source.files)
+    stored = weights.weights_key(resolved.config)
+    whole = stored is None or weights.find(store, stored) is not None
+    return entry if whole and all(path.exists() for path in fetched) else None
 
 
 def _follow(entry: Entry, resolved: Resolved, name: str) -> None:
     """A cache hit from another folder with the same content: where the recorded one is gone, use the new one."""
     recorded = entry.sources()
-    moved = {s.role for s in resolved.sources if s.kind in ("folder", "file") and _changed(s, recorded)}
+    sources = tuple(map(Source.from_json, entry.manifest()["sources"]))
+    moved = {s.role for s in sources if s.kind in ("folder", "file") and _changed(s, recorded)}
     if moved:
         locations = recorded["locations"] | {role: resolved.locations[role] for role in moved}
-        entry.set_sources(record_sources(resolved.sources, locations, command_of(resolved.spec, name)))
+        entry.set_sources(record_sources(sources, locations, command_of(resolved.spec, name)))
 
 
 def _changed(source: Source, recorded: Mapping[str, Any]) -> bool:
@@ -135,15 +141,28 @@ def _make(
         fetched = _fetch(resolved, offline, quiet, say)
         own = load.own_pipeline_class(place_of(fetched["base"]))
     cls = own or load.pipeline_class(resolved.pipeline)
-    load.check(asdict(spec), cls, layout)
+    shipped = _settings(resolved, "scheduler", "scheduler_config.json", offline) if spec.scheduler else {}
+    load.check(asdict(spec), cls, layout, shipped)
+    if "quantization" in resolved.config:
+        from .engine import prepare
+
+        prepare.check(resolved.config["quantization"], layout)
     fields = outputs.output_fields(cls)
     kind = outputs.kind_of(fields)
     if kind is None:
         made = ", ".join(fields) or "nothing diffpipe knows"
         raise UsageError(f"{resolved.pipeline} makes no picture, video or sound", f"it returns {made}")
-    locations = fetched or _fetch(resolved, offline, quiet, say)
+    if "call" not in row.quirks and (reason := signature.why_uncallable(cls)):
+        raise UsageError(f"no command line can call {resolved.pipeline}: it {reason}", "name another with --class")
+    small = fetched or _fetch(resolved, offline, quiet, say, only="lora:")
+    _check_loras(cls, resolved, layout, small, offline, say)
+    stored = weights.weights_key(resolved.config)
+    shared = weights.find(store, stored) if stored else None
+    if shared:  # another entry with the same weights made them
+        resolved = replace(resolved, sources=tuple(_still_needed(resolved.sources, shared["components"])))
+    locations = fetched or _fetch(resolved, offline, quiet, say, have=small)
     components = _components(resolved, row, layout, locations)
-    manifest = {
+    manifest: dict[str, Any] = {
         "format": FORMAT,
         "key": resolved.key,
         "provider": spec.provider,
@@ -160,6 +179,9 @@ def _make(
         "quirks": sorted(row.quirks),
         "versions": versions(),
     }
+    if stored:
+        manifest |= _quantize(manifest, stored, locations, row, store, say)
+        resolved = replace(resolved, sources=tuple(map(Source.from_json, manifest["sources"])))
     base = resolved.sources[0]
     summary = {
         "provider": spec.provider,
@@ -167,19 +189,104 @@ def _make(
         "pipeline": resolved.pipeline,
         "model": base.label + (f"@{base.commit[:7]}" if base.commit else ""),
         "dtype": spec.dtype,
-        "bytes": sum(component.bytes for component in components),
+        "bytes": sum(component["bytes"] for component in manifest["components"]),
         "built": int(time.time()),
+        **({"weights": stored, "quantize": resolved.config["quantization"]["mode"]} if stored else {}),
     }
     return store.publish(
         resolved.key, summary, manifest, record_sources(resolved.sources, locations, command_of(spec, name))
     )
 
 
-def _fetch(resolved: Resolved, offline: bool, quiet: bool, say: Say) -> dict[str, str]:
-    """Have every source on this machine; role -> folder or file."""
-    locations = dict(resolved.locations)
+def _settings(resolved: Resolved, component: str, name: str, offline: bool) -> dict[str, Any]:
+    """A component's own settings file, small and so read before anything is fetched; {} where there is none."""
+    sources = {source.role: source for source in resolved.sources}
+    base = sources.get("config") or sources["base"]
+    source = sources.get(f"component:{component}")
+    inside = source.subfolder if source and not source.single else component
+    source = base if source is None or source.single else source
+    path = f"{inside}/{name}" if inside else name
+    if path not in source.files:
+        return {}
+    if source.kind == "hub" and source.commit:
+        text = hub.read_text(hub.Repository(source.label, source.commit, source.files), path, offline)
+    else:
+        text = file_of(source, resolved.locations[source.role], path).read_text(encoding="utf-8")
+    return dict(json.loads(text))
+
+
+def _check_loras(
+    cls: type,
+    resolved: Resolved,
+    layout: Mapping[str, tuple[str, str]],
+    locations: Mapping[str, str],
+    offline: bool,
+    say: Say,
+) -> None:
+    """Refuse the LoRAs that are for another model, and tell of those that fit in part."""
+    from .engine import adapters, load
+
+    def settings(name: str) -> tuple[Any, dict[str, Any]] | None:
+        if name not in layout:
+            return None
+        return load.component_class(*layout[name]), _settings(resolved, name, "config.json", offline)
+
     for source in resolved.sources:
-        if source.kind == "hub" and source.commit:
+        if not source.role.startswith("lora:"):
+            continue
+        path = file_of(source, locations[source.role], next(iter(source.files)))
+        fit = adapters.check(cls, path, source.label, settings, pickle=resolved.spec.allow_pickle)
+        if fit and fit.fitting < fit.layers:
+            say(f"the LoRA {source.label} fits in part: {fit.fitting} of its {fit.layers} layers are in this model")
+
+
+def _quantize(
+    manifest: Mapping[str, Any], key: str, locations: Mapping[str, str], row: PipelineType, store: Store, say: Say
+) -> dict[str, Any]:
+    """What quantization changes of a manifest. The weights are made, unless an entry with the same ones made them.
+
+    "quantization" tells how; "components" give the stored sizes; "sources" drop what is not needed any more.
+    """
+    from .engine import prepare
+
+    places = {role: place_of(location) for role, location in locations.items()}
+    made = weights.make(
+        store,
+        key,
+        lambda folder: prepare.store_components(manifest, places, row.quirks, folder, say),
+        lambda: say(f"another process is making the quantized weights {key[:SHORT]}; waiting for it"),
+    )
+    stored = made["components"]
+    sizes = {name: {size: part[size] for size in ("bytes", "parameters", "dtypes")} for name, part in stored.items()}
+    told = ("layers", "left", "comparison")
+    return {
+        "quantization": {
+            **manifest["config"]["quantization"],
+            "key": key,
+            "components": {name: {k: part[k] for k in told if k in part} for name, part in stored.items()},
+        },
+        "components": [part | sizes.get(part["name"], {}) for part in manifest["components"]],
+        "sources": [asdict(s) for s in _still_needed(map(Source.from_json, manifest["sources"]), stored)],
+    }
+
+
+def _still_needed(sources: Iterable[Source], stored: Collection[str]) -> Iterator[Source]:
+    """The sources of a pipeline some of whose components are stored, with LoRAs fused: their own weights may go."""
+    for source in sources:
+        if source.role.startswith("lora:") or source.role.removeprefix("component:") in stored:
+            continue
+        whole = source.single or source.role.startswith("component:")
+        yield source if whole else replace(source, files=select.without_weights(source.files, stored))
+
+
+def _fetch(
+    resolved: Resolved, offline: bool, quiet: bool, say: Say, *, only: str = "", have: Mapping[str, str] = NOTHING
+) -> dict[str, str]:
+    """Have the sources here whose role begins with `only`; role -> folder or file. `have`: those that are."""
+    locations = {**resolved.locations, **have}
+    for source in resolved.sources:
+        if source.role.startswith(only) and source.kind == "hub" and not locations[source.role]:
+            assert source.commit
             total = sum(info.size for info in source.files.values())
             say(f"{source.label} at {source.commit[:7]}: {len(source.files)} files, {readable(total)}")
             repository = hub.Repository(source.label, source.commit, source.files)
@@ -235,12 +342,7 @@ def _checkpoint_headers(
     path = Path(location)
     if path.suffix != ".safetensors":
         return {name: [] for name in select.parts_of_checkpoint(select.DENOISER_ONLY, layout)}
-    header = {name: tensor for name, tensor in safetensors_header(path).items() if name != "__metadata__"}
-    parted: dict[str, list[dict[str, Any]]] = {}
-    for name, tensor in header.items():
-        for part in sorted(select.parts_of_checkpoint([name], layout))[:1]:
-            parted.setdefault(part, [{}])[0][name] = tensor
-    return parted
+    return {name: [tensors] for name, tensors in select.part_checkpoint(safetensors_header(path), layout).items()}
 
 
 def versions() -> dict[str, str]:
@@ -266,6 +368,7 @@ def command_of(spec: BuildSpec, name: str) -> list[str]:
         "--device": None if spec.device == "auto" else spec.device,
         "--scheduler": spec.scheduler,
         "--scheduler-config": _json(spec.scheduler_config),
+        **_placement_options(spec.placement),
         "--name": name,
     }
     words += [word for option, value in options.items() if value for word in (option, value)]
@@ -273,8 +376,24 @@ def command_of(spec: BuildSpec, name: str) -> list[str]:
         words += ["--component", f"{component}={absolute(source)}"]
     for lora in spec.loras:
         words += ["--lora", absolute(lora)]
+    words += [switch for switch, on in _switches(spec.placement).items() if on]
     words += ["--allow-pickle"] * spec.allow_pickle + ["--trust-remote-code"] * spec.trust_remote_code
     return words
+
+
+def _placement_options(placement: Placement) -> dict[str, str]:
+    given = placement.to_json()
+    options = {"--memory": given.get("memory", ""), "--cpu-offload": given.get("cpu_offload", "")}
+    options["--device-memory"] = f"{placement.device_memory / 2**30:g}GiB" if placement.device_memory else ""
+    if placement.quantize == "none":
+        return options
+    options |= {"--quantize": placement.quantize, "--quantize-backend": placement.quantize_backend}
+    return options | {"--quantize-components": ",".join(placement.quantize_components)}
+
+
+def _switches(placement: Placement) -> dict[str, bool]:
+    given = placement.to_json().items()
+    return {"--" + name.replace("_", "-"): value for name, value in given if isinstance(value, bool)}
 
 
 def absolute(source: str) -> str:

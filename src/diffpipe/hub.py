@@ -132,7 +132,7 @@ def read_header(repository: Repository, path: str, offline: bool = False) -> dic
     CacheError if it is not safetensors, and what `fetch` raises.
     """
     _check_listed(repository, [path])
-    if _is_present(repository, path):
+    if is_present(repository, path):
         return safetensors_header(_snapshot(repository) / path)
     if is_offline(offline):
         raise _not_cached(repository.repo, path)
@@ -199,7 +199,8 @@ def _size(path: Path) -> int:
         return -1
 
 
-def _is_present(repository: Repository, path: str) -> bool:
+def is_present(repository: Repository, path: str) -> bool:
+    """Whether a file is in the cache, as large as it should be."""
     return _size(_snapshot(repository) / path) == repository.files[path].size
 
 
@@ -256,7 +257,7 @@ def _write_refs(repository: Repository) -> None:
 def _download(repository: Repository, paths: list[str], offline: bool, quiet: bool) -> None:
     _check_listed(repository, paths)
     with _disk_errors(repository.repo):
-        missing = [path for path in paths if not _is_present(repository, path)]
+        missing = [path for path in paths if not is_present(repository, path)]
         if missing and is_offline(offline):
             raise _not_cached(repository.repo, missing[0])
         if missing:

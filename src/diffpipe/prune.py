@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from . import weights
 from .build import file_of
+from .files import readable
 from .specs import Source
 from .store import SHORT, Entry, Store
 
@@ -18,25 +20,35 @@ DAY = 86400.0
 
 @dataclass(frozen=True)
 class Plan:
-    """What pruning would remove: entries with the reason, names that stand for nothing, left-overs."""
+    """What pruning would remove: entries with the reason, names that stand for nothing, left-overs, unused weights.
+
+    `weights`: the key and bytes of quantized weights that no entry uses.
+    """
 
     entries: tuple[tuple[str, str], ...]
     names: tuple[str, ...]
     leftovers: tuple[Path, ...]
+    weights: Mapping[str, int] = field(default_factory=dict)
 
     def lines(self) -> Iterator[str]:
         yield from (f"{key[:SHORT]} {reason}" for key, reason in self.entries)
         yield from (f"{name} stands for no entry" for name in self.names)
         yield from (f"{path.name} was left by a build that did not finish" for path in self.leftovers)
+        yield from (
+            f"{key[:SHORT]} holds quantized weights ({readable(size)}) of no entry"
+            for key, size in self.weights.items()
+        )
 
     def total(self) -> str:
-        return f"{len(self.entries)} entries, {len(self.names)} names, {len(self.leftovers)} left-overs"
+        counts = f"{len(self.entries)} entries, {len(self.names)} names, {len(self.leftovers)} left-overs"
+        return counts + (f", {len(self.weights)} sets of quantized weights" if self.weights else "")
 
     def to_json(self) -> dict[str, Any]:
         return {
             "entries": [{"key": key, "reason": reason} for key, reason in self.entries],
             "names": list(self.names),
             "leftovers": [path.name for path in self.leftovers],
+            "weights": [{"key": key, "bytes": size} for key, size in self.weights.items()],
         }
 
 
@@ -47,7 +59,8 @@ def plan(store: Store, unused_for: int | None) -> Plan:
     going = {key for key, _ in entries}
     kept = set(keys) - going
     names = tuple(name for name, key in store.names().items() if key not in kept and key not in going)
-    return Plan(tuple(sorted(entries)), names, tuple(store.leftovers()))
+    unused = {key: weights.size(store, key) for key in weights.unused(store, frozenset(going))}
+    return Plan(tuple(sorted(entries)), names, tuple(store.leftovers()), unused)
 
 
 def execute(store: Store, planned: Plan) -> None:
@@ -55,6 +68,8 @@ def execute(store: Store, planned: Plan) -> None:
         store.drop(key)
     for name in planned.names:
         store.drop_name(name)
+    for key in planned.weights:
+        weights.drop(store, key)
     for path in planned.leftovers:
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
@@ -72,5 +87,8 @@ def _reason(entry: Entry | None, unused_for: int | None) -> str | None:
         for path in source.files:
             if not file_of(source, locations.get(source.role, ""), path).exists():
                 return f"needs {source.label}, which is gone"
+    stored = manifest.get("quantization", {}).get("key")
+    if stored and weights.find(Store(entry.folder.parent.parent), stored) is None:
+        return "lost its quantized weights"
     idle = (time.time() - entry.last_used()) / DAY
     return f"was not used for {idle:.0f} days" if unused_for is not None and idle >= unused_for else None

@@ -7,6 +7,7 @@ hashed, so a moved folder or cache keeps its key.
 from __future__ import annotations
 
 import functools
+import importlib.metadata
 import importlib.util
 import json
 import os
@@ -21,13 +22,14 @@ from typing import Any
 from . import hub, select
 from .errors import NotFoundError, UsageError
 from .files import DigestCache, safetensors_header
-from .specs import CHECKPOINTS, BuildSpec, FileInfo, PipelineType, Source, digest
+from .specs import CHECKPOINTS, BuildSpec, FileInfo, PipelineType, Placement, Source, digest
 
 FORMAT = 1  # of the hashed configuration: raise it when the meaning of a section changes
 REPOSITORY = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 ADAPTER = re.compile(r"lora|lokr|loha|hada_|\.diff|\.alpha|dora")  # in the names of an adapter's tensors, in any layout
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 EMBEDDED = "embedded:"
+QUANTIZERS = {"quanto": "optimum-quanto", "torchao": "torchao"}  # backend -> the package that decides what it makes
 
 Report = Callable[[str, int], None]
 
@@ -72,7 +74,8 @@ def resolve(spec: BuildSpec, row: PipelineType, context: Context) -> Resolved:
         found.append(_pin_lora(number, text, spec, context))
     sources = tuple(source for source, _ in found)
     pipeline = spec.pipeline or row.pipeline or layout.pipeline
-    config = configuration(spec, pipeline, sources)
+    names = {name for source in sources for name in source.components}
+    config = configuration(spec, pipeline, sources, quantization(spec, row, names))
     locations = {source.role: location for source, location in found}
     return Resolved(spec, pipeline, sources, locations, config, digest(config))
 
@@ -82,8 +85,35 @@ def with_defaults(spec: BuildSpec, row: PipelineType, layout: Source) -> dict[st
     return {n: s for n, s in row.components.items() if n not in layout.components} | dict(spec.components)
 
 
-def configuration(spec: BuildSpec, pipeline: str, sources: Iterable[Source]) -> dict[str, Any]:
-    """The named sections that the pipeline key hashes."""
+def quantization(spec: BuildSpec, row: PipelineType, names: Iterable[str]) -> dict[str, Any] | None:
+    """What is quantized, and how: all that changes the weights it makes. None where nothing is.
+
+    `names`: the pipeline's components, of which denoisers and text encoders are taken unless the request names others.
+    """
+    asked = spec.placement
+    if asked.quantize == "none":
+        return None
+    return {
+        "mode": asked.quantize,
+        "backend": asked.quantize_backend,
+        "version": installed_version(QUANTIZERS[asked.quantize_backend]),
+        "components": sorted(asked.quantize_components) or select.quantized_by_default(names),
+        "exclude": sorted(row.unquantized),
+    }
+
+
+def installed_version(package: str) -> str | None:
+    """The version of an installed package, without importing it; None where it is not installed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def configuration(
+    spec: BuildSpec, pipeline: str, sources: Iterable[Source], quantized: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """The named sections that the pipeline key hashes; "quantization" only where something is."""
     by_role = {source.role: _section(source) for source in sources}
     return {
         "format": FORMAT,
@@ -96,9 +126,15 @@ def configuration(spec: BuildSpec, pipeline: str, sources: Iterable[Source]) -> 
         "loras": [by_role[f"lora:{number}"] for number in range(len(spec.loras))],
         "scheduler": {"class": spec.scheduler, "config": dict(spec.scheduler_config)},
         "dtype": spec.dtype,
-        "placement": {"device": spec.device},
+        "placement": {"device": spec.device, **_switches(spec.placement)},
         "trust": {"pickle": spec.allow_pickle, "remote_code": spec.trust_remote_code},
+        **({"quantization": quantized} if quantized else {}),
     }
+
+
+def _switches(placement: Placement) -> dict[str, Any]:
+    """What of a placement decides where the weights lie; {} for the defaults. Quantization has a section of its own."""
+    return {name: value for name, value in placement.to_json().items() if not name.startswith("quantize")}
 
 
 def _section(source: Source) -> dict[str, Any]:

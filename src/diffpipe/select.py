@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import PurePosixPath
-from typing import Any, TypeGuard
+from typing import Any, TypeGuard, TypeVar
 
 from .errors import NotFoundError, UsageError
+
+T = TypeVar("T")
 
 # The names diffusers and transformers load weights from (WEIGHTS_NAME in either): the others are for other tools.
 WEIGHTS = re.compile(
@@ -21,6 +23,7 @@ INDEX = re.compile(
 SETTINGS = frozenset({".json", ".txt", ".model", ".jinja"})
 DENOISERS = ("transformer", "unet", "prior")
 DENOISER_ONLY = ("model.diffusion_model.",)  # what a checkpoint is taken to hold whose tensors cannot be listed (GGUF)
+QUANTIZED = re.compile(r"(prior_)?(transformer|unet|prior|text_encoder)(_\d+)?")  # what --quantize takes unless told
 WEIGHTLESS = re.compile(r"Tokenizer|Processor|FeatureExtractor|Scheduler")
 
 
@@ -77,6 +80,20 @@ def pipeline_files(
 def needs_weights(inside: Collection[str], component: str, class_name: str) -> bool:
     """Whether a component is a model: it has a config.json and its class is no tokenizer, processor or scheduler."""
     return f"{component}/config.json" in inside and not WEIGHTLESS.search(class_name)
+
+
+def quantized_by_default(components: Iterable[str]) -> list[str]:
+    """The denoisers and text encoders among a pipeline's components, sorted: never the autoencoder."""
+    return sorted(name for name in components if QUANTIZED.fullmatch(name))
+
+
+def without_weights(files: Mapping[str, T], components: Collection[str]) -> dict[str, T]:
+    """A folder's files but for the weights of some components."""
+    return {
+        path: info
+        for path, info in files.items()
+        if PurePosixPath(path).parts[0] not in components or is_setting(path)
+    }
 
 
 def is_setting(name: str) -> bool:
@@ -166,3 +183,13 @@ def parts_of_checkpoint(tensors: Iterable[str], components: Collection[str]) -> 
     if prefixes - {"first_stage_model", "vae", "cond_stage_model", "conditioner", "text_encoders"}:
         found |= {name for name in components if name in DENOISERS}
     return found
+
+
+def part_checkpoint(header: Mapping[str, Any], components: Collection[str]) -> dict[str, dict[str, Any]]:
+    """A single-file checkpoint's safetensors header, parted by the component that each tensor belongs to."""
+    parted: dict[str, dict[str, Any]] = {}
+    for name, tensor in header.items():
+        if name != "__metadata__":
+            for part in sorted(parts_of_checkpoint([name], components))[:1]:
+                parted.setdefault(part, {})[name] = tensor
+    return parted

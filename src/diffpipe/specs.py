@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from .errors import DiffpipeError
+
 FlagKind = Literal["text", "integer", "number", "boolean", "choice", "image", "mask", "video", "audio", "json"]
 OutputKind = Literal["image", "video", "audio"]
 MEDIA_KINDS = frozenset({"image", "mask", "video", "audio"})
@@ -19,6 +21,7 @@ FORMATS: Mapping[OutputKind, tuple[str, ...]] = {
 }
 NOUNS: Mapping[OutputKind, str] = {"image": "picture", "video": "video", "audio": "sound"}
 FRAME_RATES = ("frame_rate", "fps")  # call arguments that say how fast the video is meant to play
+MAX_SEED = 2**64 - 1  # torch.Generator.manual_seed
 CHECKPOINTS = (".safetensors", ".gguf", ".ckpt", ".pt", ".pth", ".bin")  # the endings of single-file weights
 
 
@@ -83,13 +86,16 @@ class PipelineType:
     """A row of the catalogue: one way to use a provider's models.
 
     `pipeline` is the diffusers class ("" for custom: the folder's own). `defaults` override the signature's; `flags`
-    holds fields of Flag to override by argument name, e.g. {"width": {"multiple_of": 16}}. `components`: where a part
+    holds fields of Flag to override by argument name, e.g. {"width": {"multiple_of": 16}}, or None for an argument
+    that gets no flag. `components`: where a part
     comes from that the model's own folder does not have (a ControlNet, a prior): a source as --component takes it.
     `fps`: frames a second of a video, where the call has no argument for them. `quirks`: what rows cannot say, as
     "module:function" by hook:
 
     - load(pipe): after loading, before the pipeline is placed on its device;
     - call(pipe, arguments) -> output: in place of pipe(**arguments).
+
+    `unquantized`: linear layers that quantization leaves alone, as patterns COMPONENT.LAYER ("transformer.time_*").
     """
 
     name: str
@@ -97,10 +103,11 @@ class PipelineType:
     repositories: tuple[str, ...] = ()
     dtype: str = "bfloat16"
     defaults: Mapping[str, Any] = field(default_factory=dict)
-    flags: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    flags: Mapping[str, Mapping[str, Any] | None] = field(default_factory=dict)
     components: Mapping[str, str] = field(default_factory=dict)
     fps: float | None = None
     quirks: Mapping[str, str] = field(default_factory=dict)
+    unquantized: tuple[str, ...] = ()
     legacy: bool = False
     notes: str = ""
 
@@ -124,6 +131,38 @@ class Provider:
 
 
 @dataclass(frozen=True)
+class Placement:
+    """How a pipeline is kept in memory, and in which form. The defaults are: all of it on the device, as it is.
+
+    `memory` is what was asked for: these switches ("manual"), or the fastest that fits ("auto", where the switches say
+    what was chosen). Offload strategies: model moves one component to the device at a time; group one block of the
+    denoiser (copied while the one before it works) and one layer of the rest; sequential one layer at a time.
+    `quantize_components`: names, () for the denoisers and text encoders. `device_memory`: bytes to plan for, None for
+    what is free.
+    """
+
+    memory: Literal["manual", "auto"] = "manual"
+    attention_slicing: bool = False
+    vae_slicing: bool = False
+    vae_tiling: bool = False
+    layerwise_casting: bool = False
+    cpu_offload: Literal["none", "model", "sequential", "group"] = "none"
+    quantize: Literal["none", "fp8", "int8", "int4"] = "none"
+    quantize_backend: Literal["quanto", "torchao"] = "quanto"
+    quantize_components: tuple[str, ...] = ()
+    device_memory: int | None = None
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Placement:
+        return cls(**{**data, "quantize_components": tuple(data.get("quantize_components", ()))})
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields that differ from their defaults: {} for a pipeline as it comes, whose key must not change."""
+        blank = asdict(Placement())
+        return {k: v for k, v in asdict(self).items() if v != blank[k]}
+
+
+@dataclass(frozen=True)
 class BuildSpec:
     """What the user asked `build` for, before anything is resolved. Sources are repositories, folders or files."""
 
@@ -140,6 +179,7 @@ class BuildSpec:
     scheduler_config: Mapping[str, Any] = field(default_factory=dict)
     dtype: str = "bfloat16"
     device: str = "auto"
+    placement: Placement = field(default_factory=Placement)
     allow_pickle: bool = False
     trust_remote_code: bool = False
 
@@ -203,9 +243,12 @@ class Component:
 
 @dataclass(frozen=True)
 class Request:
-    """One item to generate: call arguments by name (media as paths), a seed, and where its pictures go.
+    """One item to generate: call arguments by name (media as paths), a seed, and where its results go.
+
+    `index` is how many results the items before it have.
 
     `overwrite`: whether files there may be replaced. `fps`: frames a second of a video, None for the pipeline's own.
+    `id` is the item's own among those of its run; `item` the digest of pipeline, arguments and seed.
     """
 
     index: int
@@ -214,6 +257,8 @@ class Request:
     paths: tuple[str, ...] = ()
     overwrite: bool = False
     fps: float | None = None
+    id: str = ""
+    item: str = ""
 
 
 @dataclass(frozen=True)
@@ -226,3 +271,13 @@ class Artifact:
     kind: OutputKind
     seconds: float
     details: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a request: its files, or why there are none."""
+
+    request: Request
+    artifacts: tuple[Artifact, ...] = ()
+    warnings: tuple[str, ...] = ()
+    error: DiffpipeError | None = None

@@ -3,6 +3,7 @@
 pipelines/KEY/summary.json    what `pipelines list` prints (its mtime is the last use)
 pipelines/KEY/manifest.json   everything `generate` needs, immutable, with its own digest
 pipelines/KEY/sources.json    where the sources lie here, and the identity of each file
+weights/KEY/                  quantized weights (see weights.py)
 names/NAME                    a key
 pins/, digests/, locks/, temporary/
 """
@@ -44,23 +45,23 @@ class Entry:
 
     def manifest(self) -> dict[str, Any]:
         """The manifest. Raises CacheError if it was cut short or edited."""
-        value = _intact(self.folder / "manifest.json")
+        value = intact(self.folder / "manifest.json")
         if value.get("key") != self.key:
             raise CacheError(f"the cache entry {self.key[:SHORT]} is damaged", f"build it again: {self.rebuild()}")
         return value
 
     def sources(self) -> dict[str, Any]:
         """Where the sources lie on this machine and each file's identity at build time; {} if that is damaged."""
-        return _intact(self.folder / "sources.json")
+        return intact(self.folder / "sources.json")
 
     def set_sources(self, value: Mapping[str, Any]) -> None:
-        write_json(self.folder / "sources.json", _sealed(value))
+        write_sealed(self.folder / "sources.json", value)
 
     def faults(self) -> list[str]:
         """Which of the entry's own files were cut short or edited."""
         sound = {
-            "manifest": _intact(self.folder / "manifest.json").get("key") == self.key,
-            "summary": _intact(self.folder / "summary.json").get("key") == self.key,
+            "manifest": intact(self.folder / "manifest.json").get("key") == self.key,
+            "summary": intact(self.folder / "summary.json").get("key") == self.key,
             "record of sources": bool(self.sources()),
         }
         return [f"its {name} is damaged" for name, good in sound.items() if not good]
@@ -105,17 +106,22 @@ def _read(path: Path | str) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def _sealed(value: Mapping[str, Any]) -> dict[str, Any]:
+def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
     """A value with its own digest, so that an edit shows."""
     return {**value, "digest": digest(value)}
 
 
+def write_sealed(path: Path, value: Mapping[str, Any]) -> None:
+    """Write what `intact` reads."""
+    write_json(path, sealed(value))
+
+
 def _write_all(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
     for name, value in files.items():
-        write_json(folder / name, _sealed(value))
+        write_sealed(folder / name, value)
 
 
-def _intact(path: Path) -> dict[str, Any]:
+def intact(path: Path) -> dict[str, Any]:
     """What was written sealed, without the digest; {} if the file is missing, cut short or edited."""
     value = _read(path) or {}
     seal = value.pop("digest", None)
@@ -169,7 +175,7 @@ class Store:
 
     def keys(self) -> list[str]:
         """The keys of all entries, whole or damaged."""
-        return [name for name in _listdir(self.root / "pipelines") if KEY.fullmatch(name)]
+        return [name for name in listdir(self.root / "pipelines") if KEY.fullmatch(name)]
 
     def names(self) -> dict[str, str]:
         """name -> key, sorted by name."""
@@ -177,7 +183,7 @@ class Store:
 
     def name_list(self) -> list[str]:
         """All names, without reading what they stand for."""
-        return sorted(name for name in _listdir(self.root / "names") if NAME.fullmatch(name))
+        return sorted(name for name in listdir(self.root / "names") if NAME.fullmatch(name))
 
     def _key_of(self, name: str) -> str | None:
         try:
@@ -306,12 +312,12 @@ class Store:
             if known == key:
                 self.drop_name(name)
         if KEY.fullmatch(key):
-            self._bury(self.root / "pipelines" / key)
+            self.bury(self.root / "pipelines" / key)
 
     def drop_name(self, name: str) -> None:
         (self.root / "names" / name).unlink(missing_ok=True)
 
-    def _bury(self, folder: Path) -> None:
+    def bury(self, folder: Path) -> None:
         """Take a folder out of sight by one rename, then delete it: no reader sees half of it."""
         if folder.exists():
             grave = Path(tempfile.mkdtemp(dir=self.folder("temporary"), prefix="removed-"))
@@ -325,7 +331,7 @@ class Store:
         found = [
             folder / name
             for folder in folders
-            for name in _listdir(folder)
+            for name in listdir(folder)
             if folder.name == "temporary" or name.endswith(".tmp")
         ]
         now = time.time()
@@ -348,7 +354,7 @@ def check_name(name: str) -> None:
         )
 
 
-def _listdir(path: Path) -> list[str]:
+def listdir(path: Path) -> list[str]:
     try:
         return os.listdir(path)
     except OSError:

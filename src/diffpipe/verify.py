@@ -6,12 +6,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from . import weights
 from .build import file_of
 from .errors import CacheError
 from .files import content_digest, identity
 from .resolve import place_of
 from .specs import FileInfo, Source
-from .store import SHORT, Entry
+from .store import SHORT, Entry, Store
 
 
 def locate(entry: Entry, manifest: dict[str, Any]) -> dict[str, Path]:
@@ -40,7 +41,20 @@ def locate(entry: Entry, manifest: dict[str, Any]) -> dict[str, Path]:
     if changed:
         with suppress(OSError):  # a cache that may only be read serves as well
             entry.set_sources(recorded)
-    return {role: place_of(location) for role, location in recorded["locations"].items()}
+    found = {role: place_of(location) for role, location in recorded["locations"].items()}
+    return found | _stored(entry, manifest)
+
+
+def _stored(entry: Entry, manifest: dict[str, Any]) -> dict[str, Path]:
+    """Where the quantized weights lie, each file what it was when it was written. Raises CacheError."""
+    if "quantization" not in manifest:
+        return {}
+    store, key = Store(entry.folder.parent.parent), manifest["quantization"]["key"]
+    try:
+        weights.files(store, key)
+    except CacheError as error:
+        raise CacheError(error.message, f"build it again: {entry.rebuild()}") from error
+    return {"weights": weights.folder(store, key)}
 
 
 def check_file(source: Source, path: str, place: Path, info: FileInfo) -> str | None:
@@ -70,4 +84,6 @@ def problems(entry: Entry) -> list[str]:
             problem = check_file(source, path, file_of(source, locations.get(source.role, ""), path), info)
             if problem:
                 found.append(problem)
+    if "quantization" in manifest:
+        found += weights.problems(Store(entry.folder.parent.parent), manifest["quantization"]["key"])
     return found

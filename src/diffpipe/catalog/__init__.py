@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from ..specs import Provider
-from . import demo, image
+from . import audio, demo, image, video
 
-BUILTIN: dict[str, Provider] = {provider.name: provider for provider in (*demo.PROVIDERS, *image.PROVIDERS)}
+BUILTIN: dict[str, Provider] = {
+    provider.name: provider for module in (demo, image, video, audio) for provider in module.PROVIDERS
+}

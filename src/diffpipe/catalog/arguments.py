@@ -113,3 +113,17 @@ REQUIRED_MEDIA: Mapping[str, tuple[str, ...]] = {
     "VideoToVideo": ("video",),
     "VisualCloze": ("image",),
 }
+
+# Pipeline classes that a command line cannot call although their signatures look as if it could (diffusers 0.42, read
+# in their source), and what stands in the way.
+UNCALLABLE: Mapping[str, str] = {
+    "EasyAnimateInpaintPipeline": "needs video, mask_video: tensors, laid out by hand",
+    "LEditsPPPipelineStableDiffusion": "needs a call of its invert() first",
+    "LEditsPPPipelineStableDiffusionXL": "needs a call of its invert() first",
+    "LTX2DFRTemporalRefinePipeline": "needs latents, keyframes_latents, audio_latents, which LTX2DFRPipeline computes",
+    "StableDiffusionDiffEditPipeline": (
+        "needs calls of its generate_mask() and invert() first: stable-diffusion diffedit makes them"
+    ),
+    "VisualClozeGenerationPipeline": "needs rows of rows of pictures",
+    "VisualClozePipeline": "needs rows of rows of pictures",
+}

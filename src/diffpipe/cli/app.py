@@ -16,6 +16,7 @@ from . import output, tree
 
 COMMANDS = {
     "build": "Resolve, check and name a pipeline, and keep it in the cache.",
+    "plan": "Show what a pipeline needs and how it would fit, without loading it.",
     "generate": "Make pictures with a built pipeline.",
     "pipelines": "List, show, rename, remove, prune or verify built pipelines.",
     "providers": "List or show the families that can be built.",

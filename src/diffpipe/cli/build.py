@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
+from ..catalog.schedulers import every_scheduler, schedulers_of
 from ..errors import DiffpipeError, UsageError
 from ..plugins import providers
-from ..specs import MEDIA_KINDS, BuildSpec, Flag, PipelineType, Provider
+from ..specs import MEDIA_KINDS, BuildSpec, Flag, PipelineType, Placement, Provider
 from . import output, tree
 from .flags import option, option_name, parse_json, reporting, with_parameters
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from ..build import Built
 
 DTYPES = Literal["bfloat16", "float16", "float32"]
+QUANTIZATIONS = Literal["none", "fp8", "int8", "int4"]
+BACKENDS = Literal["quanto", "torchao"]
 DEVICE = r"(auto|cpu|mps|(cuda|xpu)(:\d+)?)"
 
 
@@ -74,7 +77,15 @@ def _components(ctx: typer.Context, incomplete: str) -> list[str]:
     return [f"{name}=" for name in names if name.startswith(incomplete)]
 
 
-MODEL, CHANGES, BUILD = "Model", "Changes", "Build"
+def _schedulers(ctx: typer.Context, incomplete: str) -> list[str]:
+    """The scheduler classes that fit the chosen type's pipeline; every one where the model says the class."""
+    provider = providers().get(ctx.info_name or "")
+    row = provider.type(ctx.params.get("type")) if provider else None
+    names = schedulers_of(row.pipeline) if row and row.pipeline else every_scheduler()
+    return [name for name in names if name.startswith(incomplete)]
+
+
+MODEL, CHANGES, MEMORY, BUILD = "Model", "Changes", "Memory", "Build"
 
 # What every provider's build takes, besides what depends on its rows.
 SOURCES = [
@@ -103,6 +114,7 @@ COMMON = [
     option(
         "scheduler", str | None, None,
         "Another scheduler class of diffusers, set up as the shipped one.", panel=CHANGES, metavar="CLASS",
+        autocompletion=_schedulers,
     ),
     option(
         "scheduler_config", str | None, None,
@@ -111,6 +123,58 @@ COMMON = [
     option(
         "device", str, "auto", "Where it runs: auto, cpu, cuda, cuda:1, mps, xpu.", panel=CHANGES, metavar="DEVICE",
         autocompletion=_devices,
+    ),
+    option(
+        "memory", Literal["manual", "auto"], "manual",
+        "manual: exactly the switches below. auto: the fastest way that is predicted to fit the memory that is free, "
+        "with the switches given kept. diffpipe plan shows the choice and every other way.", panel=MEMORY,
+    ),
+    option(
+        "cpu_offload", Literal["none", "model", "sequential", "group"], "none",
+        "Keep the weights in host memory. model: one component at a time on the device; needs room for the largest; "
+        "the first to try. group: a block at a time, copied while the last one works; needs little room and fast host "
+        "memory for all weights. sequential: a layer at a time; needs least and is slowest by far.", panel=MEMORY,
+    ),
+    option(
+        "layerwise_casting", bool, False,
+        "Store the denoiser's weights in 8 bits (fp8 e4m3fn) and compute in the dtype: half its memory, a little "
+        "slower, results nearly the same. Where quantization is not wanted; not together with it.",
+        "--layerwise-casting", panel=MEMORY,
+    ),
+    option(
+        "vae_tiling", bool, False,
+        "Decode in overlapping tiles: large pictures need no more memory than small ones; a little slower, seams are "
+        "possible. When memory runs out at the end of a run.", "--vae-tiling", panel=MEMORY,
+    ),
+    option(
+        "vae_slicing", bool, False,
+        "Decode the samples of a batch one after another: less memory, hardly slower, the same results. For batches.",
+        "--vae-slicing", panel=MEMORY,
+    ),
+    option(
+        "attention_slicing", bool, False,
+        "Compute attention in parts. With torch's own attention, which every pipeline here uses, it saves nothing and "
+        "is several times slower: only for devices without it.", "--attention-slicing", panel=MEMORY,
+    ),
+    option(
+        "device_memory", str | None, None,
+        "Plan for this much memory instead of what is free, for example 12GiB. With --memory auto.", panel=MEMORY,
+        metavar="SIZE",
+    ),
+    option(
+        "quantize", QUANTIZATIONS, "none",
+        "Store the denoiser and text encoders with fewer bits. fp8 and int8: half of bfloat16's memory, results nearly "
+        "the same; int4: a quarter, results differ visibly. Steps take somewhat longer. For models that do not fit.",
+        panel=MEMORY,
+    ),
+    option(
+        "quantize_backend", BACKENDS, "quanto",
+        "The library that quantizes. torchao: pip install 'diffpipe[torchao]'; no int4.", panel=MEMORY,
+    ),
+    option(
+        "quantize_components", str | None, None,
+        "Which components, separated by commas. Default: the denoisers and text encoders.", panel=MEMORY,
+        metavar="NAME,...",
     ),
     option(
         "allow_pickle", bool, False,
@@ -230,6 +294,7 @@ def spec_of(provider: Provider, values: Mapping[str, Any]) -> tuple[BuildSpec, P
         scheduler_config=settings,
         dtype=values["dtype"],
         device=values["device"],
+        placement=_placement(values),
         allow_pickle=values["allow_pickle"],
         trust_remote_code=values["trust_remote_code"],
     )
@@ -241,6 +306,32 @@ def _components_of(values: Mapping[str, Any]) -> dict[str, str]:
     if values.get("controlnet"):
         named.append(("controlnet", values["controlnet"]))
     return dict(sorted(named))
+
+
+SWITCHES = ("memory", "attention_slicing", "vae_slicing", "vae_tiling", "layerwise_casting", "cpu_offload")
+
+def _placement(values: Mapping[str, Any]) -> Placement:
+    """How the pipeline is kept in memory. Raises UsageError for options that mean nothing together."""
+    names = tuple(sorted({name.strip() for name in (values["quantize_components"] or "").split(",")} - {""}))
+    if names and values["quantize"] == "none":
+        raise UsageError("--quantize-components does nothing without --quantize", "add --quantize fp8, int8 or int4")
+    quantized = values["quantize"] != "none"
+    return Placement(
+        **{name: values[name] for name in SWITCHES},
+        quantize=values["quantize"],
+        quantize_backend=values["quantize_backend"] if quantized or values["memory"] == "auto" else "quanto",
+        quantize_components=names,
+        device_memory=memory_size(values["device_memory"]) if values["device_memory"] else None,
+    )
+
+
+def memory_size(text: str) -> int:
+    """Bytes of a size as people write it: 12GiB, 12G and 12 are GiB, 12GB is 12,000,000,000. Raises UsageError."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(iB|B)?", text.strip(), re.IGNORECASE)
+    if not found or not float(found[1]):
+        raise UsageError(f"--device-memory {text!r} is no size", "for example 12GiB")
+    power = " KMGT".index(found[2].upper() or ("G" if not found[3] else " "))
+    return int(float(found[1]) * float(1000 if (found[3] or "").upper() == "B" else 1024) ** power)
 
 
 def _component(text: str) -> tuple[str, str]:

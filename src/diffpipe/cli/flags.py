@@ -14,6 +14,7 @@ from ..errors import UsageError
 from ..specs import MEDIA_KINDS, Flag
 
 TYPES: dict[str, Any] = {"text": str, "integer": int, "number": float, "boolean": bool, "json": str}
+CONTEXT = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)  # Typer fills it in
 METAVARS = {"text": "TEXT", "integer": "INTEGER", "number": "NUMBER", "json": "JSON"}
 
 

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import inspect
-import os
-from collections.abc import Collection, Mapping
-from contextlib import suppress
+import secrets
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack, suppress
 from difflib import get_close_matches
 from typing import Any, Literal
 
-from ..errors import UsageError
-from ..specs import FORMATS, FRAME_RATES, MEDIA_KINDS, NOUNS, Flag, OutputKind
+from ..batch import SEEDS, Batch
+from ..errors import Exit, UsageError
+from ..metadata import About
+from ..plugins import providers
+from ..prompts import sweeps
+from ..specs import FORMATS, FRAME_RATES, MEDIA_KINDS, NOUNS, Flag, Outcome, OutputKind, Request
 from ..store import SHORT, Entry, Store
-from . import output, tree
-from .flags import arguments, option, option_name, parameter, parse_json, reporting, with_parameters
+from ..templates import BATCH_TEMPLATE, DEFAULT_TEMPLATE, Outputs
+from ..vocabulary import read, unknown_words
+from . import batches, output, tree
+from .flags import CONTEXT, arguments, option, option_name, parameter, parse_json, reporting, with_parameters
 
 CALL, RUN = "Call arguments", "Run options"
 
@@ -40,12 +46,13 @@ def _make(reference: str) -> Any:
     taken = {option.name for option in own}
     shown = [flag for flag in flags if flag.name not in taken]
 
-    def function(**values: Any) -> None:
-        _generate(reference, entry, manifest, shown, values)
+    def function(context: Any, **values: Any) -> Exit:
+        explicit = {name for name in values if context.get_parameter_source(name).name == "COMMANDLINE"}
+        return _generate(reference, entry, manifest, shown, values, explicit)
 
     text = f"{manifest['pipeline']} ({manifest['provider']}, {manifest['type']}), {entry.key[:SHORT]}."
-    command = with_parameters(function, [*(parameter(flag, CALL) for flag in shown), *own])
-    return tree.command(reference, command, text)
+    command = with_parameters(function, [CONTEXT, *(parameter(flag, CALL) for flag in shown), *own])
+    return tree.command(reference, command, text, batches.presets_text())
 
 
 def options(kind: OutputKind, arguments: Collection[str] = ()) -> list[inspect.Parameter]:
@@ -65,11 +72,12 @@ def options(kind: OutputKind, arguments: Collection[str] = ()) -> list[inspect.P
         *([FPS] if kind == "video" and not set(FRAME_RATES) & set(arguments) else []),
         option(
             "seed", int | None, None,
-            f"Seed of the first {noun}; the next ones count up. Default: a fresh random one.", panel=RUN,
+            f"Seed of the first {noun} of each prompt; the next ones count up. Default: a fresh random one.", panel=RUN,
             metavar="INTEGER",
         ),
         option(
-            "count", int, 1, f"How many {noun}s to make, each with its own seed.", panel=RUN, metavar="INTEGER", min=1,
+            "count", int, 1, f"How many {noun}s to make of each prompt, each with its own seed.", panel=RUN,
+            metavar="INTEGER", min=1,
         ),
         option(
             "set", list[str] | None, None,
@@ -81,6 +89,12 @@ def options(kind: OutputKind, arguments: Collection[str] = ()) -> list[inspect.P
             panel=RUN,
         ),
         option("overwrite", bool, False, "Replace files that exist.", "--overwrite", panel=RUN),
+        option(
+            "no_metadata", bool, False,
+            "Leave out of the files what they were made with (diffpipe inspect and reproduce need it).",
+            "--no-metadata", panel=RUN,
+        ),
+        *batches.options(noun),
         *reporting(RUN, f"Print a JSON object a {noun} instead of its path."),
     ]  # fmt: skip
 
@@ -93,56 +107,130 @@ FPS = option(
 
 
 def _generate(
-    reference: str, entry: Entry, manifest: Mapping[str, Any], flags: list[Flag], values: dict[str, Any]
-) -> None:
-    """Check everything, then load, then make one picture after another."""
+    reference: str,
+    entry: Entry,
+    manifest: Mapping[str, Any],
+    flags: list[Flag],
+    values: dict[str, Any],
+    explicit: set[str],
+) -> Exit:
+    """Check everything, then load, then make one item after another."""
     output.set_up(quiet=values["quiet"], verbose=values["verbose"], log_file=values["log_file"])
-    from ..batch import Outputs, checked, requests
     from ..verify import locate
 
+    with ExitStack() as stack:
+        source = batches.source(values["prompts_from"], values["prompts_format"], stack)
+        batch = _batch(reference, entry, manifest, flags, values, explicit)
+        path = batches.journal_path(values, batch)
+        if path and path.exists():
+            batch = batches.with_journal(batch, path, stack)
+        keep_going = values["keep_going"]
+        total = batches.validated(source, batch, bool(keep_going)) if source.again else None
+        if values["dry_run"]:
+            return batches.listed(source, batch, bool(keep_going), values["json"])
+        if path and not batch.journal:
+            batch = batches.with_journal(batch, path, stack)
+        _warn_of_versions(manifest, reference)
+        words = _Words(manifest)
+        words(str(batch.arguments.get("prompt") or ""))
+        locations = locate(entry, dict(manifest))
+        with suppress(OSError):  # a cache that may only be read serves as well
+            entry.touch()
+        if batch.journal and not (batch.resume and batch.journal.header):
+            batch.journal.begin(batch.key, batch.origin)
+        alone = total == 1 and batch.journal is None
+        read = _reader(batch)
+        about = None if values["no_metadata"] else About(reference, batch.fit, values["batch_size"])
+
+        def check(first: Request) -> None:
+            if source.stream is None:
+                read(first)
+                if batch.seed is None and not batch.swept:
+                    output.say(f"seed {first.seed}")
+
+        def make(requests: Iterator[Request]) -> Iterator[Outcome]:
+            from ..runners import local
+
+            with output.steps(reference, total or 0) as show:
+                shown = _numbered(show, total)
+                yield from local.run(manifest, locations, requests, read, shown, values["batch_size"], about)
+
+        return batches.Run(source, batch, make, check, words, keep_going, values["json"], alone)()
+
+
+def _batch(
+    reference: str,
+    entry: Entry,
+    manifest: Mapping[str, Any],
+    flags: list[Flag],
+    values: dict[str, Any],
+    explicit: set[str],
+) -> Batch:
+    """What all items share: defaults, then presets, then flags, then --set."""
     by_name = {flag.name: flag for flag in flags}
-    called = arguments(flags, values) | _set(values["set"] or [], by_name, manifest)
-    called = checked(by_name, called, fit=values["fit"])
-    _check_files(by_name, called)
-    planned = requests(
-        called,
-        values["seed"],
-        values["count"],
-        Outputs(values["output"], values["format"], values["overwrite"], manifest["kind"], values.get("fps")),
-        reference,
-        entry.key,
+    names = frozenset({*manifest["arguments"], *by_name})
+    called = arguments(flags, values)
+    chosen = {name: value for name, value in called.items() if name in explicit}
+    preset = batches.from_presets(values["args"] or [], by_name, names, values["strict"])
+    own = {name: preset.pop(name) for name in ("seed", "count") if name in preset}
+    own |= {name: values[name] for name in ("seed", "count") if name in explicit}
+    chosen |= _set(values["set"] or [], by_name, manifest)
+    swept = sweeps(values["sweep"] or [], by_name, names | {"seed"})
+    for name in swept:
+        if name in explicit or name in chosen:
+            raise UsageError(f"{name} is given by itself and by --sweep", "leave one of them out")
+    several = bool(values["prompts_from"] or swept)
+    return Batch(
+        flags=by_name,
+        names=names,
+        arguments={**called, **preset, **chosen},
+        outputs=Outputs(
+            values["output"],
+            values["format"],
+            values["overwrite"],
+            manifest["kind"],
+            values.get("fps"),
+            BATCH_TEMPLATE if several else DEFAULT_TEMPLATE,
+        ),
+        name=reference,
+        key=entry.key,
+        origin=secrets.randbelow(SEEDS),
+        seed=own.get("seed"),
+        count=own.get("count", 1),
+        swept=swept,
+        fit=values["fit"],
+        resume=values["resume"] or values["retry_failed"],
+        retry=values["retry_failed"],
     )
-    _warn_of_versions(manifest, reference)
-    _warn_of_words(manifest, called)
-    locations = locate(entry, dict(manifest))
-
-    from ..engine.run import read_media
-    from ..runners import local
-
-    media = read_media(by_name, called, fit=values["fit"])
-    with suppress(OSError):  # a cache that may only be read serves as well
-        entry.touch()
-    if values["seed"] is None:
-        output.say(f"seed {planned[0].seed}")
-    with output.steps(reference, len(planned)) as show:
-        finished = local.run(
-            manifest,
-            locations,
-            planned,
-            media,
-            lambda r, done, total: show(f"{r.index + 1}/{len(planned)}", done, total),
-        )
-        for index, made in enumerate((made for artifacts in finished for made in artifacts), 1):
-            _report(made, index, values["json"])
 
 
-def _report(made: Any, index: int, as_json: bool) -> None:
-    """A picture's line on stdout; `index` counts the run's pictures from 1, as {index} does."""
-    if as_json:
-        shown = {"path": made.path, "seed": made.seed, "index": index, "seconds": round(made.seconds, 3)}
-        output.result_json(shown | dict(made.details))
-    else:
-        output.result(made.path)
+def _reader(batch: Batch) -> Callable[[Request], Mapping[str, Any]]:
+    """Reads a request's media; those of the request before are not read again."""
+    last: tuple[Mapping[str, Any] | None, dict[str, Any]] = (None, {})
+
+    def read(request: Request) -> Mapping[str, Any]:
+        nonlocal last
+        if request.arguments is not last[0]:
+            from ..engine.run import read_media
+
+            last = request.arguments, read_media(batch.flags, request.arguments, fit=batch.fit)
+        return last[1]
+
+    return read
+
+
+def _numbered(show: Callable[[str, int, int], None], total: int | None) -> Callable[[Request, int, int], None]:
+    """Progress with the item's number among those that are made."""
+    seen: list[str] = [""]
+    number = 0
+
+    def shown(request: Request, done: int, steps: int) -> None:
+        nonlocal number
+        if request.id != seen[0]:
+            seen[0], number = request.id, number + 1
+        show(f"{number}/{total or '?'}", done, steps)
+
+    return shown
 
 
 def _set(texts: list[str], flags: Mapping[str, Flag], manifest: Mapping[str, Any]) -> dict[str, Any]:
@@ -182,22 +270,6 @@ def _text_or_json(value: str, flag: Flag | None, text: str) -> Any:
     return parsed
 
 
-def _check_files(flags: Mapping[str, Flag], called: Mapping[str, Any]) -> None:
-    """Raises UsageError for a media argument that is no file."""
-    for name, flag in flags.items():
-        if flag.kind not in MEDIA_KINDS or name not in called:
-            continue
-        for path in called[name] if isinstance(called[name], list) else [called[name]]:
-            if not os.path.exists(path):
-                raise UsageError(f"{option_name(flag)}: there is no file {path}", "check the path")
-            if os.path.isdir(path) and flag.kind != "video":
-                raise UsageError(f"{option_name(flag)}: {path} is a folder", "name a file in it")
-        if "ip_adapter" in name:
-            raise UsageError(
-                f"{option_name(flag)} needs an IP-Adapter, which no pipeline can be built with yet", "leave it out"
-            )
-
-
 def _warn_of_versions(manifest: Mapping[str, Any], reference: str) -> None:
     """Say when diffusers is another version than the flags were read from."""
     from importlib.metadata import version
@@ -209,14 +281,24 @@ def _warn_of_versions(manifest: Mapping[str, Any], reference: str) -> None:
         )
 
 
-def _warn_of_words(manifest: Mapping[str, Any], called: Mapping[str, Any]) -> None:
-    """Say which words of a prompt a model with a small vocabulary does not know."""
-    from ..plugins import providers
-    from ..vocabulary import read, unknown_words
+class _Words:
+    """Tells which words of a prompt a model with a small vocabulary does not know, each once on stderr."""
 
-    provider = providers().get(manifest["provider"])
-    if provider is None or not provider.vocabulary:
-        return
-    for word, near in unknown_words(str(called.get("prompt") or ""), read(provider.vocabulary)).items():
-        hint = f"did you mean {' or '.join(near)}? " if near else ""
-        output.warn(f"the model does not know {word!r}; {hint}diffpipe providers show {provider.name} lists its words")
+    def __init__(self, manifest: Mapping[str, Any]) -> None:
+        provider = providers().get(manifest["provider"])
+        self.name = provider.name if provider else ""
+        self.known = read(provider.vocabulary) if provider and provider.vocabulary else None
+        self.told: set[str] = set()
+
+    def __call__(self, prompt: str) -> list[str]:
+        """The warnings of a prompt."""
+        if self.known is None:
+            return []
+        found = []
+        for word, near in unknown_words(prompt, self.known).items():
+            hint = f"did you mean {' or '.join(near)}? " if near else ""
+            found.append(f"the model does not know {word!r}; {hint}diffpipe providers show {self.name} lists its words")
+            if word not in self.told:
+                output.warn(found[-1])
+                self.told.add(word)
+        return found

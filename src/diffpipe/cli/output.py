@@ -74,13 +74,13 @@ def fail(error: DiffpipeError) -> None:
         print(redact(f"  try: {error.hint}"), file=sys.stderr)
 
 
-def result(line: str) -> None:
+def result(line: str, *, flush: bool = True) -> None:
     """A result on stdout, at once, so that a pipe's reader need not wait for the next."""
-    print(line, flush=True)
+    print(line, flush=flush)
 
 
-def result_json(value: Any) -> None:
-    result(json.dumps(value, ensure_ascii=False))
+def result_json(value: Any, *, flush: bool = True) -> None:
+    result(json.dumps(value, ensure_ascii=False), flush=flush)
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ..catalog.schedulers import schedulers_of
 from ..errors import NotFoundError
 from ..plugins import providers
 from ..specs import Provider
@@ -46,7 +47,18 @@ def list_(json: Json = False) -> None:
 
 
 def _facts(provider: Provider) -> dict[str, Any]:
-    return {k: v for k, v in asdict(provider).items() if k != "vocabulary"}
+    facts = {k: v for k, v in asdict(provider).items() if k != "vocabulary"}
+    types = [row | {"schedulers": schedulers_of(row["pipeline"])} for row in facts["types"]]
+    return facts | {"types": types}
+
+
+def _schedulers(provider: Provider) -> dict[tuple[str, ...], list[str]]:
+    """What --scheduler takes, with the types that take it: most types of a provider take the same."""
+    found: dict[tuple[str, ...], list[str]] = {}
+    for row in provider.types:
+        if names := schedulers_of(row.pipeline):
+            found.setdefault(names, []).append(row.name)
+    return found
 
 
 def show(
@@ -71,10 +83,13 @@ def show(
             "class": row.pipeline or "the one the model names, or --class",
             "models": ", ".join(row.repositories) or "any",
             "dtype": row.dtype,
-            "defaults": ", ".join(f"{name} {value}" for name, value in row.defaults.items()),
-            "needs": ", ".join(name for name, fields in row.flags.items() if fields.get("required")),
+            "defaults": ", ".join(f"{name} {value}" for name, value in row.defaults.items() if value is not None),
+            "needs": ", ".join(name for name, fields in row.flags.items() if fields and fields.get("required")),
             "notes": row.notes,
         }
         output.table(("", "", ""), (("", name, value) for name, value in facts.items() if value))
+    for names, types in _schedulers(found).items():
+        which = "" if len(types) == len(found.types) else f" ({', '.join(types)})"
+        output.result(f"\nschedulers{which}: {', '.join(names)}")
     for kind, line in shown(words).items():
         output.result(f"\n{kind}: {line}")

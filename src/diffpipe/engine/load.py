@@ -15,6 +15,7 @@ from typing import Any
 
 from ..errors import CacheError, DiffpipeError, Exit, UsageError
 from ..specs import Source, digest
+from . import adapters, schedulers
 from .place import choose_device, out_of_memory
 
 log = logging.getLogger("diffpipe.engine")
@@ -93,23 +94,13 @@ def register_deprecated(library: str) -> None:
     sys.modules[f"diffusers.pipelines.{library}"] = module
 
 
-def scheduler_class(name: str) -> Any:
-    """A scheduler class of diffusers. Raises UsageError with near names."""
-    import diffusers
-
-    found = getattr(diffusers, name, None) if name.isidentifier() else None
-    if isinstance(found, type) and issubclass(found, diffusers.SchedulerMixin):
-        return found
-    near = get_close_matches(name, [known for known in dir(diffusers) if "Scheduler" in known], n=3)
-    raise UsageError(
-        f"diffusers has no scheduler {name!r}", f"did you mean {' or '.join(near)}?" if near else "check the name"
-    )
-
-
-def check(spec: Mapping[str, Any], pipeline: type, layout: Mapping[str, tuple[str, str]]) -> None:
+def check(
+    spec: Mapping[str, Any], pipeline: type, layout: Mapping[str, tuple[str, str]], settings: Mapping[str, Any]
+) -> None:
     """Everything about a build that only diffusers knows, before any weight is fetched.
 
     `spec`: scheduler, scheduler_config, components, device. `layout`: component -> (library, class) of the folder.
+    `settings`: the configuration of its scheduler.
     Raises UsageError.
     """
     expected, optional = pipeline_parts(pipeline)
@@ -128,51 +119,9 @@ def check(spec: Mapping[str, Any], pipeline: type, layout: Mapping[str, tuple[st
         raise UsageError(f"{spec['components'][name]} does not say the class of {name}", "name a folder that has it")
     for library, name in layout.values():
         component_class(library, name)
-    _check_scheduler(spec, layout)
+    shipped = component_class(*layout["scheduler"]) if "scheduler" in layout else None
+    schedulers.check(spec, pipeline, shipped, settings)
     choose_device(spec["device"])
-
-
-def _check_scheduler(spec: Mapping[str, Any], layout: Mapping[str, tuple[str, str]]) -> None:
-    if not spec["scheduler"] and not spec["scheduler_config"]:
-        return
-    if "scheduler" not in layout:
-        raise UsageError("this pipeline has no scheduler to change", "leave out --scheduler and --scheduler-config")
-    shipped = component_class(*layout["scheduler"])
-    chosen = scheduler_class(spec["scheduler"]) if spec["scheduler"] else shipped
-    fitting = {known.__name__ for known in shipped._get_compatibles()} | {shipped.__name__}
-    if _flow(chosen) != _flow(shipped) and chosen.__name__ not in fitting:
-        raise UsageError(
-            f"{chosen.__name__} does not fit a model made for {shipped.__name__}",
-            f"choose one of: {', '.join(sorted(fitting))}",
-        )
-    known = set(inspect.signature(chosen.__init__).parameters) - {"self"}
-    for name in spec["scheduler_config"]:
-        if name not in known:
-            near = get_close_matches(name, sorted(known), n=1)
-            raise UsageError(
-                f"{chosen.__name__} has no setting {name!r}",
-                f"did you mean {near[0]}?" if near else f"it has: {', '.join(sorted(known))}",
-            )
-        _check_setting(chosen, name, spec["scheduler_config"][name])
-
-
-def _check_setting(scheduler: Any, name: str, value: Any) -> None:
-    """Raises UsageError for a value of another kind than the setting's default."""
-    default = inspect.signature(scheduler.__init__).parameters[name].default
-    for kind, allowed in ((bool, bool), (int | float, int | float), (str, str)):
-        if isinstance(default, kind):
-            fits = isinstance(value, allowed) and (kind is bool or not isinstance(value, bool))
-            if value is not None and not fits:
-                raise UsageError(
-                    f"{scheduler.__name__}: {name} cannot be {json.dumps(value)}",
-                    f"the default is {json.dumps(default)}",
-                )
-            return
-
-
-def _flow(scheduler: type) -> bool:
-    """Whether a scheduler integrates a flow (SD 3, Flux) rather than a noise schedule: the two do not mix."""
-    return "FlowMatch" in scheduler.__name__
 
 
 def pipeline_parts(pipeline: type) -> tuple[set[str], set[str]]:
@@ -219,10 +168,12 @@ def load(
             for role, source in sources.items()
             if role.startswith("component:")
         }
+        parts |= _load_stored(manifest, locations)
         pipe = _load_base(cls, sources, locations, parts, dtype, config["trust"])
-        _set_scheduler(pipe, config["scheduler"])
-        adapters = [(locations[role], source) for role, source in sources.items() if role.startswith("lora:")]
-        fuse_loras(pipe, adapters, pickle=config["trust"]["pickle"])
+        if any(config["scheduler"].values()):
+            pipe.scheduler = schedulers.replaced(pipe.scheduler, config["scheduler"])
+        loras = [(locations[role], source) for role, source in sources.items() if role.startswith("lora:")]
+        adapters.fuse(pipe, loras, pickle=config["trust"]["pickle"])
         pipe.set_progress_bar_config(disable=True)
         if "load" in quirks:
             hook(quirks["load"])(pipe)
@@ -240,6 +191,19 @@ def load(
             f"{manifest['pipeline']} could not be loaded: {first_line(error)}",
             "the weights do not fit the pipeline, or a package is missing; --traceback shows where",
         ) from error
+
+
+def _load_stored(manifest: Mapping[str, Any], locations: Mapping[str, Path]) -> dict[str, Any]:
+    """The components whose quantized weights were stored at the build, LoRAs fused; none while they are being made."""
+    from . import stored
+
+    if "weights" not in locations:
+        return {}
+    classes = {part["name"]: (part["library"], part["class_name"]) for part in manifest["components"]}
+    return {
+        name: stored.read(component_class(*classes[name]), locations["weights"] / f"{name}.safetensors")
+        for name in manifest["quantization"]["components"]
+    }
 
 
 def first_line(error: BaseException) -> str:
@@ -331,33 +295,3 @@ def _load_component(source: Source, locations: Mapping[str, Path], manifest: Map
             )
         return component
     return cls.from_pretrained(location, **options)
-
-
-def _set_scheduler(pipe: Any, scheduler: Mapping[str, Any]) -> None:
-    """Another class, other settings, or both: always merged onto the shipped scheduler's configuration."""
-    if scheduler["class"] or scheduler["config"]:
-        cls = scheduler_class(scheduler["class"]) if scheduler["class"] else type(pipe.scheduler)
-        pipe.scheduler = cls.from_config({**pipe.scheduler.config, **scheduler["config"]})
-
-
-def fuse_loras(pipe: Any, adapters: list[tuple[Path, Source]], *, pickle: bool = False) -> None:
-    """Fuse adapters into the weights at their scales, in order. Scale 0 leaves the weights untouched.
-
-    Raises UsageError if the pipeline takes no adapters or one changes no layer of it.
-    """
-    safe = None if pickle else True
-    for number, (path, source) in enumerate(adapters):
-        if source.scale == 0:
-            continue
-        if not hasattr(pipe, "load_lora_weights"):
-            raise UsageError(f"{type(pipe).__name__} takes no LoRA", "build it without --lora")
-        folder, name = (path, next(iter(source.files))) if path.is_dir() else (path.parent, path.name)
-        adapter = f"adapter_{number}"
-        pipe.load_lora_weights(
-            str(folder), weight_name=name, adapter_name=adapter, local_files_only=True, use_safetensors=safe
-        )
-        if adapter not in {known for names in pipe.get_list_adapters().values() for known in names}:
-            raise UsageError(f"the LoRA {source.label} changes no layer of this pipeline", "is it for another family?")
-        pipe.fuse_lora(components=list(pipe.get_list_adapters()), lora_scale=source.scale, adapter_names=[adapter])
-        pipe.unload_lora_weights()
-        log.info("fused LoRA %s at scale %g", source.label, source.scale)

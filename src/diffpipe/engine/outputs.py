@@ -18,13 +18,11 @@ import inspect
 import re
 from collections.abc import Collection, Mapping
 from functools import reduce
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..errors import DiffpipeError
 from ..specs import OutputKind
-
-if TYPE_CHECKING:
-    from .media import Sound
+from .media import Sound
 
 # The fields of diffusers 0.42's output classes. `rgb` and `depth` are LDM3D's, `prediction` Marigold's; `video` and
 # `sound` are those of Cosmos 3.
@@ -112,8 +110,6 @@ def sound_of(pipe: Any, output: Any) -> list[Sound]:
     """
     import numpy as np
 
-    from .media import Sound
-
     value = _field(output, SOUND_FIELDS)
     if value is None:
         return []
@@ -123,8 +119,7 @@ def sound_of(pipe: Any, output: Any) -> list[Sound]:
     waves = np.asarray(_array(value), dtype=np.float32)
     if hasattr(output, "sound"):
         waves = waves[None]
-    if not np.isfinite(waves).all():
-        raise DiffpipeError("the sound holds values that are no numbers", "build again with --dtype float32")
+    _check_numbers(waves, "the sound")
     return [Sound(np.atleast_2d(wave), rate) for wave in waves]
 
 
@@ -173,14 +168,28 @@ def _pictures(value: Any) -> list[Any]:
 def _drawn(array: Any, *, channels_first: bool) -> list[Any]:
     """An array (…, height, width, channels) of values in 0..1, or of bytes, as PIL images."""
     import numpy as np
-    from PIL import Image
 
     if channels_first and array.shape[-3] in (1, 3, 4):
         array = np.moveaxis(array, -3, -1)
-    if array.dtype != np.uint8:
-        array = (array.clip(0, 1) * 255).round().astype(np.uint8)
-    pictures = array.reshape(-1, *array.shape[-3:])
-    return [Image.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture) for picture in pictures]
+    return [_picture(values) for values in array.reshape(-1, *array.shape[-3:])]
+
+
+def _picture(values: Any) -> Any:
+    """One picture of an array: by itself, since a copy of all of a video's frames is large."""
+    import numpy as np
+    from PIL import Image
+
+    if values.dtype != np.uint8:
+        _check_numbers(values, "a picture")
+        values = (values.clip(0, 1) * 255).round().astype(np.uint8)
+    return Image.fromarray(values[..., 0] if values.shape[-1] == 1 else values)
+
+
+def _check_numbers(values: Any, what: str) -> None:
+    import numpy as np
+
+    if not np.isfinite(values).all():
+        raise DiffpipeError(f"{what} came out with values that are no numbers", "build again with --dtype float32")
 
 
 def _visualized(pipe: Any, prediction: Any) -> list[Any]:

@@ -35,6 +35,17 @@ def devices() -> list[dict[str, Any]]:
     return found
 
 
+def kind(device: str) -> str:
+    """What of a device results depend on: "cpu: AVX2", "cuda: NVIDIA L4". Nothing that tells machines apart."""
+    import torch
+
+    family = device.partition(":")[0]
+    if family == "cpu":
+        return f"cpu: {torch.backends.cpu.get_cpu_capability()}"
+    described = {found["name"]: found["description"] for found in devices()}
+    return f"{family}: {described.get(device) or described.get(f'{family}:0', '')}".removesuffix(": ")
+
+
 def host_memory() -> int | None:
     """Physical memory in bytes, None where the system does not say."""
     import os

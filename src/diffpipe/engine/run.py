@@ -25,6 +25,7 @@ log = logging.getLogger("diffpipe.engine")
 DEFAULT_FPS = 10.0  # diffusers' export_to_video
 
 OnStep = Callable[[int, int], None]  # steps done, steps in all
+Texts = Callable[[Mapping[str, Any]], Mapping[str, str]]  # facts of a result -> what its file says of itself
 
 
 # What diffpipe passes itself, so that a user cannot.
@@ -54,6 +55,7 @@ def read_media(flags: Mapping[str, Flag], arguments: Mapping[str, Any], *, fit: 
             value = arguments[name]
             many = [_read(flag, Path(path)) for path in (value if isinstance(value, list) else [value])]
             read[name] = many if isinstance(value, list) else many[0]
+    _repeat_masks(flags, read)
     if fit:
         _fit(flags, read)
     _check_sizes(flags, read)
@@ -101,12 +103,24 @@ def _fit(flags: Mapping[str, Flag], arguments: dict[str, Any]) -> None:
         arguments[name] = [fitted(picture) for picture in value] if isinstance(value, list) else fitted(value)
 
 
+def _repeat_masks(flags: Mapping[str, Flag], arguments: dict[str, Any]) -> None:
+    """A single picture is the mask of every frame of the video."""
+    video = arguments.get("video")
+    for name, value in arguments.items():
+        if name in flags and flags[name].kind == "video" and "mask" in name and video and len(value) == 1:
+            arguments[name] = value * len(video)
+
+
 def _check_sizes(flags: Mapping[str, Flag], arguments: Mapping[str, Any]) -> None:
     """A mask must be as large as its picture, and as long as its video: pipelines stretch or cut it silently."""
     for name, value in arguments.items():
         of = "video" if isinstance(value, list) else "image"
         whole = arguments.get(of)
-        if name not in flags or "mask" not in name or flags[name].kind not in ("mask", "video") or not whole:
+        if name not in flags or "mask" not in name or flags[name].kind not in ("mask", "video"):
+            continue
+        if not whole:
+            if of in flags and flags[name].kind == "video":
+                raise UsageError(f"--{name.replace('_', '-')} needs a --{of}", f"give the {of} that it is the mask of")
             continue
         option = f"--{name.replace('_', '-')}"
         if isinstance(value, list) and isinstance(whole, list) and len(value) != len(whole):
@@ -120,22 +134,28 @@ def _check_sizes(flags: Mapping[str, Flag], arguments: Mapping[str, Any]) -> Non
 
 
 def run(
-    pipe: Any, manifest: Mapping[str, Any], request: Request, arguments: Mapping[str, Any], on_step: OnStep, call: Any
-) -> list[Artifact]:
-    """Call the pipeline once and write what it makes to the request's paths, in order.
+    pipe: Any,
+    manifest: Mapping[str, Any],
+    requests: Sequence[Request],
+    arguments: Sequence[Mapping[str, Any]],
+    on_step: OnStep,
+    call: Any,
+    texts: Sequence[Texts] = (),
+) -> list[list[Artifact]]:
+    """Call the pipeline once and write what it makes to each request's paths, in order.
 
-    `call`: the row's own way to call it, or None. The generator lives on the CPU, so a seed means the same noise on
-    every device. Raises DiffpipeError for a failing call, with exit code 5 when memory ran out.
+    Several requests differ in seed and prompts alone; `arguments` are theirs with media read. `call`: the row's own way
+    to call it, or None. `texts`: what each request's files say (see `metadata.texts`), () for
+    nothing. Generators live on the CPU, so a seed means the same noise on every device. Raises
+    DiffpipeError for a failing call, with exit code 5 when memory ran out.
     """
-    import torch
-
     started = time.perf_counter()
     tuples = tuple_arguments(type(pipe))
+    together = _together(requests, arguments)
     called = {
         **outputs.output_arguments(type(pipe)),
-        **{name: tuple(value) if name in tuples else _tensor(pipe, value) for name, value in arguments.items()},
-        "generator": torch.Generator("cpu").manual_seed(request.seed),
-        **_callback(pipe, arguments, on_step),
+        **{name: tuple(value) if name in tuples else _tensor(pipe, value) for name, value in together.items()},
+        **_callback(pipe, together, on_step),
     }
     try:
         output = call(pipe, called) if call else pipe(**called)
@@ -150,17 +170,37 @@ def run(
             f"{type(pipe).__name__} failed: {first_line(error)}",
             "check the arguments (--help lists them); --traceback shows where it failed",
         ) from error
-    seconds = time.perf_counter() - started
-    results = results_of(pipe, output, manifest, request, arguments)
+    seconds = (time.perf_counter() - started) / len(requests)
+    results = results_of(pipe, output, manifest, requests[0], arguments[0])
+    shares = [results] if len(requests) == 1 else [[result] for result in results]
+    if len(shares) != len(requests):
+        raise DiffpipeError(f"{len(requests)} prompts made {len(results)} results", "leave --batch-size out")
     return [
-        _write(result, path, request, seconds)
-        for result, path in zip(results, numbered(request.paths, results), strict=True)
+        [
+            _write(result, path, request, seconds, text(_facts(result, path, place, len(share))))
+            for place, (result, path) in enumerate(zip(share, numbered(request.paths, share), strict=True))
+        ]
+        for request, share, text in zip(requests, shares, texts or [_no_text] * len(requests), strict=True)
     ]
+
+
+def _together(requests: Sequence[Request], arguments: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The arguments of one call for all requests: lists of what differs, and of generators, where there are several."""
+    import torch
+
+    generators = [torch.Generator("cpu").manual_seed(request.seed) for request in requests]
+    if len(requests) == 1:
+        return {**arguments[0], "generator": generators[0]}
+    listed = {
+        name: [one[name] for one in arguments] if isinstance(value, str) and "prompt" in name else value
+        for name, value in arguments[0].items()
+    }
+    return {**listed, "generator": generators}
 
 
 def _tensor(pipe: Any, value: Any) -> Any:
     """A sound as the tensor (channels, samples) that pipelines take, at the pipeline's own rate; all else as it is."""
-    if not hasattr(value, "samples"):
+    if not isinstance(value, media.Sound):
         return value
     import torch
 
@@ -227,15 +267,27 @@ def numbered(paths: Sequence[str], results: Sequence[Result]) -> list[str]:
     return [*paths, *more][: len(main)] + [str(first.with_name(f"{first.stem}-{mark}{first.suffix}")) for mark in marks]
 
 
-def _write(result: Result, path: str, request: Request, seconds: float) -> Artifact:
+def _facts(result: Result, path: str, place: int, count: int) -> dict[str, Any]:
+    """What a file's text may say of a result, which is at this place, from 0, among the `count` of its call."""
+    form = Path(path).suffix[1:].lower() or "frames"
+    return {"kind": result.kind, "format": form, "index": place, "of": count, **_details(result)}
+
+
+def _no_text(_facts: Mapping[str, Any]) -> Mapping[str, str]:
+    return {}
+
+
+def _write(result: Result, path: str, request: Request, seconds: float, text: Mapping[str, str]) -> Artifact:
     place, overwrite = Path(path), request.overwrite
     try:
         if result.kind == "image":
-            written = media.write_image(result.content, place, overwrite=overwrite)
+            written = media.write_image(result.content, place, overwrite=overwrite, text=text)
         elif result.kind == "video":
-            written = media.write_video(result.content, place, fps=result.fps, sound=result.sound, overwrite=overwrite)
+            written = media.write_video(
+                result.content, place, fps=result.fps, sound=result.sound, overwrite=overwrite, text=text
+            )
         else:
-            written = media.write_audio(result.content, place, overwrite=overwrite)
+            written = media.write_audio(result.content, place, overwrite=overwrite, text=text)
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         raise DiffpipeError(

@@ -19,7 +19,7 @@ from enum import Enum
 from pathlib import PurePath
 from typing import Any, NamedTuple, cast
 
-from diffpipe.catalog.arguments import ARGUMENTS, REQUIRED_MEDIA, UNTYPED_MEDIA
+from diffpipe.catalog.arguments import ARGUMENTS, REQUIRED_MEDIA, UNCALLABLE, UNTYPED_MEDIA
 from diffpipe.specs import MEDIA_KINDS, Flag, FlagKind, PipelineType, canonical_json
 
 
@@ -28,8 +28,8 @@ def read_flags(pipeline_class: type, row: PipelineType | None = None) -> tuple[F
 
     What does not fit: embeddings, latents, callbacks, generators, tensors, and what shapes the return value. `row` has
     the last word: its `defaults` replace the signature's (an argument with a default is not required), its `flags`
-    replace any field of a Flag. A row that names a `kind` gives a flag to an argument that would not have had one, or
-    to one that only the row's own engine code takes (those come last).
+    replace any field of a Flag, or take the flag away (None). A row that names a `kind` gives a flag to an argument
+    that would not have had one, or to one that only the row's own engine code takes (those come last).
 
     Raises ValueError where the row speaks of an argument that the class does not take.
     """
@@ -53,6 +53,38 @@ def tuple_arguments(pipeline_class: type) -> frozenset[str]:
     call = inspect.unwrap(pipeline_class.__call__)
     shapes = {name: _shapes(p.annotation, call.__globals__) for name, p in _parameters(call).items()}
     return frozenset(n for n, s in shapes.items() if s and all(shape.tupled for shape in s))
+
+
+def unfit_arguments(pipeline_class: type) -> dict[str, str]:
+    """The arguments without a flag that are not diffpipe's own to pass: name -> "tensor" for latents, embeddings and
+    what else only a program computes, "object" for anything else that has no form on a command line."""
+    call = inspect.unwrap(pipeline_class.__call__)
+    flags = {flag.name for flag in read_flags(pipeline_class)}
+    rest = {n: p for n, p in _parameters(call).items() if n not in flags and not _NEVER.fullmatch(n)}
+    return {name: _unfit(p, call.__globals__) for name, p in rest.items()}
+
+
+def _unfit(parameter: inspect.Parameter, namespace: Mapping[str, Any]) -> str:
+    leaves = {shape.leaf for shape in _shapes(parameter.annotation, namespace)}
+    return "tensor" if "tensor" in leaves or _TENSOR_NAMES.search(parameter.name) else "object"
+
+
+def why_uncallable(pipeline_class: type) -> str:
+    """Why no command line can call the pipeline: what it needs that has no flag, or a step before the call. "" where
+    nothing stands in the way."""
+    if said := UNCALLABLE.get(pipeline_class.__name__):
+        return said
+    needed = _required_unfit(pipeline_class)
+    return f"needs {', '.join(needed)}, which another program must compute" if needed else ""
+
+
+def _required_unfit(pipeline_class: type) -> tuple[str, ...]:
+    """The arguments without a flag that the pipeline cannot do without."""
+    unfit = unfit_arguments(pipeline_class)
+    parameters = _parameters(inspect.unwrap(pipeline_class.__call__))
+    bare = [name for name in unfit if parameters[name].default is inspect.Parameter.empty]
+    checked = [n for n, others in enforced_limits(pipeline_class).needed if {n, *others} <= unfit.keys()]
+    return tuple(dict.fromkeys(bare + checked))
 
 
 def _parameters(call: Callable[..., Any]) -> dict[str, inspect.Parameter]:
@@ -107,20 +139,21 @@ def _require(flag: Flag) -> Flag:
 
 
 def _override(owner: str, order: list[str], flags: dict[str, Flag], row: PipelineType) -> tuple[Flag, ...]:
-    added = [name for name, override in row.flags.items() if "kind" in override and name not in flags]
+    added = [name for name, override in row.flags.items() if "kind" in (override or ()) and name not in flags]
     unknown = (row.flags.keys() | row.defaults.keys()) - flags.keys() - set(added)
     if unknown:
         raise ValueError(f"{row.name}: {owner} has no flag for {', '.join(sorted(unknown))}")
     every = {**flags, **{name: Flag(name=name, kind="text") for name in added}}
     position = {name: index for index, name in enumerate(order)}
-    names = sorted(every, key=lambda name: position.get(name, len(order)))
+    kept = [name for name in every if row.flags.get(name, {}) is not None]
+    names = sorted(kept, key=lambda name: position.get(name, len(order)))
     return tuple(_override_flag(every[name], row) for name in names)
 
 
 def _override_flag(flag: Flag, row: PipelineType) -> Flag:
     if flag.name in row.defaults:
         flag = replace(flag, default=_plain(row.defaults[flag.name]), required=False)
-    return replace(flag, **row.flags.get(flag.name, {}))
+    return replace(flag, **(row.flags.get(flag.name) or {}))
 
 
 def _plain(value: Any) -> Any:

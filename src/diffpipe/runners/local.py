@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
 import os
 import time
@@ -10,12 +11,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from .. import plugins
-from ..specs import Artifact, Request
+from .. import metadata, plugins
+from ..build import versions
+from ..errors import DiffpipeError, Exit
+from ..specs import MEDIA_KINDS, Artifact, Outcome, Request
 
 log = logging.getLogger("diffpipe.run")
 
 OnStep = Callable[[Request, int, int], None]
+Read = Callable[[Request], Mapping[str, Any]]
+Make = Callable[[list[Request]], list[list[Artifact]]]  # the files of requests that go into one call
 
 
 def stay_offline() -> None:
@@ -30,13 +35,19 @@ def run(
     manifest: Mapping[str, Any],
     locations: Mapping[str, Path],
     requests: Iterable[Request],
-    media: Mapping[str, Any],
+    read: Read,
     on_step: OnStep,
-) -> Iterator[list[Artifact]]:
-    """The finished files of each request, in order. `media` are the call arguments with pictures read."""
+    batch_size: int = 1,
+    about: metadata.About | None = None,
+) -> Iterator[Outcome]:
+    """What becomes of each request, in order; one that fails does not stop the others, a full disk does.
+
+    `read` gives a request's call arguments with media read. `batch_size`: how many requests that differ in seed and
+    prompts alone go into one call. `about`: what the files say of the run, None for files that say nothing.
+    """
     stay_offline()
     started = time.perf_counter()
-    from ..engine import load, place
+    from ..engine import load, place, prompt_cache
     from ..engine import run as engine_run
 
     place.quiet_libraries()
@@ -49,10 +60,85 @@ def run(
     log.info(
         "%s loaded in %.2f s (%s)", manifest["pipeline"], time.perf_counter() - started, manifest["config"]["dtype"]
     )
-    for request in requests:
-        report = functools.partial(on_step, request)
-        artifacts = engine_run.run(pipe, manifest, request, media, report, call)
-        log.info(
-            "seed %d: %.2f s -> %s; %s", request.seed, artifacts[0].seconds, artifacts[0].path, place.memory_now(device)
-        )
-        yield artifacts
+    prompt_cache.install(pipe)
+    told = metadata.Run(manifest, about, versions(), place.kind(device)) if about else None
+
+    def make(group: list[Request]) -> list[list[Artifact]]:
+        arguments = [read(request) for request in group]
+        texts = [metadata.texts(told, request) for request in group] if told else []
+        report = functools.partial(on_step, group[0])
+        return engine_run.run(pipe, manifest, group, arguments, report, call, texts)
+
+    for group in groups(requests, manifest, batch_size):
+        for outcome in _outcomes(group, make):
+            log.info("%s; %s", _told(outcome), place.memory_now(device))
+            yield outcome
+
+
+def groups(requests: Iterable[Request], manifest: Mapping[str, Any], size: int) -> Iterator[list[Request]]:
+    """Requests in order, up to `size` of them together where they differ in seed and prompts alone."""
+    texts = {flag["name"] for flag in manifest["flags"] if flag["kind"] == "text" and "prompt" in flag["name"]}
+    alone = {flag["name"] for flag in manifest["flags"] if flag["kind"] in MEDIA_KINDS}
+
+    def shared(request: Request) -> Any:
+        """What must be equal within a group; the request itself where it must be alone."""
+        plain = all(isinstance(request.arguments[name], str) for name in texts & request.arguments.keys())
+        if size == 1 or not plain or len(request.paths) > 1 or alone & request.arguments.keys():
+            return request
+        same = {name: None if name in texts else value for name, value in request.arguments.items()}
+        return same, request.fps
+
+    for _, alike in itertools.groupby(requests, key=shared):
+        while group := list(itertools.islice(alike, size)):
+            yield group
+
+
+def _outcomes(group: list[Request], make: Make) -> list[Outcome]:
+    """The outcomes of requests that are made together; where that fails, each is made by itself."""
+    told = _Warnings()
+    try:
+        with told:
+            made = make(group)
+    except Exception as error:  # whatever happens to one item must not cost the others
+        if getattr(error, "exit_code", None) == Exit.CACHE:
+            raise
+        if len(group) > 1:
+            log.info("a call of %d failed (%s): one by one", len(group), error)
+            return [one for request in group for one in _outcomes([request], make)]
+        return [Outcome(group[0], warnings=tuple(told.texts), error=_as_ours(error))]
+    return [
+        Outcome(request, tuple(artifacts), tuple(told.texts)) for request, artifacts in zip(group, made, strict=True)
+    ]
+
+
+def _as_ours(error: Exception) -> DiffpipeError:
+    if isinstance(error, DiffpipeError):
+        return error
+    ours = DiffpipeError(f"{type(error).__name__}: {error}", "this is a bug: run again with --traceback and report it")
+    ours.__cause__ = error
+    return ours
+
+
+class _Warnings(logging.Handler):
+    """Collects the warnings that diffpipe logs while it is entered."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.texts: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.texts.append(record.getMessage())
+
+    def __enter__(self) -> None:
+        logging.getLogger("diffpipe").addHandler(self)
+
+    def __exit__(self, *_: object) -> None:
+        logging.getLogger("diffpipe").removeHandler(self)
+
+
+def _told(outcome: Outcome) -> str:
+    """An outcome as a line of the log."""
+    if outcome.error:
+        return f"seed {outcome.request.seed}: {outcome.error.message}"
+    first = outcome.artifacts[0]
+    return f"seed {outcome.request.seed}: {first.seconds:.2f} s -> {first.path}"

@@ -1,0 +1,90 @@
+"""Whether call arguments can be used, before anything is loaded."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from .errors import UsageError
+from .specs import MEDIA_KINDS, Flag, nearest
+
+
+def checked(flags: Mapping[str, Flag], arguments: Mapping[str, Any], *, fit: bool = False) -> dict[str, Any]:
+    """Arguments with what is empty left out; every value in its flag's range.
+
+    `fit`: take the nearest size or number of frames that the pipeline can make. Raises UsageError for a missing
+    argument, or a value out of range, with the nearest one that is in it.
+    """
+    fitted = dict(arguments)
+    for name, flag in flags.items():
+        option = "--" + name.replace("_", "-")
+        value = arguments.get(name, flag.default)
+        if flag.required and value in (None, [], ""):
+            raise UsageError(f"{option} is missing", f"this pipeline needs it: {flag.help}" if flag.help else "give it")
+        if fit and flag.multiple_of and isinstance(value, int) and name in arguments:
+            value = fitted[name] = nearest(flag, value)[0]
+        items = value if isinstance(value, list) else [value]
+        if flag.most and len(items) > flag.most and flag.kind in MEDIA_KINDS:
+            raise UsageError(f"{option} is given {len(items)} times", f"this pipeline takes {flag.most} at most")
+        for item in items:
+            if isinstance(item, str):
+                _check_text(option, item)
+            if isinstance(item, int | float) and not isinstance(item, bool):
+                _check_range(flag, option, item)
+        if flag.kind == "json" and name.endswith("_kwargs") and not isinstance(value, dict | None):
+            raise UsageError(f"{option} must be a JSON object", """for example '{"scale": 0.8}'""")
+    _check_strength(fitted)
+    return {name: value for name, value in fitted.items() if value not in (None, [])}
+
+
+def check_files(flags: Mapping[str, Flag], arguments: Mapping[str, Any]) -> None:
+    """Raises UsageError for a media argument that is no file."""
+    for name, flag in flags.items():
+        if flag.kind not in MEDIA_KINDS or name not in arguments:
+            continue
+        option = "--" + name.replace("_", "-")
+        for path in arguments[name] if isinstance(arguments[name], list) else [arguments[name]]:
+            if not os.path.exists(path):
+                raise UsageError(f"{option}: there is no file {path}", "check the path")
+            if os.path.isdir(path) and flag.kind != "video":
+                raise UsageError(f"{option}: {path} is a folder", "name a file in it")
+        if "ip_adapter" in name:
+            raise UsageError(f"{option} needs an IP-Adapter, which no pipeline can be built with yet", "leave it out")
+
+
+def _check_text(option: str, text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"{option} is not valid UTF-8", "save the text as UTF-8, or set a UTF-8 locale") from None
+
+
+def _check_strength(arguments: Mapping[str, Any]) -> None:
+    """Image-to-image pipelines run the last steps * strength steps (get_timesteps) and fail where that is none."""
+    steps, strength = arguments.get("num_inference_steps"), arguments.get("strength")
+    if isinstance(steps, int) and strength == 0:
+        raise UsageError(
+            f"--strength 0 leaves none of {steps} steps to run",
+            f"give at least {math.ceil(1000 / steps) / 1000:g}, which is one step",
+        )
+
+
+def _check_range(flag: Flag, option: str, value: float) -> None:
+    low, high, step = flag.minimum, flag.maximum, flag.multiple_of
+    if (
+        (isinstance(value, float) and not math.isfinite(value))
+        or (low is not None and value < low)
+        or (high is not None and value > high)
+    ):
+        bounds = (
+            f"from {low:g} to {high:g}"
+            if low is not None and high is not None
+            else (f"at least {low:g}" if low is not None else f"at most {high:g}" if high is not None else "a number")
+        )
+        raise UsageError(f"{option} {value} is out of range", f"give {bounds}")
+    if step and value % step != flag.remainder:
+        near = " or ".join(map(str, sorted(nearest(flag, int(value)))))
+        form = f"not {step}n + {flag.remainder}" if flag.remainder else f"no multiple of {step}"
+        raise UsageError(f"{option} {value} is {form}", f"the nearest: {near}; --fit takes it by itself")

@@ -1,0 +1,222 @@
+"""diffpipe plan PROVIDER: what a pipeline needs and where it would live, before anything is downloaded or loaded."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
+
+from ..errors import UsageError
+from ..files import readable
+from ..plugins import providers
+from ..specs import PipelineType, Provider
+from . import output, tree
+from .build import BUILD, parameters, spec_of
+from .flags import option, with_parameters
+
+if TYPE_CHECKING:
+    from ..memory.estimate import Task
+    from ..memory.plan import Machine, Option, Plan
+    from ..tables import Table
+
+MAKING = "What is made"
+SIZES = [
+    option("width", int | None, None, "Pixels. Default: the model's own.", panel=MAKING, metavar="INTEGER", min=8),
+    option("height", int | None, None, "Pixels. Default: the model's own.", panel=MAKING, metavar="INTEGER", min=8),
+    option("frames", int | None, None, "Frames of a video. Default: the model's own.", panel=MAKING, metavar="INTEGER",
+        min=1),
+    option("batch", int, 1, "Samples made at once.", panel=MAKING, metavar="INTEGER", min=1),
+]  # fmt: skip
+NOT_HERE = {"name", "force"}  # options of build that mean nothing for a plan
+
+
+def make() -> Any:
+    rows = {name: provider.title for name, provider in providers().items()}
+    text = "Show what a pipeline needs and how it would fit, without loading it."
+    return tree.group("plan", text, lambda: rows, _make)
+
+
+def _make(name: str) -> Any:
+    provider = providers().get(name)
+    if provider is None:
+        return None
+
+    def function(**values: Any) -> None:
+        _plan(provider, values)
+
+    text = f"Plan {provider.title}: sizes, peaks at every stage, and the fastest way that fits. Nothing is loaded."
+    return tree.command(name, with_parameters(function, _parameters(provider)), text)
+
+
+def _parameters(provider: Provider) -> list[inspect.Parameter]:
+    shown = [parameter for parameter in parameters(provider) if parameter.name not in NOT_HERE]
+    last = next(number for number, parameter in enumerate(shown) if _panel(parameter) == BUILD)
+    return [*shown[:last], *SIZES, *shown[last:]]
+
+
+def _panel(parameter: inspect.Parameter) -> str | None:
+    return getattr(parameter.annotation.__metadata__[0], "rich_help_panel", None)
+
+
+def _plan(provider: Provider, values: Mapping[str, Any]) -> None:
+    output.set_up(quiet=values["quiet"], verbose=values["verbose"], log_file=values["log_file"])
+    from ..memory import knobs
+    from ..memory.plan import plan
+    from ..store import Store
+    from ..tables import table
+
+    spec, row = spec_of(provider, values)
+    machine = _machine(spec.device, spec.placement.device_memory)
+    knobs.check(spec.placement, spec.pipeline or row.pipeline, machine.device)
+    found = table(spec, row, Store(), values["offline"])
+    task = _task(found, row, values, machine.device)
+    made = plan(found.parts, task, machine, replace(spec.placement, device_memory=None))
+    for notice in made.notices:
+        output.warn(notice)
+    if made.unknown:
+        output.warn(
+            f"the size of {', '.join(made.unknown)} is not known: every figure leaves it out, and more will be needed"
+        )
+    if values["json"]:
+        output.result_json(_as_json(found, task, machine, made))
+    else:
+        _show(found, task, machine, made, spec.model)
+
+
+def _machine(device: str, wanted: int | None) -> Machine:
+    """What to plan for: --device-memory, else what is free on the device now. Raises UsageError if unknown."""
+    from ..machine import gpus, host_free
+    from ..memory.plan import UNLIMITED, Machine
+
+    host = host_free() or UNLIMITED
+    if device == "cpu":
+        return Machine("cpu", wanted or host, wanted or host)
+    if wanted:  # a machine that is not here: its host memory is not known
+        return Machine("cuda", wanted)
+    here = gpus()
+    number = int(device.partition(":")[2] or 0)
+    chosen = next((gpu for gpu in here if gpu.index == number), None)
+    if chosen and device.startswith(("auto", "cuda")):
+        return Machine("cuda", chosen.free, host)
+    if device == "auto":
+        return Machine("cpu", host, host)
+    raise UsageError(f"nothing here says how much memory {device} has", "name it, for example --device-memory 12GiB")
+
+
+def _task(found: Table, row: PipelineType, values: Mapping[str, Any], device: str) -> Task:
+    """What to plan for: the options, else the row's defaults, else the model's."""
+    from ..memory.estimate import Task
+
+    def size(name: str, argument: str, default: int) -> int:
+        return int(values.get(name) or row.defaults.get(argument) or found.sizes.get(name) or default)
+
+    video = "video" in row.name
+    return Task(
+        pipeline=found.pipeline,
+        width=size("width", "width", 832 if video else 1024),
+        height=size("height", "height", 480 if video else 1024),
+        frames=size("frames", "num_frames", 81 if video else 1),
+        batch=values["batch"],
+        steps=size("steps", "num_inference_steps", 28),
+        dtype=values["dtype"],
+        device=device,
+    )
+
+
+def _show(found: Table, task: Task, machine: Machine, made: Plan, model: str) -> None:
+    from ..memory.knobs import describe
+    from ..memory.plan import gib, places
+
+    frames = f", {task.frames} frames" if task.frames > 1 else ""
+    where = "memory of this machine" if machine.device == "cpu" else "a GPU"
+    output.result(f"{found.pipeline} from {model} ({found.origin})")
+    output.result(
+        f"{task.width} x {task.height}{frames}, {task.batch} at once, {task.steps} steps, {task.dtype}; "
+        f"{gib(machine.memory)} of {where}\n"
+    )
+    lives = places(found.parts, made.chosen.placement, task)
+    rows = [
+        (p.name, p.class_name or "?", _count(p.parameters),
+            *((gib(lives[p.name][1]), lives[p.name][0]) if p.name in lives else ("unknown", "unknown")))
+        for p in found.parts
+    ]  # fmt: skip
+    output.table(("component", "class", "parameters", "weights", "where it lives"), rows)
+    print()
+    device = "memory" if machine.device == "cpu" else "device"
+    stages = [(p.stage, gib(p.device), gib(p.host), p.component) for p in made.chosen.peaks]
+    output.table(("stage", device, "host", "largest part at work"), stages)
+    download = "unknown" if found.download is None else readable(found.download)
+    disk = "unknown" if found.disk is None else readable(found.disk)
+    stored = _stored(found, made, task)
+    more = f", and {readable(stored)} of quantized weights" if stored else ""
+    output.result(f"\nto download: {download}; on disk: {disk}{more}")
+    output.result(f"strategy: {describe(made.chosen.placement)}")
+    output.result(f"reason: {made.reason}\n")
+    output.table(
+        ("alternative", device, "host", "slow-down", "verdict"), [_row(one, made.chosen) for one in made.alternatives]
+    )
+
+
+def _stored(found: Table, made: Plan, task: Task) -> int:
+    """Bytes of the quantized weights that a build would store."""
+    from ..memory.estimate import quantized_names, weights
+
+    names = quantized_names(found.parts, made.chosen.placement)
+    return sum(size for name, size in weights(found.parts, made.chosen.placement, task.dtype).items() if name in names)
+
+
+def _row(one: Option, chosen: Option) -> tuple[str, str, str, str, str]:
+    from ..memory.knobs import describe
+    from ..memory.plan import gib
+
+    verdict = "chosen" if one.placement == chosen.placement else "fits" if one.fits else "does not fit"
+    return describe(one.placement), gib(one.peak), gib(one.host), f"{one.slow_down:.2f} x", verdict
+
+
+def _count(number: int | None) -> str:
+    return "unknown" if number is None else f"{number / 1e9:.2f} B" if number >= 1e9 else f"{number / 1e6:.1f} M"
+
+
+def _as_json(found: Table, task: Task, machine: Machine, made: Plan) -> dict[str, Any]:
+    """All of it in bytes; `null` for what is not known."""
+    from ..memory.plan import UNLIMITED, places
+
+    lives = places(found.parts, made.chosen.placement, task)
+    return {
+        "pipeline": found.pipeline,
+        "origin": found.origin,
+        "task": asdict(task),
+        "machine": {**asdict(machine), "host": None if machine.host == UNLIMITED else machine.host},
+        "components": [
+            {
+                "name": part.name,
+                "class": part.class_name,
+                "parameters": part.parameters,
+                "stored": part.stored,
+                "weights": lives[part.name][1] if part.name in lives else None,
+                "on_device": lives[part.name][2] if part.name in lives else None,
+                "lives": lives[part.name][0] if part.name in lives else None,
+            }
+            for part in found.parts
+        ],
+        "download": found.download,
+        "disk": found.disk,
+        "stored": _stored(found, made, task),
+        "strategy": _option_json(made.chosen),
+        "reason": made.reason,
+        "needed": made.needed,
+        "unknown": made.unknown,
+        "notices": made.notices,
+        "alternatives": [_option_json(one) for one in made.alternatives],
+    }
+
+
+def _option_json(one: Option) -> dict[str, Any]:
+    return {
+        "placement": one.placement.to_json(),
+        "peaks": [asdict(peak) for peak in one.peaks],
+        "peak": one.peak,
+        "slow_down": round(one.slow_down, 3),
+        "fits": one.fits,
+    }

@@ -1,0 +1,25 @@
+"""Pictures, video and sound: read from the user's files, written with their settings inside."""
+
+from .encode import AUDIO
+from .read import Clip, Sound, read_audio, read_image, read_video, resample
+from .text import KEYS, read_text
+from .write import IMAGE, SILENT, VIDEO, finite, write_audio, write_image, write_video
+
+__all__ = [
+    "AUDIO",
+    "IMAGE",
+    "KEYS",
+    "SILENT",
+    "VIDEO",
+    "Clip",
+    "Sound",
+    "finite",
+    "read_audio",
+    "read_image",
+    "read_text",
+    "read_video",
+    "resample",
+    "write_audio",
+    "write_image",
+    "write_video",
+]

@@ -1,0 +1,152 @@
+"""The journal of a batch: what was made and what failed, beside the outputs, so that a run that stopped can be resumed.
+
+JSON lines. One when a run begins: {"journal": 1, "pipeline": KEY, "seed": N}. One when an item starts: {"id", "item",
+"status": "started", "seed", "paths"}. One when it ends, on disk (fsync) before the next item ends: {"id", "item",
+"status": "done" or "failed", "seed", "files": [{"path", "size", "digest"}], "seconds", "warnings", "error"}.
+`item` is the digest of pipeline, arguments and seed. Paths are relative to the journal's folder, with /. An item's last
+line counts. A last line that a crash cut short is dropped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from .errors import CacheError, UsageError
+from .files import sha256
+from .tally import Tally
+
+VERSION = 1
+FIRST = b'{"journal": '  # how a journal begins
+
+
+class Journal:
+    """An open journal. Only the place of each item's last line is kept in memory: 16 bytes an item."""
+
+    def __init__(self, path: Path, reader: IO[bytes], writer: IO[bytes]) -> None:
+        self.path = path
+        self.header: dict[str, Any] = {}
+        self._reader, self._writer = reader, writer
+        self._places = Tally()  # id -> 1 + where its last line begins
+        self._end = 0
+        self._read()
+
+    def _read(self) -> None:
+        for line in self._reader:
+            if not self._end and line[: len(FIRST)] != FIRST[: len(line)]:
+                raise UsageError(f"{self.path} is no journal", "choose another --journal; nothing in it was changed")
+            if not line.endswith(b"\n"):
+                break
+            value = _parsed(line)
+            if "journal" in value:
+                self.header = value
+            elif isinstance(value.get("id"), str):
+                self._places[value["id"]] = self._end + 1
+            self._end += len(line)
+        self._writer.truncate(self._end)
+
+    def begin(self, pipeline: str, seed: int) -> None:
+        """Note that a run begins, of which pipeline (key), and the seed that the items' random ones derive from."""
+        self.header = {"journal": VERSION, "pipeline": pipeline, "seed": seed}
+        self._write(self.header)
+
+    def last(self, item_id: str) -> dict[str, Any] | None:
+        """An item's last line, None if it has none."""
+        if not (place := self._places[item_id]):
+            return None
+        self._reader.seek(place - 1)
+        value = _parsed(self._reader.readline())
+        return value if value.get("id") == item_id else None
+
+    def started(self, item_id: str, item: str, seed: int, paths: Sequence[str]) -> None:
+        """Note which paths are an item's own. Not synced: what a crash of the machine loses is made again."""
+        files = [self._relative(path) for path in paths]
+        self._write({"id": item_id, "item": item, "status": "started", "seed": seed, "paths": files}, sync=False)
+
+    def done(
+        self, item_id: str, item: str, seed: int, paths: Sequence[str], seconds: float, warnings: Sequence[str] = ()
+    ) -> None:
+        """Note a finished item with size and digest of its files; the line is on disk when this returns."""
+        files = [{"path": self._relative(path), **_state(Path(path))} for path in paths]
+        line: dict[str, Any] = {"id": item_id, "item": item, "status": "done", "seed": seed, "files": files}
+        self._write({**line, "seconds": round(seconds, 3), "warnings": list(warnings), "error": None})
+
+    def failed(self, item_id: str, item: str, seed: int | None, error: str) -> None:
+        """Note an item that failed; `item` is "" and the seed None where its line could not be read."""
+        line: dict[str, Any] = {"id": item_id, "item": item, "status": "failed", "seed": seed, "files": []}
+        self._write({**line, "seconds": 0.0, "warnings": [], "error": error})
+
+    def paths(self, line: Mapping[str, Any]) -> list[str]:
+        """The absolute paths that an item's line names."""
+        named = line.get("paths") or [file["path"] for file in line.get("files", ())]
+        return [os.path.abspath(self.path.parent / path) for path in named]
+
+    def intact(self, line: Mapping[str, Any]) -> bool:
+        """Whether every file of a finished item is there with the content it was written with."""
+        files = line.get("files", ())
+        return bool(files) and all({"path": f["path"], **_state(self.path.parent / f["path"])} == f for f in files)
+
+    def _relative(self, path: str) -> str:
+        return Path(os.path.relpath(path, self.path.parent)).as_posix()
+
+    def _write(self, value: Mapping[str, Any], *, sync: bool = True) -> None:
+        line = json.dumps(value).encode() + b"\n"
+        try:
+            if self._writer.write(line) < len(line):
+                raise OSError("the disk is full")
+            if sync:
+                os.fsync(self._writer.fileno())
+        except OSError as error:
+            self._writer.truncate(self._end)
+            reason = error.strerror or str(error)
+            raise CacheError(f"cannot write {self.path}: {reason}", "make room, then go on with --resume") from error
+        if "id" in value:
+            self._places[value["id"]] = self._end + 1
+        self._end += len(line)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Journal]:
+    """The journal at a path, made if it is not there, held against other runs.
+
+    Raises UsageError while another run holds it and for a file that is no journal, CacheError if it cannot be written.
+    """
+    from filelock import FileLock, Timeout
+
+    with ExitStack() as stack:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(FileLock(path.with_name(f".{path.name}.lock"), timeout=0))
+            writer = stack.enter_context(path.open("ab", buffering=0))
+            reader = stack.enter_context(path.open("rb"))
+        except Timeout:
+            raise UsageError(f"another run is writing {path}", "wait for it, or choose another --journal") from None
+        except OSError as error:
+            raise CacheError(f"cannot write {path}: {error.strerror}", "choose another --journal") from error
+        yield Journal(path, reader, writer)
+
+
+def _parsed(line: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _state(path: Path) -> dict[str, Any]:
+    """Size and content digest of a file, or of all files of a folder of frames; {} if it cannot be read."""
+    try:
+        if not path.is_dir():
+            return {"size": path.stat().st_size, "digest": sha256(path)}
+        frames = sorted(path.iterdir())
+        digests = "".join(f"{frame.name} {sha256(frame)}\n" for frame in frames).encode()
+        size = sum(frame.stat().st_size for frame in frames)
+        return {"size": size, "digest": "sha256:" + hashlib.sha256(digests).hexdigest()}
+    except OSError:
+        return {}

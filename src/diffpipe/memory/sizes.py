@@ -1,0 +1,212 @@
+"""What a component weighs in every form, from the names and shapes of its tensors and its configuration."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+Kind = Literal["denoiser", "encoder", "decoder", "other"]
+
+# Tables of vectors, which are 2-D and no Linear: the names transformers and diffusers give to nn.Embedding.
+EMBEDDING = re.compile(
+    r"(^|\.)(shared|wte|wpe|embed_tokens|\w+_embeddings?|class_embedding|relative_attention_bias|"
+    r"relative_position_bias_table|logit_scale\w*)(\.weight)?$"
+)
+# transformers' Conv1D (GPT-2): 2-D weights that no quantization converts.
+CONV1D = re.compile(r"(^|\.)(c_attn|c_proj|c_fc)\.weight$")
+# Layers that quantization leaves in their own format, as engine/quantize.py has them (LEFT; a test compares).
+LEFT = re.compile(r"^proj_out\.|final_layer|(^|\.)lm_head\.")
+# Modules that layerwise casting leaves alone: DEFAULT_SKIP_MODULES_PATTERN of diffusers/hooks/layerwise_casting.py, and
+# what the transformers' own _skip_layerwise_casting_patterns and _keep_in_fp32_modules add.
+UNCAST = re.compile(
+    r"pos_embed|patch_embed|norm|^proj_in$|^proj_out$|condition_embedder|rope|time_embedder|scale_shift"
+)
+# A block is an item of the outermost list in a tensor's name, as block-level group offloading groups them.
+BLOCK = re.compile(r"^(?:[^.]+\.)*?[^.]+\.\d+\.")
+DENOISER = re.compile(r"(transformer|unet|prior)(_\d+)?$")
+DECODER = re.compile(r"(vae|vqvae|vqgan|movq)$")
+ENCODER = re.compile(r"text_encoder|image_encoder|language_model|projection_model|connectors")
+
+# Elements that stay alive where nothing was recorded for the class, as multiples of a width. Of the hidden size, for
+# each token of a transformer: the most of those recorded is FLUX.1's 17.2 (residual, norm, query, key, value, MLP
+# before and after its activation, and the concatenation of both). Of the first width, for each latent of a U-Net
+# (SDXL: 15.8) and each pixel of a decoder (three maps of twice that width: SDXL, FLUX.1, SD 3.5) or of a 3-D one
+# (Qwen-Image: 18 for a picture, Wan: 52.7 for a video, whose frames are cached between its chunks). Of the hidden size,
+# for each of 512 tokens of a text encoder (T5: 24).
+LIVE = {"transformer": 17, "unet": 16, "decoder": 6, "decoder3d": 18, "video": 53, "encoder": 24}
+PROMPT = 512  # tokens
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """A component's numbers. Counts are of tensor elements; `parameters` is None where nothing is known of it, which is
+    never taken for 0.
+
+    `linear`: weights that quantization converts, `rows` their outputs. `cast`: what layerwise casting stores in 8 bits.
+    `block`: the largest repeated block, `outside`: what is in none. `layer`: the largest tensor. `step`: pixels to a
+    side of a token (denoiser) or latent (decoder), `temporal`: frames to a latent frame; 0 where size is no choice.
+    `tile`: pixels to a side of a tile of the decoder. `live`: elements held for each token (denoiser) or pixel
+    (decoder) of one sample, `live_video`: for each pixel of a video, `live_frame`: for each pixel of each frame
+    besides, `besides`: in any case. `stored`: bytes in the files, `dtypes` theirs. `recorded`: whether `live` was
+    measured (tools/record_components.py) or follows from LIVE. `quantized`: by which method the files are already.
+    """
+
+    name: str
+    class_name: str
+    kind: Kind = "other"
+    parameters: int | None = None
+    linear: int = 0
+    rows: int = 0
+    cast: int = 0
+    block: int = 0
+    outside: int = 0
+    layer: int = 0
+    step: int = 0
+    temporal: int = 1
+    tile: int = 0
+    upcast: bool = False
+    live: int = 0
+    live_video: int = 0
+    live_frame: int = 0
+    besides: int = 0
+    stored: int | None = None
+    dtypes: tuple[str, ...] = ()
+    recorded: bool = False
+    quantized: str = ""
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Sizes:
+        return cls(**{**data, "dtypes": tuple(data.get("dtypes", ()))})
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields that differ from their defaults."""
+        blank = asdict(Sizes(name="", class_name=""))
+        return {k: v for k, v in asdict(self).items() if k in ("name", "class_name") or v != blank[k]}
+
+
+def kind_of(name: str) -> Kind:
+    """What a component does, told by its name in the pipeline (diffusers' own names)."""
+    for pattern, kind in ((DECODER, "decoder"), (DENOISER, "denoiser"), (ENCODER, "encoder")):
+        if pattern.search(name):
+            return kind  # type: ignore[return-value]
+    return "other"
+
+
+def is_linear(name: str, shape: Sequence[int]) -> bool:
+    """Whether a tensor is the weight of a Linear that quantization converts: 2-D, and of no embedding."""
+    other = EMBEDDING.search(name) or CONV1D.search(name) or LEFT.search(name)
+    return len(shape) == 2 and name.endswith(".weight") and not other
+
+
+def is_cast(name: str) -> bool:
+    """Whether layerwise casting stores a tensor in 8 bits: a Linear's or convolution's whose name it does not skip."""
+    module, _, last = name.rpartition(".")
+    return last in ("weight", "bias") and not UNCAST.search(module) and not EMBEDDING.search(name)
+
+
+def read_sizes(name: str, class_name: str, tensors: Mapping[str, Sequence[int]], config: Mapping[str, Any]) -> Sizes:
+    """A component's sizes from tensor name -> shape and its config.json. Steps are in latents: see `set_steps`."""
+    counts = {tensor: math.prod(shape) for tensor, shape in tensors.items()}
+    linear = [tensor for tensor, shape in tensors.items() if is_linear(tensor, shape)]
+    blocks: dict[str, int] = {}
+    for tensor, count in counts.items():
+        if found := BLOCK.match(tensor):
+            blocks[found[0]] = blocks.get(found[0], 0) + count
+    total = sum(counts.values())
+    sizes = Sizes(
+        name=name,
+        class_name=class_name,
+        kind=kind_of(name),
+        parameters=total,
+        linear=sum(counts[tensor] for tensor in linear),
+        rows=sum(tensors[tensor][0] for tensor in linear),
+        cast=sum(count for tensor, count in counts.items() if is_cast(tensor)),
+        block=max(blocks.values(), default=0),
+        outside=total - sum(blocks.values()),
+        layer=max(counts.values(), default=0),
+        quantized=str((config.get("quantization_config") or {}).get("quant_method", "")),
+    )
+    return replace(sizes, **_held(sizes.kind, config))
+
+
+def _held(kind: Kind, config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a stage holds, by the class's widths and LIVE."""
+    if kind == "denoiser":
+        heads, head = config.get("num_attention_heads"), config.get("attention_head_dim")
+        if "block_out_channels" in config:
+            return {"live": LIVE["unet"] * config["block_out_channels"][0]}
+        product = heads * head if isinstance(heads, int) and isinstance(head, int) else 0
+        width = product or _first(config, "inner_dim", "hidden_size", "dim", "d_model") or 3072
+        return {"live": LIVE["transformer"] * width, "besides": LIVE["transformer"] * width * PROMPT}
+    if kind == "decoder":
+        channels = config.get("block_out_channels")
+        if tiny := config.get("decoder_block_out_channels"):  # AutoencoderTiny: three maps of the last width
+            return {"step": int(config.get("upsampling_scaling_factor", 2)) ** (len(tiny) - 1), "live": 3 * tiny[-1],
+                "tile": TILE}  # fmt: skip
+        base = {"step": spatial(config), "temporal": temporal(config), "upcast": bool(config.get("force_upcast"))}
+        if channels and base["temporal"] == 1:
+            return {**base, "live": LIVE["decoder"] * channels[0], "tile": min(_sample(config), TILE)}
+        width = config.get("base_dim") or (channels or [128])[0]
+        held = {"live": LIVE["decoder3d"] * width, "live_video": LIVE["video"] * width}
+        return {**base, **held, "live_frame": 3, "tile": TILE_3D}
+    if kind == "encoder":
+        inner = config.get("text_config") or config
+        width = _first(inner, "d_model", "hidden_size", "n_embd") or 4096
+        return {"besides": LIVE["encoder"] * width * PROMPT}
+    return {}
+
+
+# Pixels to a side of a tile. AutoencoderKL takes sample_size, which is 1024 for SDXL, SD 3 and FLUX.1 and so saves
+# nothing at 1024 x 1024: diffpipe sets at most 512. The classes for video have 256 of their own.
+TILE, TILE_3D = 512, 256
+
+
+def _first(config: Mapping[str, Any], *names: str) -> int:
+    return next((value for name in names if isinstance(value := config.get(name), int)), 0)
+
+
+def _sample(config: Mapping[str, Any]) -> int:
+    size = config.get("sample_size") or TILE
+    return int(size[0] if isinstance(size, list | tuple) else size)
+
+
+def spatial(config: Mapping[str, Any]) -> int:
+    """Pixels to a side of one latent of an autoencoder, from whichever setting its class has."""
+    if "spatio_temporal_scaling" in config:  # AutoencoderKLLTXVideo
+        return int(config.get("patch_size", 4) * 2 ** sum(config["spatio_temporal_scaling"]))
+    known = _first(config, "scale_factor_spatial", "spatial_compression_ratio")
+    levels = config.get("block_out_channels") or [0, *config.get("temperal_downsample", (0, 1, 1))]
+    return known or 2 ** (len(levels) - 1)
+
+
+def temporal(config: Mapping[str, Any]) -> int:
+    """Frames to one latent frame of an autoencoder; 1 for pictures."""
+    if "spatio_temporal_scaling" in config:
+        return int(config.get("patch_size_t", 1) * 2 ** sum(config["spatio_temporal_scaling"]))
+    known = _first(config, "scale_factor_temporal", "temporal_compression_ratio")
+    video = "base_dim" in config and "z_dim" in config  # AutoencoderKLWan and AutoencoderKLQwenImage
+    return known or (2 ** sum(config.get("temperal_downsample", (0, 1, 1))) if video else 1)
+
+
+def set_steps(parts: Sequence[Sizes], configs: Mapping[str, Mapping[str, Any]]) -> tuple[Sizes, ...]:
+    """The denoisers' `step` and `temporal` in pixels and frames, which the autoencoder and the patches decide.
+
+    A token is `patch_size` latents to a side, or as many as the channels say that were packed into it (FLUX.1).
+    """
+    decoder = next((part for part in parts if part.kind == "decoder"), None)
+    latent = _first(configs.get(decoder.name, {}), "latent_channels", "z_dim") if decoder else 0
+
+    def step(part: Sizes) -> Sizes:
+        if part.kind != "denoiser" or decoder is None:
+            return part
+        config = configs.get(part.name, {})
+        patch = config.get("patch_size") or 1
+        patch = patch[-1] if isinstance(patch, list | tuple) else patch
+        channels = _first(config, "out_channels", "in_channels")
+        packed = math.isqrt(channels // latent) if latent and channels else 1
+        return replace(part, step=decoder.step * max(patch, packed, 1), temporal=decoder.temporal)
+
+    return tuple(step(part) for part in parts)

@@ -1,0 +1,152 @@
+"""Every provider and type, built and run through the real command line on its tiny checkpoint: one Case a row."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import av
+import cases_image
+import cases_video
+import numpy as np
+import pytest
+from cases import Case
+from conftest import Cli, Warm
+from PIL import Image
+
+from diffpipe.catalog import BUILTIN
+
+CASES: tuple[Case, ...] = (*cases_image.CASES, *cases_video.CASES)
+SEED = 5
+
+
+@dataclass(frozen=True)
+class Made:
+    """A built pipeline of a case: its name, and the files of one call with SEED."""
+
+    name: str
+    files: tuple[Path, ...]
+
+
+class Family:
+    """The two commands for one case."""
+
+    def __init__(self, case: Case, warm: Warm, checkpoints: Path, inputs: Path) -> None:
+        self.case, self.warm = case, warm
+        self.places = {"checkpoints": checkpoints, "inputs": inputs}
+
+    def build(self, dtype: str) -> str:
+        case, name = self.case, f"{self.case.name}-{dtype}"
+        words = [word.format(**self.places) for word in case.build]
+        model = self.places["checkpoints"] / case.checkpoint
+        self.warm(
+            *("build", case.provider, "--type", case.type, "--model", model, *words, "--dtype", dtype, "--name", name),
+            check=True,
+        )
+        return name
+
+    def generate(self, name: str, folder: Path, *words: object) -> tuple[Path, ...]:
+        flags = [word.format(**self.places) for word in self.case.flags]
+        done = self.warm("generate", name, *flags, "--output", f"{folder}/", *words, check=True)
+        return tuple(map(Path, done.stdout.splitlines()))
+
+
+@pytest.fixture(scope="module", params=CASES, ids=lambda case: case.name)
+def family(request: pytest.FixtureRequest, warm: Warm, checkpoints: Path, inputs: Path) -> Family:
+    return Family(request.param, warm, checkpoints, inputs)
+
+
+@pytest.fixture(scope="module")
+def made(family: Family, tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """The family's pipeline in float32, and what it made."""
+    name = family.build("float32")
+    return Made(name, family.generate(name, tmp_path_factory.mktemp("made"), "--seed", SEED))
+
+
+def check_files(case: Case, files: tuple[Path, ...]) -> None:
+    """The files are what the case says, as independent readers see them."""
+    assert len(files) == case.files
+    for file in files:
+        {"image": check_image, "video": check_video, "audio": check_audio}[case.kind](case, file)
+
+
+def check_image(case: Case, file: Path) -> None:
+    with Image.open(file) as picture:
+        assert (picture.format, picture.size) == ("PNG", case.size)
+        assert varies(np.asarray(picture))
+
+
+def check_video(case: Case, file: Path) -> None:
+    with av.open(str(file)) as container:
+        stream = container.streams.video[0]
+        assert float(stream.average_rate or 0) == case.fps
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
+        assert (len(frames), frames[0].shape) == (case.frames, (*reversed(case.size or ()), 3))
+        assert all(varies(frame) for frame in frames)
+        assert bool(container.streams.audio) == bool(case.rate)
+    if case.rate:
+        check_audio(case, file)
+
+
+def check_audio(case: Case, file: Path) -> None:
+    with av.open(str(file)) as container:
+        stream = container.streams.audio[0]
+        assert stream.rate == case.rate
+        heard = np.concatenate([block for frame in container.decode(stream) for block in samples(frame)])
+    # Codecs of videos pad the sound to whole blocks.
+    assert len(heard) / stream.rate / stream.channels == pytest.approx(case.seconds, abs=0.1)
+    assert np.isfinite(heard).all()
+    assert varies(heard)
+
+
+def samples(frame: av.AudioFrame) -> Iterator[Any]:
+    yield from frame.to_ndarray()
+
+
+def varies(values: Any) -> bool:
+    """Not one value throughout: what is no number comes out black, or silent."""
+    return bool(values.max() > values.min())
+
+
+def test_what_it_makes_is_of_the_right_kind_and_size(family: Family, made: Made) -> None:
+    check_files(family.case, made.files)
+
+
+def test_a_seed_gives_the_same_bytes_in_another_process_and_place(family: Family, made: Made, tmp_path: Path) -> None:
+    again = family.generate(made.name, tmp_path, "--seed", SEED - 1, "--count", 2)
+    other, same = again[: family.case.files], again[family.case.files :]
+    assert [file.read_bytes() for file in same] == [file.read_bytes() for file in made.files]
+    assert other[0].read_bytes() != made.files[0].read_bytes()
+
+
+def test_it_works_in_bfloat16(family: Family, tmp_path: Path) -> None:
+    check_files(family.case, family.generate(family.build("bfloat16"), tmp_path, "--seed", SEED))
+
+
+def test_its_help_shows_its_own_flags(family: Family, made: Made) -> None:
+    shown = family.warm("generate", made.name, "--help", check=True).stdout
+    assert [words for words in family.case.shows if not listed(words, shown)] == []
+    assert [words for words in family.case.hides if listed(words, shown)] == []
+
+
+def listed(words: str, shown: str) -> bool:
+    return bool(re.search(re.escape(words) + r"(?![\w-])", shown))
+
+
+@pytest.mark.parametrize("name", ["flux-upscale", "stable-diffusion-diffedit", "qwen-layered"])
+def test_help_of_what_has_flags_of_its_own_is_light(cli: Cli, checkpoints: Path, name: str) -> None:
+    case = next(case for case in CASES if case.name == name)
+    model = checkpoints / case.checkpoint
+    cli("build", case.provider, "--type", case.type, "--model", model, "--name", name, check=True)
+    assert all(listed(words, cli.light("generate", name, "--help").stdout) for words in case.shows)
+
+
+def test_there_is_a_case_for_every_type() -> None:
+    types = {(provider.name, row.name) for provider in BUILTIN.values() for row in provider.types}
+    assert (
+        types - {(case.provider, case.type) for case in CASES} - {("demo", row.name) for row in BUILTIN["demo"].types}
+        == set()
+    )

@@ -1,0 +1,127 @@
+"""LoRAs through the real command line: what they change, how they compose, and which are refused before any fetch."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Cli, Warm
+from hub_server import serve
+from PIL import Image
+
+SMALL = ("--prompt", "a fox", "--width", 32, "--height", 32, "--num-inference-steps", 2, "--seed", 1)
+Make = Callable[..., bytes]
+
+
+@pytest.fixture
+def make(warm: Warm, checkpoints: Path, tmp_path: Path) -> Make:
+    """The pixels of a small picture by a folder of `checkpoints` with LoRAs."""
+
+    def picture(provider: str, *loras: object) -> bytes:
+        words = [word for lora in loras for word in ("--lora", lora)]
+        model = ("--model", checkpoints / provider, "--dtype", "float32", "--name", "adapted")
+        warm("build", provider, *model, *words, check=True)
+        path = tmp_path / "made.png"
+        warm("generate", "adapted", *SMALL, "-o", path, "--overwrite", check=True)
+        return pixels(path)
+
+    return picture
+
+
+def pixels(path: Path) -> bytes:
+    return Image.open(path).tobytes()
+
+
+def refused(warm: Warm, *args: object) -> tuple[int, str, str]:
+    done = warm("build", *args, "--name", "refused")
+    message, hint = done.stderr.splitlines()[-2:]
+    return done.returncode, message.removeprefix("error: "), hint.strip().removeprefix("try: ")
+
+
+def test_two_compose_with_their_scales(make: Make, checkpoints: Path) -> None:
+    first, second = checkpoints / "flux-lora.safetensors", checkpoints / "flux-lora-2.safetensors"
+    base = make("flux")
+    alone = [make("flux", first), make("flux", second)]
+    both = make("flux", first, second)
+    assert len({base, *alone, both}) == 4
+    assert make("flux", f"{first}@0", f"{second}@0") == base
+    assert make("flux", f"{first}@0", second) == alone[1]
+    assert make("flux", first, f"{second}@0.5") not in (base, *alone, both)
+
+
+def test_the_layout_of_the_file_makes_no_difference(make: Make, checkpoints: Path) -> None:
+    flux = [make("flux", checkpoints / f"flux-lora-{layout}.safetensors") for layout in ("kohya", "as-kohya")]
+    assert flux[0] == flux[1] != make("flux")
+    sd = [make("stable-diffusion", checkpoints / f"sd-lora{layout}.safetensors") for layout in ("", "-kohya")]
+    assert sd[0] == sd[1] != make("stable-diffusion")
+
+
+def test_the_text_encoders_part_alone_changes_the_picture(make: Make, checkpoints: Path) -> None:
+    lora = checkpoints / "sd-lora-text.safetensors"
+    base = make("stable-diffusion")
+    assert make("stable-diffusion", lora) != base == make("stable-diffusion", f"{lora}@0")
+
+
+def test_one_that_fits_in_part_is_told(warm: Warm, checkpoints: Path) -> None:
+    lora = checkpoints / "flux-lora-part.safetensors"
+    done = warm("build", "flux", "--model", checkpoints / "flux", "--lora", lora, "--name", "part", check=True)
+    told = "the LoRA flux-lora-part.safetensors fits in part: 6 of its 10 layers are in this model"
+    assert told in done.stderr.splitlines()
+
+
+REFUSED = {
+    ("stable-diffusion", "flux-lora"): "another model: of its 10 layers this StableDiffusionPipeline has none",
+    ("flux", "sd-lora-kohya"): "another model: FluxPipeline does not know the names of its layers",
+    ("flux", "flux-lora-wide"): "another model: it was made for width 3072, this FluxPipeline has 32 there",
+    ("flux", "flux-lora-zero"): "changes no layer: its weights are all zero",
+}
+
+
+@pytest.mark.parametrize(("provider", "lora"), REFUSED)
+def test_one_for_another_model_is_refused_at_build(warm: Warm, checkpoints: Path, provider: str, lora: str) -> None:
+    words = (provider, "--model", checkpoints / provider, "--lora", checkpoints / f"{lora}.safetensors")
+    code, message, hint = refused(warm, *words)
+    assert (code, message.split(" is for ")[-1].split("safetensors ")[-1]) == (2, REFUSED[provider, lora])
+    assert hint == "choose a LoRA made for this model, or leave it out"
+    assert warm("pipelines", "show", "refused").returncode == 3
+
+
+@pytest.fixture
+def repositories(checkpoints: Path, tmp_path: Path) -> dict[str, Path]:
+    """A model, and a LoRA of each family."""
+    found = {"org/flux": checkpoints / "flux"}
+    for name, file in (("org/style", "flux-lora.safetensors"), ("org/other", "sd-lora.safetensors")):
+        folder = tmp_path / name
+        folder.mkdir(parents=True)
+        shutil.copy(checkpoints / file, folder / "lora.safetensors")
+        found[name] = folder
+    return found
+
+
+def test_from_the_hub(
+    cli: Cli, warm: Warm, make: Make, checkpoints: Path, repositories: dict[str, Path], tmp_path: Path
+) -> None:
+    """The LoRA of another family costs its own file and no weights; the right one does what the local file does.
+
+    In processes of their own: the hub's client reads its address when it is imported.
+    """
+    with serve(repositories) as hub:
+        env = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hub")}
+        build = ("build", "flux", "--model", "org/flux", "--dtype", "float32", "--name", "online", "--lora")
+
+        done = cli(*build, "org/other", env=env)
+        message = "the LoRA org/other is for another model: of its 40 layers this FluxPipeline has none"
+        assert (done.returncode, done.stderr.splitlines()[-2]) == (2, f"error: {message}")
+        assert {Path(request.path).name for request in hub.of(".safetensors")} == {"lora.safetensors"}
+
+        cli(*build, "org/style@0.5", env=env, check=True)
+        path = tmp_path / "online.png"
+        cli("generate", "online", *SMALL, "-o", path, env=env, check=True)
+    assert pixels(path) == make("flux", f"{checkpoints / 'flux-lora.safetensors'}@0.5")
+    manifest = json.loads(warm("pipelines", "show", "online", "--json", check=True).stdout)["manifest"]
+    lora: dict[str, Any] = next(source for source in manifest["sources"] if source["role"] == "lora:0")
+    assert (lora["label"], lora["scale"], len(lora["commit"])) == ("org/style", 0.5, 40)

@@ -1,0 +1,302 @@
+"""Write docs/memory.md: what the estimator says against public figures, and what --memory auto chooses.
+
+    python tools/memory_docs.py            writes docs/memory.md
+    python tools/memory_docs.py --check    exits 1 if it is not current
+
+Everything in it is computed from the recorded component tables and the rows of diffpipe.memory.knobs.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from diffpipe.catalog import BUILTIN
+from diffpipe.memory import estimate, knobs
+from diffpipe.memory.estimate import Task, peaks, weight_bytes, weights
+from diffpipe.memory.plan import Machine, Plan, gib, option, plan
+from diffpipe.memory.sizes import Sizes
+from diffpipe.specs import BuildSpec, Placement
+from diffpipe.store import Store
+from diffpipe.tables import recorded
+from diffpipe.tables import table as read_table
+
+FILE = Path(__file__).resolve().parents[1] / "docs/memory.md"
+MEMORY = (6, 8, 12, 16, 24, 48, 80)  # GiB of the cards people have
+
+# huggingface.co/blog/diffusers-quantization: FLUX.1-dev, 1024 x 1024, 50 steps, H100: GiB loaded, and at the peak. As
+# that post did it: both the transformer and T5 quantized; fp8 by quanto itself; int8 and int4 through the libraries'
+# configurations, of which the one for T5 knows no `weights_dtype`, so that it is int8 in both, and leaves T5's `wo`
+# (kept in float32 or bfloat16) alone.
+PUBLIC: dict[str, tuple[float, float]] = {
+    "bfloat16": (31.447, 36.166),
+    "fp8": (16.395, 20.898),
+    "int8": (17.330, 21.814),
+    "int4": (12.254, 16.139),
+    "layerwise": (23.682, 28.451),
+}
+T5_WO, T5_WO_ROWS = 24 * 4096 * 10240, 24 * 4096
+
+# Resident memory of the process (GB, largest of all stages) on a 2-core machine, one thread, torch 2.13 on the CPU: the
+# embedded demo model, and a random Flux of 1.12 billion parameters with FLUX.1's VAE.
+FLUX_1B = (
+    Sizes(
+        name="text_encoder",
+        class_name="CLIPTextModel",
+        kind="encoder",
+        parameters=25696,
+        linear=16384,
+        rows=448,
+        cast=16832,
+        block=8544,
+        outside=8608,
+        layer=6080,
+        besides=393216,
+        stored=51392,
+        dtypes=("BF16",),
+    ),
+    Sizes(
+        name="text_encoder_2",
+        class_name="T5EncoderModel",
+        kind="encoder",
+        parameters=10545920,
+        linear=10485760,
+        rows=18432,
+        cast=10485760,
+        block=2622720,
+        outside=55808,
+        layer=524288,
+        besides=6291456,
+        stored=21091840,
+        dtypes=("BF16",),
+    ),
+    Sizes(
+        name="transformer",
+        class_name="FluxTransformer2DModel",
+        kind="denoiser",
+        parameters=1131143232,
+        linear=1130561536,
+        rows=446464,
+        cast=820477952,
+        block=151056896,
+        outside=23416896,
+        layer=25165824,
+        step=16,
+        live=34816,
+        besides=17825792,
+        stored=2262286464,
+        dtypes=("BF16",),
+    ),
+    Sizes(
+        name="vae",
+        class_name="AutoencoderKL",
+        kind="decoder",
+        parameters=83819683,
+        linear=2097152,
+        rows=4096,
+        cast=83780003,
+        block=16524800,
+        outside=230051,
+        layer=2359296,
+        step=8,
+        tile=512,
+        upcast=True,
+        live=768,
+        stored=167639366,
+        dtypes=("BF16",),
+    ),
+)
+MEASURED = (
+    ("demo", 128, "bfloat16", 0.472),
+    ("demo", 128, "float32", 0.468),
+    ("Flux 1B", 256, "bfloat16", 3.182),
+    ("Flux 1B", 512, "bfloat16", 3.731),
+    ("Flux 1B", 512, "float32", 7.241),
+)
+
+
+def parts_of(model: str) -> tuple[Sizes, ...]:
+    """The recorded components of a model."""
+    return tuple(Sizes.from_json(part) for part in recorded()[model]["components"])
+
+
+def task_of(model: str) -> Task:
+    """What a recorded model makes by default."""
+    known = recorded()[model]
+    sizes = {name: known[name] for name in ("width", "height", "frames", "steps") if name in known}
+    return Task(known["pipeline"], **sizes)
+
+
+def chosen(model: str, memory: int) -> Plan:
+    """The automatic choice on a GPU with `memory` GiB free."""
+    return plan(parts_of(model), task_of(model), Machine("cuda", memory << 30), Placement(memory="auto"))
+
+
+def estimated(way: str) -> tuple[float, float]:
+    """GiB loaded and at the peak for one of the PUBLIC runs, as that run was set up."""
+    parts, task = parts_of("flux-dev"), replace(task_of("flux-dev"), steps=50)
+    if way in ("bfloat16", "layerwise"):
+        placement = Placement(layerwise_casting=way == "layerwise")
+    else:
+        placement = Placement(quantize=way, quantize_components=("transformer", "text_encoder_2"))  # type: ignore[arg-type]
+    more = 0
+    if way in ("int8", "int4"):
+        parts = tuple(
+            replace(p, linear=p.linear - T5_WO, rows=p.rows - T5_WO_ROWS) if p.name == "text_encoder_2" else p
+            for p in parts
+        )
+        t5 = next(part for part in parts if part.name == "text_encoder_2")
+        more = weight_bytes(t5, "int8", task.dtype) - weights(parts, placement, task.dtype)["text_encoder_2"]
+    found = peaks(parts, placement, task)
+    return (found[0].device + more) / 2**30, (max(peak.device for peak in found) + more) / 2**30
+
+
+def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [headings, ["---"] * len(headings), *rows]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def public_table() -> str:
+    rows = []
+    for way, (loaded, peak) in PUBLIC.items():
+        mine = estimated(way)
+        rows.append((way, f"{loaded:.1f}", f"{mine[0]:.1f}", f"{mine[0] / loaded - 1:+.1%}",
+            f"{peak:.1f}", f"{mine[1]:.1f}", f"{mine[1] / peak - 1:+.1%}"))  # fmt: skip
+    return table(("FLUX.1-dev", "loaded", "predicted", "", "peak", "predicted", ""), rows)
+
+
+def measured_table() -> str:
+    rows = []
+    for model, side, dtype, measured in MEASURED:
+        mine = on_the_cpu(model, side, dtype)
+        what = f"{model}, {side} x {side}, {dtype}"
+        rows.append((what, f"{mine:.2f}", f"{measured:.2f}", f"{mine / measured - 1:+.0%}"))
+    return table(("on the CPU", "predicted GB", "measured GB", ""), rows)
+
+
+def on_the_cpu(model: str, side: int, dtype: str) -> float:
+    """The predicted peak of one of the MEASURED runs in GB."""
+    with tempfile.TemporaryDirectory() as folder:
+        spec = BuildSpec("demo", "text2image", "embedded:demo")
+        demo = read_table(spec, BUILTIN["demo"].types[0], Store(Path(folder)), offline=True).parts
+    task = Task("FluxPipeline", side, side, dtype=dtype, device="cpu")
+    return max(peak.host for peak in peaks(demo if model == "demo" else FLUX_1B, Placement(), task)) / 1e9
+
+
+def choice_table() -> str:
+    rows = []
+    for model, known in recorded().items():
+        plain = option(Placement(), parts_of(model), task_of(model), Machine("cuda", 1 << 60))
+        cells = []
+        for memory in MEMORY:
+            made = chosen(model, memory)
+            words = knobs.describe(made.chosen.placement)
+            cell = f"{words}: {gib(made.chosen.peak)}, {made.chosen.slow_down:.2f} x"
+            cells.append(cell if made.chosen.fits else f"nothing fits; {words} needs {gib(made.needed)}")
+        task = task_of(model)
+        size = f"{task.width} x {task.height}" + (f" x {task.frames}" if task.frames > 1 else "")
+        rows.append((f"{known['title']}, {size}", gib(plain.peak), *cells))
+    return table(("model", "as it is", *(f"{memory} GiB" for memory in MEMORY)), rows)
+
+
+def costs_table() -> str:
+    rows = (
+        (knobs.options({cost.knob: cost.value}), f"{cost.cuda:.2f}", f"{cost.cpu:.2f}", cost.source)
+        for cost in knobs.COSTS
+    )
+    return table(("switch", "time on a GPU", "on the CPU", "source"), rows)
+
+
+def combinations_table() -> str:
+    rows = (
+        (row.title, row.result, knobs.options(row.instead), row.source)
+        for row in knobs.COMBINATIONS
+    )  # fmt: skip
+    return table(("combination", "what happens", "use instead", "source"), rows)
+
+
+TEXT = """# Memory
+
+`diffpipe plan PROVIDER` says what a pipeline needs at every stage, before anything is downloaded or loaded, and what
+every other way of keeping it would need. `--device-memory 12GiB` plans for a machine that is not here. This page is
+written by `tools/memory_docs.py`.
+
+## How good the predictions are
+
+GiB on the device, for 1024 x 1024 on an H100 (huggingface.co/blog/diffusers-quantization), with the same layers
+quantized as there:
+
+{public}
+Host memory of the process, at its peak:
+
+{measured}
+Each built pipeline keeps the peaks of its own runs, and they correct later predictions.
+
+## What --memory auto chooses
+
+The fastest way that is predicted to fit, with all of the card free and host memory enough: its peak on the device, and
+how many times as long a run takes as with everything resident. Offloading has to be faster by a tenth than the fastest
+resident way, as what it costs depends on the machine's bus, which a plan does not know.
+
+{choice}
+Attention slicing is never chosen: with SDPA attention it saves nothing and slows down. Of a card's free memory
+{reserve} MB (the CUDA context) and {fragments:.0%} (the allocator's fragments) are left alone; of host memory {host} MB.
+
+## What each switch costs
+
+{costs}
+Offloading costs what it moves, against the time the denoiser computes on a card of {flops:.0f} TFLOP/s: `model` and
+`sequential` copy from pageable memory at {pageable} GB/s, `group` from pinned memory at {pinned:.0f} GB/s while the block
+before computes, which takes {streaming:.0%} longer than the slower of the two (vllm-omni#4896, diffusers#11081,
+diffusers#11605).
+
+## What does not work together
+
+These are refused before anything is loaded.
+
+{combinations}
+A switch that a pipeline cannot take is left out with a notice: VAE slicing and tiling of classes without them,
+layerwise casting of {uncastable} ({why}), and quantization of what is quantized already.
+
+## When memory runs out
+
+An item whose run runs out of memory is tried again after one more of these, in this order:
+
+{steps}
+"""
+
+
+def text() -> str:
+    return TEXT.format(
+        public=public_table(),
+        measured=measured_table(),
+        choice=choice_table(),
+        costs=costs_table(),
+        combinations=combinations_table(),
+        reserve=estimate.RESERVE // 10**6,
+        fragments=estimate.FRAGMENTS,
+        host=estimate.HOST_RESERVE // 10**6,
+        flops=knobs.FLOPS / 1e12,
+        pageable=knobs.PAGEABLE / 1e9,
+        pinned=knobs.PINNED / 1e9,
+        streaming=knobs.STREAMING - 1,
+        uncastable=", ".join(knobs.UNCASTABLE),
+        why=next(iter(knobs.UNCASTABLE.values())),
+        steps="\n".join(f"{number}. {name}" for number, (name, _) in enumerate(knobs.STEPS, 1)),
+    )
+
+
+def main() -> None:
+    written = text()
+    if "--check" in sys.argv[1:]:
+        if not FILE.is_file() or FILE.read_text("utf-8") != written:
+            sys.exit("not current: docs/memory.md\n  run: python tools/memory_docs.py")
+        return
+    FILE.write_text(written, "utf-8", newline="\n")
+
+
+if __name__ == "__main__":
+    main()
