@@ -145,4 +145,10 @@ AUDIOLDM2 = replace(
     files=2,
 )
 
-CASES: tuple[Case, ...] = (*WANS, *LTXES, ALLEGRO, AUDIOLDM, AUDIOLDM2)
+# The class of the folder, with nothing but its own signature; frames a second are its example's.
+CUSTOM = (
+    replace(WAN, provider="custom", type="any", variant="video", hides=("--image",)),
+    replace(AUDIOLDM2, provider="custom", type="any", variant="audio"),
+)
+
+CASES: tuple[Case, ...] = (*WANS, *LTXES, ALLEGRO, AUDIOLDM, AUDIOLDM2, *CUSTOM)

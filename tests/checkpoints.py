@@ -223,6 +223,23 @@ def flux_transformer_diffusers_file(path: Path, seed: int = 0) -> Path:
     return _save(path, flux_pipeline(seed).transformer.state_dict())
 
 
+def flux_transformer_gguf(path: Path, seed: int = 0) -> Path:
+    """The transformer of ``flux(seed=seed)`` in a GGUF file: its matrices in 8 bits (Q8_0), the rest in 32."""
+    from gguf import GGMLQuantizationType, GGUFWriter, quants
+
+    writer = GGUFWriter(path, "flux")
+    for name, tensor in flux_pipeline(seed).transformer.state_dict().items():
+        blocks = tensor.ndim == 2 and tensor.shape[1] % 32 == 0  # Q8_0 scales 32 values together
+        kind = GGMLQuantizationType.Q8_0 if blocks else GGMLQuantizationType.F32
+        writer.add_tensor(name, quants.quantize(tensor.numpy(), kind), raw_dtype=kind)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
 def flux_lora(path: Path, seed: int = 0, rank: int = 4) -> Path:
     """A LoRA for `flux` in diffusers' format, strong enough to change the picture.
 
@@ -484,6 +501,7 @@ def write_all(folder: Path) -> Iterator[tuple[Path, str]]:
         ("stable-diffusion.safetensors", stable_diffusion_single_file, "the same, one file in the LDM layout"),
         ("flux-transformer-bfl.safetensors", flux_transformer_single_file, "Flux transformer, the original layout"),
         ("flux-transformer.safetensors", flux_transformer_diffusers_file, "Flux transformer, diffusers' layout"),
+        ("flux-transformer.gguf", flux_transformer_gguf, "Flux transformer in 8 bits"),
         ("flux-lora.safetensors", flux_lora, "LoRA for the Flux folder"),
         ("flux-sharded", lambda path: sharded(flux(path), "transformer"), "Flux with its transformer in shards"),
         ("flux-fp16", lambda path: with_variant(flux(path)), "Flux with fp16 variants beside the plain weights"),

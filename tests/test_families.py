@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import re
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ import numpy as np
 import pytest
 from cases import Case
 from conftest import Cli, Warm
+from hub_server import serve
 from PIL import Image
 
 from diffpipe.catalog import BUILTIN
@@ -136,12 +140,98 @@ def listed(words: str, shown: str) -> bool:
     return bool(re.search(re.escape(words) + r"(?![\w-])", shown))
 
 
+def case_of(name: str) -> Case:
+    return next(case for case in CASES if case.name == name)
+
+
 @pytest.mark.parametrize("name", ["flux-upscale", "stable-diffusion-diffedit", "qwen-layered"])
-def test_help_of_what_has_flags_of_its_own_is_light(cli: Cli, checkpoints: Path, name: str) -> None:
-    case = next(case for case in CASES if case.name == name)
-    model = checkpoints / case.checkpoint
-    cli("build", case.provider, "--type", case.type, "--model", model, "--name", name, check=True)
-    assert all(listed(words, cli.light("generate", name, "--help").stdout) for words in case.shows)
+def test_help_of_what_has_flags_of_its_own_is_light(
+    cli: Cli, warm: Warm, checkpoints: Path, inputs: Path, name: str
+) -> None:
+    family = Family(case_of(name), warm, checkpoints, inputs)
+    shown = cli.light("generate", family.build("bfloat16"), "--help").stdout
+    assert [words for words in family.case.shows if not listed(words, shown)] == []
+
+
+FOUR_PHOTOS = ("--image", "{inputs}/photo.png") * 4
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "says", "hint"),
+    [
+        ("flux-text2image", ["--width", "60"], "--width 60 is no multiple of 16", "the nearest: 48 or 64"),
+        ("wuerstchen-text2image", ["--width", "200"], "--width 200 is no multiple of 128", "the nearest: 128 or 256"),
+        ("qwen-edit-plus", FOUR_PHOTOS, "--image is given 4 times", "takes 3 at most"),
+        ("flux-controlnet", [], "--control-image is missing", "needs it"),
+        ("flux-controlnet", ["--control-image", "{inputs}/control.png"], "--control-mode is missing", "canny, tile"),
+        ("flux-upscale", ["--image", "{inputs}/photo.png", "--tile-size", "64"], "--tile-overlap 64", "smaller"),
+        ("stable-diffusion-attend-excite", ["--words", "dog"], "--words dog: the prompt does not have it", "prompt"),
+    ],
+)  # fmt: skip
+def test_what_a_family_cannot_take_is_said_in_two_lines(
+    warm: Warm, checkpoints: Path, inputs: Path, name: str, words: Sequence[str], says: str, hint: str
+) -> None:
+    family = Family(case_of(name), warm, checkpoints, inputs)
+    given = [word.format(**family.places) for word in words]
+    done = warm("generate", family.build("bfloat16"), "--prompt", "a cat", "--seed", SEED, *given)
+    assert (done.returncode, done.stdout) == (2, "")
+    error, remedy = done.stderr.splitlines()
+    assert error.startswith(f"error: {says}")
+    assert hint in remedy
+
+
+PRIOR = ("prior", "text_encoder", "tokenizer", "scheduler")
+
+
+def test_wuerstchen_takes_its_prior_from_the_priors_repository(
+    cli: Cli, warm: Warm, copy_of: Callable[..., Path], tmp_path: Path
+) -> None:
+    whole, decoder, prior = copy_of("wuerstchen"), copy_of("wuerstchen", "decoder"), tmp_path / "prior"
+    index = json.loads((whole / "model_index.json").read_text())
+    parted = {f"prior_{name}" for name in PRIOR}
+    for name in PRIOR:
+        shutil.move(decoder / f"prior_{name}", prior / name)
+    own = {name: value for name, value in index.items() if name not in parted}
+    names = {name: index[f"prior_{name}"] for name in PRIOR}
+    write_index(decoder, own | {"_class_name": "WuerstchenDecoderPipeline"})
+    write_index(prior, names | {"_class_name": "WuerstchenPriorPipeline"})
+    with serve({"warp-ai/wuerstchen": decoder, "warp-ai/wuerstchen-prior": prior}) as hub:
+        cli("build", "wuerstchen", "--name", "parted", env={"HF_ENDPOINT": hub.url}, check=True)
+    warm("build", "wuerstchen", "--model", whole, "--name", "whole", check=True)
+    made = []
+    for name in ("parted", "whole"):
+        words = ("--prompt", "a cat", "--width", 128, "--height", 128, "--prior-num-inference-steps", 2)
+        warm(
+            "generate",
+            name,
+            *words,
+            "--num-inference-steps",
+            2,
+            "--seed",
+            SEED,
+            "--no-metadata",
+            cwd=tmp_path,
+            check=True,
+        )
+        made.append((tmp_path / f"{name}-{SEED}.png").read_bytes())
+    assert made[0] == made[1]
+
+
+def write_index(folder: Path, index: dict[str, Any]) -> None:
+    (folder / "model_index.json").write_text(json.dumps(index))
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torchvision") is not None, reason="torchvision is installed")
+@pytest.mark.parametrize("processor", ["Qwen2VLProcessor", "PixtralProcessor"])
+def test_a_processor_that_needs_torchvision_is_named_at_build(
+    warm: Warm, copy_of: Callable[..., Path], processor: str
+) -> None:
+    folder = copy_of("qwen-edit")
+    index = json.loads((folder / "model_index.json").read_text())
+    write_index(folder, index | {"processor": ["transformers", processor]})
+    done = warm("build", "qwen", "--type", "edit", "--model", folder)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"error: {processor} needs torchvision" in done.stderr
 
 
 def test_there_is_a_case_for_every_type() -> None:

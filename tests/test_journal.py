@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffpipe.errors import CacheError, UsageError
+from diffpipe.files import mark
 from diffpipe.journal import opened
 
 KEY = "ab" * 32
@@ -106,6 +108,19 @@ def test_a_folder_of_frames_is_a_result(path: Path) -> None:
         assert not journal.intact(line)
 
 
+def test_what_a_crash_left_of_an_item_is_removed_and_nothing_else(path: Path) -> None:
+    write(path)
+    mine = tempfile.mkstemp(dir=path.parent, prefix=mark(Path("c.png")), suffix=".tmp")[1]
+    other = tempfile.mkstemp(dir=path.parent, prefix=mark(Path("d.png")), suffix=".tmp")[1]
+    frames = path.parent / "deep" / f"{mark(Path('c-2.png'))}x.tmp"
+    frames.mkdir(parents=True)
+    (frames / "00001.png").write_bytes(b"x")
+    with opened(path) as journal:
+        for name in "abcd":
+            journal.clear(name)
+    assert [Path(one).exists() for one in (mine, other, frames)] == [False, True, False]
+
+
 @given(kept=st.integers(0, 2000))
 def test_a_crash_at_any_byte_loses_at_most_the_last_line(tmp_path_factory: pytest.TempPathFactory, kept: int) -> None:
     folder = tmp_path_factory.mktemp("crash")
@@ -148,6 +163,7 @@ def test_lines_that_are_damaged_are_passed_over(path: Path) -> None:
 
 HOLD = """
 import sys
+import tempfile
 from pathlib import Path
 from diffpipe.journal import opened
 with opened(Path(sys.argv[1])):

@@ -50,6 +50,7 @@ HEAVY = {
     "accelerate",
     "optimum",
     "torchao",
+    "gguf",
     "safetensors",
     "numpy",
     "PIL",

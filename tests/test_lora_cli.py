@@ -21,8 +21,9 @@ Make = Callable[..., bytes]
 def make(warm: Warm, checkpoints: Path, tmp_path: Path) -> Make:
     """The pixels of a small picture by a folder of `checkpoints` with LoRAs."""
 
-    def picture(provider: str, *loras: object) -> bytes:
+    def picture(provider: str, *loras: object, component: str = "") -> bytes:
         words = [word for lora in loras for word in ("--lora", lora)]
+        words += ["--component", component] if component else []
         model = ("--model", checkpoints / provider, "--dtype", "float32", "--name", "adapted")
         warm("build", provider, *model, *words, check=True)
         path = tmp_path / "made.png"
@@ -64,6 +65,20 @@ def test_the_text_encoders_part_alone_changes_the_picture(make: Make, checkpoint
     lora = checkpoints / "sd-lora-text.safetensors"
     base = make("stable-diffusion")
     assert make("stable-diffusion", lora) != base == make("stable-diffusion", f"{lora}@0")
+
+
+def test_beside_a_gguf_transformer(make: Make, checkpoints: Path) -> None:
+    """Its weights cannot be added to, so two LoRAs stay beside them: what they make is near what fused ones make."""
+    gguf = f"transformer={checkpoints / 'flux-transformer.gguf'}"
+    loras = (f"{checkpoints / 'flux-lora.safetensors'}@0.5", checkpoints / "flux-lora-2.safetensors")
+    plain, fused = make("flux"), make("flux", *loras)
+    beside = make("flux", *loras, component=gguf)
+    assert distance(beside, fused) < 8 < distance(beside, plain)
+    assert distance(make("flux", f"{loras[1]}@0", component=gguf), plain) < 8
+
+
+def distance(one: bytes, other: bytes) -> int:
+    return max(abs(a - b) for a, b in zip(one, other, strict=True))
 
 
 def test_one_that_fits_in_part_is_told(warm: Warm, checkpoints: Path) -> None:

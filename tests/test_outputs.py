@@ -65,7 +65,8 @@ def test_frames_a_second_of_the_classs_example(class_name: str, fps: float | Non
     assert example_fps(getattr(diffusers, class_name)) == fps
 
 
-def test_what_returns_latents_by_default_is_told_to_decode_them() -> None:
+def test_what_returns_nothing_readable_by_default_is_told_otherwise() -> None:
+    assert output_arguments(diffusers.StableDiffusionLDM3DPipeline) == {"output_type": "np"}
     assert output_arguments(diffusers.LTXI2VLongMultiPromptPipeline) == {"output_type": "pil"}
     assert output_arguments(diffusers.LTXPipeline) == {}
     assert output_arguments(diffusers.FluxPriorReduxPipeline) == {}
@@ -136,7 +137,7 @@ def test_no_video_is_an_error() -> None:
         ({"images": video((2, 2, 4, 3))}, [RED, RED]),
         ({"image": [picture("gray")]}, [GREY]),
         ({"images": np.full((1, 2, 4, 1), 0.5)}, [("L", (4, 2), 128)]),
-        ({"rgb": [picture("gray")], "depth": [picture(7, "L")]}, [GREY, ("L", (4, 2), 7)]),
+        ({"rgb": video((1, 2, 4, 3)), "depth": np.zeros((1, 2, 4))}, [RED]),
     ],
     ids=["pil", "layers", "array", "image", "grey", "ldm3d"],
 )

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from conftest import Cli
 
+from diffpipe.plugins import quirks
+
 GOOD = """
 from diffpipe import PipelineType, Provider
 
@@ -137,3 +139,15 @@ def test_every_broken_plug_in_at_once_leaves_the_rest_at_work(
     assert cli(env={**environment, **completing}).stdout.split() == ["tiny-flux"]
     made = cli("generate", "--help", env=environment, check=True)
     assert made.stderr == ""  # generating needs no providers, and says nothing of them
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "expected"),
+    [
+        ("AllegroPipeline", {"load": "diffpipe.engine.quirks:load_allegro"}),
+        ("WanVACEPipeline", {"load": "diffpipe.engine.quirks:load_wan"}),  # its call hook needs the row's own flags
+        ("CogVideoXPipeline", {}),
+    ],
+)
+def test_a_custom_pipeline_is_prepared_as_its_class_needs(pipeline: str, expected: dict[str, str]) -> None:
+    assert quirks({"provider": "custom", "type": "any", "pipeline": pipeline, "quirks": []}) == expected

@@ -314,6 +314,7 @@ def test_values_of_a_sweep(text: str, values: list[Any]) -> None:
         (["guidance_scale="], "--sweep guidance_scale= is not NAME=VALUES"),
         (["guidanse=1"], "--sweep guidanse=1: the pipeline takes no 'guidanse'"),
         (["id=a,b"], "--sweep id=a,b: the pipeline takes no 'id'"),
+        (["width=1..4,2"], "--sweep width=1..4,2: a value is there twice"),
         (["width=1,,2"], "--sweep width=1,,2: a value is empty"),
         (["width=1.5"], "--sweep width=1.5: '1.5' is no whole number"),
         (["width=1..2..0.5"], "--sweep width=1..2..0.5: 1..2 are no whole numbers"),

@@ -43,14 +43,14 @@ def request(tmp_path: Path, seed: int) -> Request:
 def test_steps_are_told_in_the_old_form_too(tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     call = {"prompt": "x", "num_inference_steps": 3}
-    run(Pipe(), PICTURES, request(tmp_path, 1), call, lambda done, total: seen.append((done, total)), None)
+    run(Pipe(), PICTURES, [request(tmp_path, 1)], [call], lambda done, total: seen.append((done, total)), None)
     assert seen == [(1, 3), (2, 3), (3, 3)]
 
 
 def test_a_seed_means_the_same_noise_whatever_ran_before(tmp_path: Path) -> None:
     pipe, written = Pipe(), []
     for seed in (5, 6, 5):
-        (made,) = run(pipe, PICTURES, request(tmp_path, seed), {"prompt": "x"}, lambda *_: None, None)
+        ((made,),) = run(pipe, PICTURES, [request(tmp_path, seed)], [{"prompt": "x"}], lambda *_: None, None)
         written.append(Path(made.path).read_bytes())
     assert written[0] == written[2] != written[1]
     torch.manual_seed(0)
@@ -70,7 +70,7 @@ def test_a_seed_means_the_same_noise_whatever_ran_before(tmp_path: Path) -> None
 )
 def test_a_failing_call_is_two_lines_and_leaves_no_file(tmp_path: Path, fault: Exception, code: Exit) -> None:
     with pytest.raises(DiffpipeError) as failed:
-        run(Pipe(fault), PICTURES, request(tmp_path, 1), {"prompt": "x"}, lambda *_: None, None)
+        run(Pipe(fault), PICTURES, [request(tmp_path, 1)], [{"prompt": "x"}], lambda *_: None, None)
     assert failed.value.exit_code == code
     assert "\n" not in failed.value.message
     assert failed.value.hint

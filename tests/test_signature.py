@@ -14,7 +14,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffpipe.engine.signature import docstring_arguments, enforced_limits, read_flags, tuple_arguments
+from diffpipe.catalog.arguments import UNCALLABLE
+from diffpipe.engine.signature import (
+    docstring_arguments,
+    enforced_limits,
+    read_flags,
+    tuple_arguments,
+    unfit_arguments,
+    why_uncallable,
+)
 from diffpipe.specs import Flag, PipelineType
 
 diffusers = pytest.importorskip("diffusers")
@@ -497,3 +505,46 @@ def test_flags_survive_json() -> None:
 )
 def test_any_flag_survives_json(flag: Flag) -> None:
     assert Flag.from_json(json.loads(json.dumps(flag.to_json()))) == flag
+
+
+# --- What no command line can call -----------------------------------------------------------------------------------
+
+
+def test_what_is_left_without_a_flag() -> None:
+    found = unfit_arguments(diffusers.LTXConditionPipeline)
+    assert found == {
+        "conditions": "object",
+        "latents": "tensor",
+        "prompt_embeds": "tensor",
+        "prompt_attention_mask": "tensor",
+        "negative_prompt_embeds": "tensor",
+        "negative_prompt_attention_mask": "tensor",
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("FluxPipeline", ""),
+        ("LTXConditionPipeline", ""),
+        ("KandinskyPipeline", "needs image_embeds, negative_image_embeds, which another program must compute"),
+        (
+            "StableDiffusionPix2PixZeroPipeline",
+            "needs source_embeds, target_embeds, which another program must compute",
+        ),
+        ("LEditsPPPipelineStableDiffusion", "needs a call of its invert() first"),
+    ],
+)
+def test_why_a_class_cannot_be_called(name: str, reason: str) -> None:
+    assert why_uncallable(getattr(diffusers, name)) == reason
+
+
+def test_a_row_can_take_a_flag_away() -> None:
+    row = PipelineType("t", "MadeUpPipeline", flags={"width": None, "frames": {"multiple_of": 8, "remainder": 1}})
+    found = facts(pipeline("prompt: str, width: int = 512, frames: int = 9"), row)
+    assert set(found) == {"prompt", "frames"}
+    assert found["frames"] == {"kind": "integer", "default": 9, "multiple_of": 8, "remainder": 1}
+
+
+def test_every_reason_is_of_a_class_there_is() -> None:
+    assert [name for name in UNCALLABLE if not hasattr(diffusers, name)] == []

@@ -22,7 +22,7 @@ def test_it_counts_as_a_counter_does(texts: list[str]) -> None:
 
 
 def test_numbers_are_kept_and_replaced_while_it_grows() -> None:
-    tally = Tally(4)
+    tally = Tally(4, large=True)
     for number in range(1, 5000):
         tally[f"item {number}"] = number
     tally["item 7"] = 2**40

@@ -36,6 +36,7 @@ FILES = {
     "pipelines/KEY/": "a built pipeline: summary.json, manifest.json (its configuration and flags, with a digest) and "
     "sources.json (where its files lie on this machine)",
     "names/NAME": "the key that a name stands for",
+    "headers/": "the names and shapes of tensors that plan read of repositories",
     "pins/, digests/": "what branches and tags stood for; digests of local files, to read them once",
     "locks/, temporary/": "of builds that are running",
 }

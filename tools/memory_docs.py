@@ -243,14 +243,15 @@ resident way, as what it costs depends on the machine's bus, which a plan does n
 
 {choice}
 Attention slicing is never chosen: with SDPA attention it saves nothing and slows down. Of a card's free memory
-{reserve} MB (the CUDA context) and {fragments:.0%} (the allocator's fragments) are left alone; of host memory {host} MB.
+{reserve} MB (the CUDA context) and {fragments:.0%} (the allocator's fragments) are left alone; of host memory
+{host} MB.
 
 ## What each switch costs
 
 {costs}
 Offloading costs what it moves, against the time the denoiser computes on a card of {flops:.0f} TFLOP/s: `model` and
-`sequential` copy from pageable memory at {pageable} GB/s, `group` from pinned memory at {pinned:.0f} GB/s while the block
-before computes, which takes {streaming:.0%} longer than the slower of the two (vllm-omni#4896, diffusers#11081,
+`sequential` copy from pageable memory at {pageable} GB/s, `group` from pinned memory at {pinned:.0f} GB/s while the
+block before computes, which takes {streaming:.0%} longer than the slower of the two (vllm-omni#4896, diffusers#11081,
 diffusers#11605).
 
 ## What does not work together

@@ -81,6 +81,7 @@ class _Wanted:
     arguments: Mapping[str, Any]
     seed: int
     id: str | None  # as given
+    drawn: bool  # whether the seed was not given, which makes it the item's own
     template: str | None  # as given by the row
     first: bool  # of its row
 
@@ -124,19 +125,20 @@ def _wanted(row: Row, batch: Batch, used: _Used) -> Iterator[_Wanted | Refused]:
         except UsageError as error:
             yield Refused(_row_id(row), _located(row, error))
             continue
-        if seed is None:
-            if drawn is None:
-                drawn = _drawn_seed(own, {**batch.arguments, **values}, count, batch, used)
-            seed = drawn
+        if seed is None and drawn is None:
+            drawn = _drawn_seed(own, {**batch.arguments, **values}, count, batch, used)
+        first = drawn if seed is None else seed
+        assert first is not None
         for number in range(count):
             item_id = f"{own['id']}-{at * count + number + 1}" if "id" in own and several else own.get("id")
-            yield _Wanted(row, arguments, seed + number, item_id, own.get("output"), not at and not number)
+            earliest = not at and not number
+            yield _Wanted(row, arguments, first + number, item_id, seed is None, own.get("output"), earliest)
 
 
 def _item(wanted: _Wanted, batch: Batch, used: _Used, template: tuple[str, str]) -> Request | Earlier:
     """A request with its own id and paths. Raises UsageError where it cannot have them."""
     item = digest({"arguments": wanted.arguments, "seed": wanted.seed, "key": batch.key})
-    item_id = _item_id(wanted.id, item, used)
+    item_id = _item_id(wanted, item, used)
     per_call = max(int(wanted.arguments.get(name) or 1) for name in PER_CALL)
     index, used.results = used.results, used.results + per_call
     own: list[str] = []
@@ -160,13 +162,13 @@ def _item(wanted: _Wanted, batch: Batch, used: _Used, template: tuple[str, str])
     return Request(index, wanted.seed, wanted.arguments, tuple(found), overwrite, outputs.fps, item_id, item)
 
 
-def _item_id(given: str | None, item: str, used: _Used) -> str:
+def _item_id(wanted: _Wanted, item: str, used: _Used) -> str:
     """The id given, or the start of the item's digest, with a number where the same item is asked for again."""
-    if given is not None:
-        if used.seen.add(f"id {given}") > 1:
-            raise UsageError(f"the id {shown(given)} is there already", "give each item its own, or none")
-        return given
-    number = used.seen.add(item)
+    if wanted.id is not None:
+        if used.seen.add(f"id {wanted.id}") > 1:
+            raise UsageError(f"the id {shown(wanted.id)} is there already", "give each item its own, or none")
+        return wanted.id
+    number = 1 if wanted.drawn else used.seen.add(item)
     return item[:ID] if number == 1 else f"{item[:ID]}-{number}"
 
 

@@ -29,7 +29,10 @@ PACKAGES = (
     "optimum-quanto",
     "safetensors",
     "pillow",
+    "av",
 )
+
+HEADED = (".safetensors", ".gguf")  # weights that list their tensors before them
 
 Say = Callable[[str], None]
 NOTHING: Mapping[str, str] = {}
@@ -55,18 +58,27 @@ class Options:
     quiet: bool = False
 
 
-def build(spec: BuildSpec, row: PipelineType, store: Store, options: Options, say: Say, report: Any = None) -> Built:
+def build(
+    spec: BuildSpec,
+    row: PipelineType,
+    store: Store,
+    options: Options,
+    say: Say,
+    report: Any = None,
+    commits: Mapping[str, str] = NOTHING,
+) -> Built:
     """Resolve, fetch and describe a pipeline, or find it in the cache. `say` gets a line of text per stage.
 
+    `commits`: of a pipeline that is built again, see `Context`; nothing is pinned by it for other builds.
     Raises DiffpipeError in the user's terms; whatever happens, the cache holds a whole entry or none.
     """
     check_name(options.name)
     store.folder("pipelines")  # a cache that cannot be written should say so before anything is read
     offline = hub.is_offline(options.offline)
     request = digest(_request(spec, store, report))
-    known = {} if options.force else (store.pins(request) or {})
+    known = {} if options.force or commits else (store.pins(request) or {})
     pins = {role: Source.from_json(source) for role, source in known.items()}
-    resolved = resolve(spec, row, Context(store.digests, pins, offline, report))
+    resolved = resolve(spec, row, Context(store.digests, pins, offline, report, commits))
     if pins and store.sound(resolved.key) is None:  # what they pinned was removed: look branches and tags up again
         resolved = resolve(spec, row, Context(store.digests, {}, offline, report))
     entry = None if options.force else _ready(store, resolved)
@@ -80,7 +92,8 @@ def build(spec: BuildSpec, row: PipelineType, store: Store, options: Options, sa
             entry = entry or _make(resolved, row, store, options.name, offline, options.quiet, say)
     else:
         _follow(entry, resolved, options.name)
-    store.set_pins(request, {s.role: asdict(s) for s in resolved.sources if s.kind == "hub"})
+    if not commits:
+        store.set_pins(request, {s.role: asdict(s) for s in resolved.sources if s.kind == "hub"})
     return Built(entry, options.name, cached, store.set_name(options.name, entry.key))
 
 
@@ -313,7 +326,7 @@ def record_sources(sources: tuple[Source, ...], locations: Mapping[str, str], co
 def _components(
     resolved: Resolved, row: PipelineType, layout: Mapping[str, tuple[str, str]], locations: Mapping[str, str]
 ) -> list[Component]:
-    """Every component with its class and the size of its weights, read from safetensors headers."""
+    """Every component with its class and the size of its weights, read from the headers of their files."""
     sources = {source.role: source for source in resolved.sources}
     base, settings = sources["base"], sources.get("config")
     held: dict[str, list[dict[str, Any]]] = {}
@@ -326,9 +339,9 @@ def _components(
         folder = replacement.subfolder if replacement else name
         prefix = f"{folder}/" if folder else ""
         headers = (None if replacement else held.get(name)) or [
-            safetensors_header(file_of(source, locations[source.role], path))
+            _header(file_of(source, locations[source.role], path))
             for path in source.files
-            if path.startswith(prefix) and path.endswith(".safetensors") and (replacement or not source.single)
+            if path.startswith(prefix) and path.endswith(HEADED) and (replacement or not source.single)
         ]
         chosen = resolved.spec.scheduler if name == "scheduler" else None
         table.append(Component(name, library, chosen or class_name, source.label, **weigh(headers)))
@@ -340,9 +353,18 @@ def _checkpoint_headers(
 ) -> dict[str, list[dict[str, Any]]]:
     """A single-file checkpoint's tensors, parted by the component each belongs to."""
     path = Path(location)
-    if path.suffix != ".safetensors":
+    if path.suffix not in HEADED:
         return {name: [] for name in select.parts_of_checkpoint(select.DENOISER_ONLY, layout)}
-    return {name: [tensors] for name, tensors in select.part_checkpoint(safetensors_header(path), layout).items()}
+    return {name: [tensors] for name, tensors in select.part_checkpoint(_header(path), layout).items()}
+
+
+def _header(path: Path) -> dict[str, Any]:
+    """The tensors of a safetensors or GGUF file."""
+    if path.suffix == ".safetensors":
+        return safetensors_header(path)
+    from .engine import load
+
+    return load.gguf_header(path)
 
 
 def versions() -> dict[str, str]:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import shutil
 import struct
 import tempfile
 import time
@@ -35,6 +36,20 @@ def write_atomic(path: Path, data: bytes) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def mark(path: Path) -> str:
+    """How the temporary files that become a file begin: what a crash left of it can be told from those of others."""
+    return f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]}."
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove the temporary files and folders that a crash left of a file that nobody is writing now."""
+    for left in path.parent.glob(f"{mark(path)}*.tmp"):
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:

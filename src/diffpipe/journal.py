@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from .errors import CacheError, UsageError
-from .files import sha256
+from .files import remove_leftovers, sha256
 from .tally import Tally
 
 VERSION = 1
@@ -32,7 +32,7 @@ class Journal:
         self.path = path
         self.header: dict[str, Any] = {}
         self._reader, self._writer = reader, writer
-        self._places = Tally()  # id -> 1 + where its last line begins
+        self._places = Tally(large=True)  # id -> 1 + where its last line begins
         self._end = 0
         self._read()
 
@@ -67,6 +67,13 @@ class Journal:
         """Note which paths are an item's own. Not synced: what a crash of the machine loses is made again."""
         files = [self._relative(path) for path in paths]
         self._write({"id": item_id, "item": item, "status": "started", "seed": seed, "paths": files}, sync=False)
+
+    def clear(self, item_id: str) -> None:
+        """Remove what a crash left of an item that was started: temporary files in the place of its own."""
+        line = self.last(item_id)
+        if line and line["status"] == "started":
+            for path in self.paths(line):
+                remove_leftovers(Path(path))
 
     def done(
         self, item_id: str, item: str, seed: int, paths: Sequence[str], seconds: float, warnings: Sequence[str] = ()

@@ -118,7 +118,9 @@ def document(run: Run, request: Request) -> dict[str, Any]:
 
 
 def _source(source: Mapping[str, Any]) -> dict[str, Any]:
-    told = {name: source[name] for name in ("role", "kind", "label", "commit", "variant") if source.get(name)}
+    told = {
+        name: source[name] for name in ("role", "kind", "label", "commit", "variant", "pipeline") if source.get(name)
+    }
     return told | {"files": {path: info["digest"] for path, info in source["files"].items()}}
 
 

@@ -46,7 +46,16 @@ def quirks(manifest: Mapping[str, Any]) -> Mapping[str, str]:
             f"the provider {manifest['provider']} ({manifest['type']}) is not installed any more",
             "install the package that it came with",
         )
-    return row.quirks if row else {}
+    if row is None:
+        return {}
+    return row.quirks if row.pipeline else _quirks_of_class(manifest["pipeline"])
+
+
+def _quirks_of_class(pipeline: str) -> Mapping[str, str]:
+    """What any row says must happen before that class can be called, for pipelines that have no row of their own."""
+    rows = (row for provider in BUILTIN.values() for row in provider.types if row.pipeline == pipeline)
+    hooks = next((row.quirks for row in rows if row.quirks), {})
+    return {name: function for name, function in hooks.items() if name != "call"}
 
 
 def _load(entry: EntryPoint) -> Provider:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import NotFoundError, UsageError
-from .specs import MAX_SEED, MEDIA_KINDS, Flag
+from .specs import MAX_SEED, MEDIA_KINDS, Flag, canonical_json
 
 MOST = 1_000_000  # items of one line, and values of one sweep
 ENDINGS = {".txt": "text", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "csv"}
@@ -307,6 +307,8 @@ def sweeps(texts: Sequence[str], flags: Mapping[str, Flag], names: Collection[st
             raise UsageError(f"--sweep {text}: {written} is swept twice", "put all its values into one --sweep")
         try:
             found[name] = _swept(OWN.get(name) or flags.get(name), values)
+            if len(set(map(canonical_json, found[name]))) < len(found[name]):
+                raise ValueError("a value is there twice")
         except ValueError as error:
             raise UsageError(
                 f"--sweep {text}: {error}", "for example seed=1..8, strength=0..1..0.25, width=256,512"

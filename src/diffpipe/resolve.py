@@ -13,7 +13,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from importlib.resources import files as package_files
 from pathlib import Path, PurePosixPath
@@ -48,12 +48,16 @@ class Resolved:
 
 @dataclass(frozen=True)
 class Context:
-    """What resolving needs besides the request: the digest cache, recorded pins by role, and whether to go online."""
+    """What resolving needs besides the request: the digest cache, recorded pins by role, and whether to go online.
+
+    `commits` by role: of the repositories for which a request names no revision ("config", "lora:N").
+    """
 
     digests: DigestCache
     pins: Mapping[str, Source]
     offline: bool = False
     report: Report | None = None
+    commits: Mapping[str, str] = field(default_factory=dict)
 
 
 def resolve(spec: BuildSpec, row: PipelineType, context: Context) -> Resolved:
@@ -142,7 +146,7 @@ def _section(source: Source) -> dict[str, Any]:
     section: dict[str, Any] = {"kind": "hub" if source.kind == "hub" else "local", "subfolder": source.subfolder}
     if source.kind == "hub":
         section |= {"repository": source.label, "commit": source.commit, "variant": source.variant}
-        if source.role.startswith("lora"):
+        if source.role.startswith("lora") or source.single:
             section["files"] = sorted(source.files)
     else:
         section["files"] = {path: info.digest for path, info in source.files.items()}
@@ -225,7 +229,7 @@ def _pin_pipeline(
     kind = source_kind(model)
     if kind == "file":
         raise UsageError(f"{model} is a file where a diffusers folder is needed", "name a folder or a repository")
-    commit, names, read = _listing(kind, model, spec.revision if role == "base" else None, context)
+    commit, names, read = _listing(kind, model, spec.revision if role == "base" else context.commits.get(role), context)
     if "model_index.json" not in names:
         raise UsageError(
             f"{model} is no diffusers folder: it has no model_index.json",
@@ -359,7 +363,7 @@ def _pin_lora(number: int, text: str, spec: BuildSpec, context: Context) -> tupl
                 f"{source.label} holds no LoRA", "a LoRA's tensors are named lora_A, lora_down and the like"
             )
         return replace(source, scale=scale), location
-    commit, names, _read = _listing(kind, text, None, context)
+    commit, names, _read = _listing(kind, text, context.commits.get(role), context)
     candidates = [inner] if inner else [name for name in names if name.endswith(".safetensors")]
     if len(candidates) != 1 or candidates[0] not in names:
         listed = ", ".join(sorted(name for name in names if name.endswith(".safetensors"))[:5]) or "none"
@@ -393,7 +397,7 @@ def _pin_hub_file(
 
 
 def _check_suffix(name: str, allow_pickle: bool) -> None:
-    """Raises UsageError for a pickled file that is not allowed, or one that is no checkpoint at all."""
+    """Raises UsageError for a pickled file that is not allowed, one that is no checkpoint, or one that cannot be read."""
     path = PurePosixPath(name)
     if path.suffix in PICKLES and not allow_pickle:
         raise UsageError(
@@ -402,6 +406,8 @@ def _check_suffix(name: str, allow_pickle: bool) -> None:
         )
     if path.suffix not in CHECKPOINTS:
         raise UsageError(f"{path.name} is no checkpoint", f"known endings: {' '.join(CHECKPOINTS)}")
+    if path.suffix == ".gguf" and not importlib.util.find_spec("gguf"):
+        raise UsageError(f"{path.name} needs the package gguf", "pip install 'diffpipe[gguf]'")
 
 
 def _listing(

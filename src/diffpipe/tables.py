@@ -148,6 +148,8 @@ def _as_recorded(part: Sizes, known: Mapping[str, Any] | None) -> Sizes:
 
 def _default_sizes(pipeline: str, configs: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
     """The size a pipeline makes by default: a recorded one's, or the U-Net's sample size."""
+    if pipeline.startswith("AudioLDM"):  # a spectrogram: 64 bands, 100 frames a second
+        return {**_sizes_of(recorded()["audioldm2"])}
     same = next((model for model in recorded().values() if model["pipeline"] == pipeline), None)
     sample = configs.get("unet", {}).get("sample_size")
     channels = configs.get("vae", {}).get("block_out_channels")

@@ -9,14 +9,15 @@ from hashlib import blake2b
 class Tally:
     """Text -> a whole number of at least 1; 0 for what was never set.
 
-    An open-addressing table (linear probing) of 64-bit digests and 64-bit numbers: 16 bytes a slot, at most two thirds
-    of them full. A dict of a million texts takes five times the memory. Two texts share a digest by chance once in
-    2**64 / n pairs: for a million texts one run in 37 million.
+    An open-addressing table (linear probing) of 64-bit digests and numbers of 32 bits (`large`: 64): 12 bytes a slot
+    (16), at most two thirds of them full. A set of a million texts takes five times the memory. Of a million texts,
+    two share a digest by chance in one run of 37 million.
     """
 
-    def __init__(self, slots: int = 1 << 10) -> None:
-        self._digests = array("Q", bytes(8 * slots))
-        self._numbers = array("Q", bytes(8 * slots))
+    def __init__(self, slots: int = 1 << 10, *, large: bool = False) -> None:
+        self._large = large
+        self._digests = array("Q", [0]) * slots
+        self._numbers = array("Q" if large else "I", [0]) * slots
         self._used = 0
 
     def __len__(self) -> int:
@@ -53,7 +54,7 @@ class Tally:
 
     def _grow(self) -> None:
         digests, numbers = self._digests, self._numbers
-        self.__init__(2 * len(digests))  # type: ignore[misc]
+        self.__init__(2 * len(digests), large=self._large)  # type: ignore[misc]
         for digest, number in zip(digests, numbers, strict=True):
             if digest:
                 self._set(digest, number)

@@ -25,10 +25,14 @@ def as_image(pixels: int) -> dict[str, Any]:
     return steps(pixels, "Pixels. Default: as the picture has, or in its proportions.")
 
 
-PROMPT: dict[str, Any] = {"prompt": {"required": True}}
-IMAGE: dict[str, Any] = {"image": {"required": True, "many": False}}
-IMAGE_AND_MASK: dict[str, Any] = {**IMAGE, "mask_image": {"required": True, "kind": "mask"}}
-CONTROL_IMAGE: dict[str, Any] = {"control_image": {"required": True, "many": False}}
+# The docstrings speak of arrays and tensors here.
+PROMPT: dict[str, Any] = {"prompt": {"required": True, "help": "What to make, in words."}}
+CHANGE: dict[str, Any] = {"prompt": {"required": True, "help": "What to change, in words."}}
+IMAGE: dict[str, Any] = {"image": {"required": True, "many": False, "help": "The picture to start from."}}
+MASK = {"required": True, "kind": "mask", "help": "White is painted anew, black is kept. As large as the picture."}
+IMAGE_AND_MASK: dict[str, Any] = {**IMAGE, "mask_image": MASK}
+FOLLOWED = {"required": True, "many": False, "help": "The picture that the ControlNet follows."}
+CONTROL_IMAGE: dict[str, Any] = {"control_image": FOLLOWED}
 # One ControlNet, so one value of each.
 ONE_CONTROLNET: dict[str, Any] = {
     name: {"many": False}
@@ -106,6 +110,7 @@ FLUX = Provider(
             defaults={"max_area": None},  # as many pixels as width and height ask for
             flags={
                 **FLUX_LIKE_IMAGE,
+                **CHANGE,
                 "image": {"many": False, "help": "The picture to edit, if any."},
                 "max_area": {
                     "help": "Pixels in all. Default: width times height, or a million where those are not given."
@@ -159,7 +164,7 @@ FLUX2 = Provider(
             "Flux2Pipeline",
             ("diffusers/FLUX.2-dev-bnb-4bit", "black-forest-labs/FLUX.2-dev", "fal/FLUX.2-dev-Turbo"),
             flags={**FLUX_FLAGS, **REFERENCES},
-            notes="the first is quantized already, and needs bitsandbytes",
+            notes="the first repository is quantized already and needs bitsandbytes; its processor needs torchvision",
         ),
         PipelineType(
             "klein",
@@ -198,8 +203,8 @@ QWEN = Provider(
             "QwenImageEditPipeline",
             ("Qwen/Qwen-Image-Edit", "Qwen/Qwen-Image-Edit-2509", "Qwen/Qwen-Image-Edit-2511"),
             defaults=QWEN_DEFAULTS,
-            flags={**FLUX_LIKE_IMAGE, **IMAGE},
-            notes="reads pictures with torchvision",
+            flags={**FLUX_LIKE_IMAGE, **CHANGE, **IMAGE},
+            notes="its processor needs torchvision",
         ),
         PipelineType(
             "edit-plus",
@@ -207,8 +212,12 @@ QWEN = Provider(
             ("Qwen/Qwen-Image-Edit-2509", "Qwen/Qwen-Image-Edit-2511"),
             defaults=QWEN_DEFAULTS,
             # Trained on one to three pictures, says the model card.
-            flags={**FLUX_LIKE_IMAGE, "image": {"required": True, "most": 3}},
-            notes="reads pictures with torchvision",
+            flags={
+                **FLUX_LIKE_IMAGE,
+                **CHANGE,
+                "image": {"required": True, "most": 3, "help": "A picture to change or to take from: up to three."},
+            },
+            notes="its processor needs torchvision",
         ),
         PipelineType(
             "controlnet",
@@ -236,7 +245,7 @@ QWEN = Provider(
                 },
             },
             quirks={"call": f"{QUIRKS}:call_layered"},
-            notes="one RGBA picture a layer; without a prompt it needs torchvision",
+            notes="makes one RGBA picture a layer; its processor needs torchvision",
         ),
         PipelineType(
             "upscale",
@@ -262,9 +271,7 @@ SD3_MODELS = (
     "stabilityai/stable-diffusion-3-medium-diffusers",
 )
 # These ControlNet pipelines take the control picture as their image.
-IS_CONTROL_IMAGE: dict[str, Any] = {
-    "image": {"required": True, "many": False, "help": "The picture that the ControlNet follows."}
-}
+IS_CONTROL_IMAGE: dict[str, Any] = {"image": FOLLOWED}
 
 STABLE_DIFFUSION = Provider(
     name="stable-diffusion",
@@ -420,8 +427,8 @@ Z_IMAGE = Provider(
             "text2image",
             "ZImagePipeline",
             ("Tongyi-MAI/Z-Image-Turbo",),
-            # Turbo is distilled: its card asks for these.
-            defaults={"guidance_scale": 0.0, "num_inference_steps": 9},
+            # Turbo is distilled: so the pipeline's example has it.
+            defaults={"guidance_scale": 0.0, "num_inference_steps": 8},
             flags={**PROMPT, **steps(16)},
             notes="layerwise casting does not work with it",
         ),

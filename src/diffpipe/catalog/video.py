@@ -67,7 +67,7 @@ WAN_FLAGS: dict[str, Any] = {
     },
 }
 WAN_LOAD = {"load": f"{QUIRKS}:load_wan"}
-WAN_NOTES = "480P is best with --scheduler-config flow_shift=3, 720P (1280 x 720) with flow_shift=5"
+WAN_NOTES = "480P wants --scheduler-config '{\"flow_shift\": 3}', 720P (1280 x 720) a flow_shift of 5"
 
 WAN = Provider(
     name="wan",
@@ -111,7 +111,7 @@ WAN = Provider(
             "WanVideoToVideoPipeline",
             WAN_TEXT_MODELS[:2],
             defaults=NO_SIZE,
-            flags={**PROMPT, **as_given(16, WAN_AREA, 16), **ONE_VIDEO},
+            flags={**PROMPT, **as_given(16, WAN_AREA, 16), **ONE_VIDEO, "video": {"required": True}},
             fps=WAN_FPS,
             quirks={**WAN_LOAD, **AT_AREA},
             notes="makes 4n + 1 frames: up to 3 of the last are left out",

@@ -20,6 +20,8 @@ COMMANDS = {
     "generate": "Make pictures with a built pipeline.",
     "pipelines": "List, show, rename, remove, prune or verify built pipelines.",
     "providers": "List or show the families that can be built.",
+    "inspect": "Show what a file was made with.",
+    "reproduce": "Make a file again with what it was made with, and compare.",
     "doctor": "Show versions, devices, memory, cache, token and hub.",
 }
 COMPLETE = "_DIFFPIPE_COMPLETE"  # the variable by which Typer is asked for completions

@@ -261,6 +261,7 @@ class Run:
         for item in items(self.source.rows(self.batch.names | OWN.keys()), self.batch):
             if isinstance(item, Request):
                 if journal:
+                    journal.clear(item.id)
                     journal.started(item.id, item.item, item.seed, item.paths)
                 yield item
             elif isinstance(item, Earlier):

@@ -302,13 +302,14 @@ def spec_of(provider: Provider, values: Mapping[str, Any]) -> tuple[BuildSpec, P
 
 
 def _components_of(values: Mapping[str, Any]) -> dict[str, str]:
-    named = [_component(text) for text in values["component"] or []]
+    named = [component_of(text) for text in values["component"] or []]
     if values.get("controlnet"):
         named.append(("controlnet", values["controlnet"]))
     return dict(sorted(named))
 
 
 SWITCHES = ("memory", "attention_slicing", "vae_slicing", "vae_tiling", "layerwise_casting", "cpu_offload")
+
 
 def _placement(values: Mapping[str, Any]) -> Placement:
     """How the pipeline is kept in memory. Raises UsageError for options that mean nothing together."""
@@ -334,7 +335,7 @@ def memory_size(text: str) -> int:
     return int(float(found[1]) * float(1000 if (found[3] or "").upper() == "B" else 1024) ** power)
 
 
-def _component(text: str) -> tuple[str, str]:
+def component_of(text: str) -> tuple[str, str]:
     name, mark, source = text.partition("=")
     if not mark or not source or not name.isidentifier():
         raise UsageError(f"--component {text!r} is not NAME=SOURCE", "for example text_encoder_2=google/t5-v1_1-xxl")

@@ -111,7 +111,8 @@ def _task(found: Table, row: PipelineType, values: Mapping[str, Any], device: st
     def size(name: str, argument: str, default: int) -> int:
         return int(values.get(name) or row.defaults.get(argument) or found.sizes.get(name) or default)
 
-    video = "video" in row.name
+    films = any(part.kind == "decoder" and part.temporal > 1 for part in found.parts)
+    video = "video" in row.name or (films and not found.pipeline.startswith("QwenImage"))
     return Task(
         pipeline=found.pipeline,
         width=size("width", "width", 832 if video else 1024),
@@ -146,6 +147,9 @@ def _show(found: Table, task: Task, machine: Machine, made: Plan, model: str) ->
     device = "memory" if machine.device == "cpu" else "device"
     stages = [(p.stage, gib(p.device), gib(p.host), p.component) for p in made.chosen.peaks]
     output.table(("stage", device, "host", "largest part at work"), stages)
+    guessed = [p.class_name for p in found.parts if p.kind in ("denoiser", "decoder") and not p.recorded]
+    if guessed:
+        output.result(f"by the general formula: nothing is recorded of {', '.join(dict.fromkeys(guessed))}")
     download = "unknown" if found.download is None else readable(found.download)
     disk = "unknown" if found.disk is None else readable(found.disk)
     stored = _stored(found, made, task)
@@ -154,7 +158,7 @@ def _show(found: Table, task: Task, machine: Machine, made: Plan, model: str) ->
     output.result(f"strategy: {describe(made.chosen.placement)}")
     output.result(f"reason: {made.reason}\n")
     output.table(
-        ("alternative", device, "host", "slow-down", "verdict"), [_row(one, made.chosen) for one in made.alternatives]
+        ("alternative", device, "host", "slow-down", "verdict"), [_row(one, made) for one in made.alternatives]
     )
 
 
@@ -166,11 +170,13 @@ def _stored(found: Table, made: Plan, task: Task) -> int:
     return sum(size for name, size in weights(found.parts, made.chosen.placement, task.dtype).items() if name in names)
 
 
-def _row(one: Option, chosen: Option) -> tuple[str, str, str, str, str]:
+def _row(one: Option, made: Plan) -> tuple[str, str, str, str, str]:
     from ..memory.knobs import describe
     from ..memory.plan import gib
 
-    verdict = "chosen" if one.placement == chosen.placement else "fits" if one.fits else "does not fit"
+    fits = f"fits without {', '.join(made.unknown)}" if made.unknown else "fits"
+    same = one.placement.to_json() | {"memory": ""} == made.chosen.placement.to_json() | {"memory": ""}
+    verdict = ("chosen, " if same else "") + (fits if one.fits else "does not fit")
     return describe(one.placement), gib(one.peak), gib(one.host), f"{one.slow_down:.2f} x", verdict
 
 
@@ -194,6 +200,7 @@ def _as_json(found: Table, task: Task, machine: Machine, made: Plan) -> dict[str
                 "class": part.class_name,
                 "parameters": part.parameters,
                 "stored": part.stored,
+                "recorded": part.recorded,
                 "weights": lives[part.name][1] if part.name in lives else None,
                 "on_device": lives[part.name][2] if part.name in lives else None,
                 "lives": lives[part.name][0] if part.name in lives else None,

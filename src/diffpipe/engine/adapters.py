@@ -44,6 +44,8 @@ def check(pipeline: Any, path: Path, label: str, settings: Settings, *, pickle: 
     """
     if not hasattr(pipeline, "load_lora_weights"):
         raise UsageError(f"{pipeline.__name__} takes no LoRA", "build it without --lora")
+    if path.suffix == ".gguf":
+        raise UsageError(f"{label} is a GGUF file, which holds a model's weights", "a LoRA is a .safetensors file")
     found = {name: pair for name in pipeline._lora_loadable_modules if (pair := settings(name))}
     if not all(configuration for _, configuration in found.values()):
         return None
@@ -170,17 +172,28 @@ def load_into(pipe: Any, path: Path, adapter: str, *, pickle: bool = False) -> N
 def fuse(pipe: Any, loras: list[tuple[Path, Source]], *, pickle: bool = False) -> None:
     """Fuse adapters into the weights at their scales, in order. Scale 0 leaves the weights untouched.
 
-    Raises UsageError if the pipeline takes no adapters or one changes no layer of it.
+    GGUF weights cannot be added to: there the adapters stay beside them. Raises UsageError if the pipeline takes no
+    adapters or one changes no layer of it.
     """
+    beside = any(_is_gguf(part) for part in pipe.components.values())
+    scales = {}
     for number, (path, source) in enumerate(loras):
         if source.scale == 0:
             continue
         if not hasattr(pipe, "load_lora_weights"):
             raise UsageError(f"{type(pipe).__name__} takes no LoRA", "build it without --lora")
         adapter = f"{NAME}_{number}"
+        scales[adapter] = source.scale
         load_into(pipe, path / next(iter(source.files)) if path.is_dir() else path, adapter, pickle=pickle)
         if adapter not in {known for names in pipe.get_list_adapters().values() for known in names}:
             raise UsageError(f"the LoRA {source.label} changes no layer of this pipeline", "is it for another family?")
-        pipe.fuse_lora(components=list(pipe.get_list_adapters()), lora_scale=source.scale, adapter_names=[adapter])
-        pipe.unload_lora_weights()
-        log.info("fused LoRA %s at scale %g", source.label, source.scale)
+        if not beside:
+            pipe.fuse_lora(components=list(pipe.get_list_adapters()), lora_scale=source.scale, adapter_names=[adapter])
+            pipe.unload_lora_weights()
+        log.info("%s LoRA %s at scale %g", "loaded" if beside else "fused", source.label, source.scale)
+    if beside and scales:
+        pipe.set_adapters(list(scales), adapter_weights=list(scales.values()))
+
+
+def _is_gguf(part: Any) -> bool:
+    return "gguf" in str(getattr(part, "quantization_method", "")).lower()

@@ -118,10 +118,22 @@ def check(
     for name in set(spec["components"]) - set(layout):
         raise UsageError(f"{spec['components'][name]} does not say the class of {name}", "name a folder that has it")
     for library, name in layout.values():
-        component_class(library, name)
+        absent = missing_packages(component_class(library, name))
+        if absent:
+            raise UsageError(f"{name} needs {' and '.join(absent)}", "install it, in the version that fits your torch")
     shipped = component_class(*layout["scheduler"]) if "scheduler" in layout else None
     schedulers.check(spec, pipeline, shipped, settings)
     choose_device(spec["device"])
+
+
+def missing_packages(part: type) -> list[str]:
+    """The packages that a component's class needs and that are not installed.
+
+    The libraries put a stand-in with `_backends` in the place of such a class; a processor of transformers that takes
+    videos is there, but its part for videos is not.
+    """
+    videos = ["torchvision"] if "video_processor" in inspect.signature(part.__init__).parameters else []  # type: ignore[misc]
+    return [name for name in (*getattr(part, "_backends", ()), *videos) if importlib.util.find_spec(name) is None]
 
 
 def pipeline_parts(pipeline: type) -> tuple[set[str], set[str]]:
@@ -253,6 +265,27 @@ def _load_checkpoint(
     return cls.from_pretrained(
         config, dtype=dtype, variant=layout.variant, use_safetensors=safe, local_files_only=True, **parts
     )
+
+
+def gguf_header(path: Path) -> dict[str, Any]:
+    """A GGUF file's tensors as `safetensors_header` tells them: name -> dtype, shape, data_offsets.
+
+    Raises UsageError for a file that is damaged.
+    """
+    from gguf import GGUFReader
+
+    try:
+        tensors = GGUFReader(path).tensors
+    except (ValueError, IndexError, KeyError, OverflowError) as error:
+        raise UsageError(f"{path.name} is no GGUF file, or it is damaged", "fetch it again") from error
+    return {
+        tensor.name: {
+            "dtype": tensor.tensor_type.name,
+            "shape": [int(size) for size in reversed(tensor.shape)],
+            "data_offsets": [int(tensor.data_offset), int(tensor.data_offset) + int(tensor.n_bytes)],
+        }
+        for tensor in tensors
+    }
 
 
 def _load_single_file(cls: Any, name: str, checkpoint: Path, config: Path, dtype: Any) -> Any:

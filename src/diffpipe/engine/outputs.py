@@ -14,6 +14,7 @@ Signatures, for who calls this:
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 from collections.abc import Collection, Mapping
@@ -24,11 +25,11 @@ from ..errors import DiffpipeError
 from ..specs import OutputKind
 from .media import Sound
 
-# The fields of diffusers 0.42's output classes. `rgb` and `depth` are LDM3D's, `prediction` Marigold's; `video` and
-# `sound` are those of Cosmos 3.
+# The fields of diffusers 0.42's output classes. `rgb` is LDM3D's (its depth comes out wrong or not at all, in every
+# output type), `prediction` Marigold's; `video` and `sound` are those of Cosmos 3.
 VIDEO_FIELDS = ("frames", "video", "videos")
 SOUND_FIELDS = ("audios", "audio", "sound")
-IMAGE_FIELDS = ("images", "image", "rgb", "depth", "prediction")
+IMAGE_FIELDS = ("images", "image", "rgb", "prediction")
 
 
 def kind_of(fields: Collection[str]) -> OutputKind | None:
@@ -61,10 +62,16 @@ def output_fields(pipeline_class: type) -> tuple[str, ...]:
     return ()
 
 
+@functools.cache  # reading source takes 20 ms
 def output_arguments(pipeline_class: type) -> dict[str, Any]:
-    """{"output_type": "pil"} where a video pipeline returns latents unless told otherwise (LTX' long videos)."""
+    """The output_type for pipelines that return latents unless told otherwise (LTX' long videos), and for LDM3D, which
+    fails to make PIL images of its depths."""
     output_type = inspect.signature(pipeline_class.__call__).parameters.get("output_type")
-    return {"output_type": "pil"} if output_type is not None and output_type.default == "latent" else {}
+    if output_type is None:
+        return {}
+    if "rgb" in output_fields(pipeline_class):
+        return {"output_type": "np"}
+    return {"output_type": "pil"} if output_type.default == "latent" else {}
 
 
 def example_fps(pipeline_class: type) -> float | None:
@@ -81,8 +88,8 @@ def images_of(pipe: Any, output: Any) -> list[Any]:
     """
     if (prediction := _field(output, ("prediction",))) is not None:
         return _visualized(pipe, prediction)
-    found = [value for name in IMAGE_FIELDS if (value := _field(output, (name,))) is not None]
-    pictures = [picture for value in found for picture in _pictures(value)]
+    value = _field(output, IMAGE_FIELDS)
+    pictures = _pictures(value) if value is not None else []
     if not pictures:
         raise DiffpipeError(f"{type(pipe).__name__} made no pictures", "check the arguments (--help lists them)")
     return pictures

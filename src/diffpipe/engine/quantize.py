@@ -76,11 +76,18 @@ def _quanto_unfit(rows: int, columns: int, mode: str) -> str:
 
 
 def _torchao_weight(weight: Any, mode: str) -> Any:
+    """A weight (out, in) as torchao's; rows of zeros, which its fp8 turns into NaN, are put right."""
+    import torch
     from torchao.quantization import Float8WeightOnlyConfig, Int8WeightOnlyConfig, quantize_
 
     layer = _layer(weight)
     quantize_(layer, {"fp8": Float8WeightOnlyConfig, "int8": Int8WeightOnlyConfig}[mode](set_inductor_config=False))
-    return layer.weight
+    made = layer.weight
+    if mode == "fp8":
+        empty = made.scale == 0
+        made.qdata.view(torch.uint8).masked_fill_(empty, 0)
+        made.scale.masked_fill_(empty, 1)
+    return made
 
 
 def _layer(weight: Any) -> Any:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import ast
 import builtins
 import collections.abc
+import functools
 import inspect
 import json
 import linecache
@@ -48,6 +49,7 @@ def read_flags(pipeline_class: type, row: PipelineType | None = None) -> tuple[F
     return _override(pipeline_class.__name__, list(parameters), fitting, row)
 
 
+@functools.cache
 def tuple_arguments(pipeline_class: type) -> frozenset[str]:
     """The arguments that must be passed as tuples, not lists (SDXL adds `original_size + crops_coords_top_left`)."""
     call = inspect.unwrap(pipeline_class.__call__)

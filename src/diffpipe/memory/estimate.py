@@ -181,12 +181,14 @@ def peaks(
     resident = 0 if offloaded else sum(kept.values())
     process = PROCESS + (0 if on_cpu else CONTEXT)
     host = process + (sum(kept.values()) if offloaded else 0)
+    beside = {"denoise": sum(kept[p.name] for p in known if p.kind == "guide")}
     found = [Peak("load", resident, process + _loading(known, kept, placement, task))]
     for stage, kinds in (("encode", ("encoder",)), ("denoise", ("denoiser",)), ("decode", ("decoder", "other"))):
         worst = Peak(stage, resident, host)
         for part in (part for part in known if part.kind in kinds):
             alive = round(moving(part, placement, task) * (factors or {}).get(stage, 1.0))
-            there = shown_at_once(part, kept[part.name], placement.cpu_offload) if offloaded else resident
+            at_once = shown_at_once(part, kept[part.name], placement.cpu_offload) + beside.get(stage, 0)
+            there = at_once if offloaded else resident
             if there + alive > worst.device:
                 worst = Peak(stage, there + alive, host, alive, part.name)
         found.append(worst)

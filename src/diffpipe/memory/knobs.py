@@ -106,6 +106,13 @@ COMBINATIONS = (
         "diffusers#13281",
     ),
     Combination(
+        "torchao int4",
+        {"quantize": ("int4",), "quantize_backend": ("torchao",)},
+        "each of its int4 formats is for one kind of accelerator",
+        {"quantize": "int8"},
+        "torchao 0.18",
+    ),
+    Combination(
         "sequential offload on the CPU",
         {"cpu_offload": ("sequential",)},
         "sets up, then fails: it needs an accelerator",
@@ -183,9 +190,16 @@ def check(placement: Placement, pipeline: str = "", device: str = "cuda") -> Non
     """Raises UsageError for a combination known not to work, naming one that does."""
     row = refused(placement, pipeline, device)
     if row:
-        instead = replace(placement, **row.instead)
-        assert refused(instead, pipeline, device) is None, row.title
-        raise UsageError(f"{row.title} does not work: {row.result} ({row.source})", f"use {options(row.instead)}")
+        fields = working(placement, pipeline, device)
+        raise UsageError(f"{row.title} does not work: {row.result} ({row.source})", f"use {options(fields)}")
+
+
+def working(placement: Placement, pipeline: str = "", device: str = "cuda") -> dict[str, Any]:
+    """The fields to change for a placement that works, by each combination's own way out; {} for one that does."""
+    fields: dict[str, Any] = {}
+    while row := refused(replace(placement, **fields), pipeline, device):
+        fields |= row.instead
+    return fields
 
 
 def takable(placement: Placement, parts: Sequence[Sizes]) -> tuple[Placement, tuple[str, ...]]:

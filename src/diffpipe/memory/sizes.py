@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-Kind = Literal["denoiser", "encoder", "decoder", "other"]
+Kind = Literal["denoiser", "guide", "encoder", "decoder", "other"]
 
 # Tables of vectors, which are 2-D and no Linear: the names transformers and diffusers give to nn.Embedding.
 EMBEDDING = re.compile(
@@ -27,7 +27,8 @@ UNCAST = re.compile(
 # A block is an item of the outermost list in a tensor's name, as block-level group offloading groups them.
 BLOCK = re.compile(r"^(?:[^.]+\.)*?[^.]+\.\d+\.")
 DENOISER = re.compile(r"(transformer|unet|prior)(_\d+)?$")
-DECODER = re.compile(r"(vae|vqvae|vqgan|movq)$")
+DECODER = re.compile(r"^(vae|vqvae|movq)$|vqgan$")
+GUIDE = re.compile(r"controlnet|adapter")
 ENCODER = re.compile(r"text_encoder|image_encoder|language_model|projection_model|connectors")
 
 # Elements that stay alive where nothing was recorded for the class, as multiples of a width. Of the hidden size, for
@@ -88,8 +89,8 @@ class Sizes:
 
 
 def kind_of(name: str) -> Kind:
-    """What a component does, told by its name in the pipeline (diffusers' own names)."""
-    for pattern, kind in ((DECODER, "decoder"), (DENOISER, "denoiser"), (ENCODER, "encoder")):
+    """What a component does, told by its name (diffusers' own names). A guide works together with the denoiser."""
+    for pattern, kind in ((DECODER, "decoder"), (DENOISER, "denoiser"), (GUIDE, "guide"), (ENCODER, "encoder")):
         if pattern.search(name):
             return kind  # type: ignore[return-value]
     return "other"
@@ -136,13 +137,13 @@ def _held(kind: Kind, config: Mapping[str, Any]) -> dict[str, Any]:
     """What a stage holds, by the class's widths and LIVE."""
     if kind == "denoiser":
         heads, head = config.get("num_attention_heads"), config.get("attention_head_dim")
-        if "block_out_channels" in config:
-            return {"live": LIVE["unet"] * config["block_out_channels"][0]}
+        if widths := _widths(config):
+            return {"live": LIVE["unet"] * widths[0]}
         product = heads * head if isinstance(heads, int) and isinstance(head, int) else 0
-        width = product or _first(config, "inner_dim", "hidden_size", "dim", "d_model") or 3072
+        width = product or _first(config, "inner_dim", "hidden_size", "dim", "d_model", "c") or 3072
         return {"live": LIVE["transformer"] * width, "besides": LIVE["transformer"] * width * PROMPT}
     if kind == "decoder":
-        channels = config.get("block_out_channels")
+        channels = _widths(config)
         if tiny := config.get("decoder_block_out_channels"):  # AutoencoderTiny: three maps of the last width
             return {"step": int(config.get("upsampling_scaling_factor", 2)) ** (len(tiny) - 1), "live": 3 * tiny[-1],
                 "tile": TILE}  # fmt: skip
@@ -154,7 +155,7 @@ def _held(kind: Kind, config: Mapping[str, Any]) -> dict[str, Any]:
         return {**base, **held, "live_frame": 3, "tile": TILE_3D}
     if kind == "encoder":
         inner = config.get("text_config") or config
-        width = _first(inner, "d_model", "hidden_size", "n_embd") or 4096
+        width = _first(inner, "d_model", "hidden_size", "n_embd") or 1024
         return {"besides": LIVE["encoder"] * width * PROMPT}
     return {}
 
@@ -162,10 +163,18 @@ def _held(kind: Kind, config: Mapping[str, Any]) -> dict[str, Any]:
 # Pixels to a side of a tile. AutoencoderKL takes sample_size, which is 1024 for SDXL, SD 3 and FLUX.1 and so saves
 # nothing at 1024 x 1024: diffpipe sets at most 512. The classes for video have 256 of their own.
 TILE, TILE_3D = 512, 256
+# Pixels to a token of denoisers whose latents are not the autoencoder's (WuerstchenPriorPipeline: resolution_multiple).
+OWN_STEPS = {"WuerstchenPrior": 42}
 
 
 def _first(config: Mapping[str, Any], *names: str) -> int:
     return next((value for name in names if isinstance(value := config.get(name), int)), 0)
+
+
+def _widths(config: Mapping[str, Any]) -> list[int]:
+    """The widths of a U-Net's or autoencoder's levels."""
+    widths = config.get("block_out_channels") or []
+    return [widths] if isinstance(widths, int) else list(widths)
 
 
 def _sample(config: Mapping[str, Any]) -> int:
@@ -178,7 +187,7 @@ def spatial(config: Mapping[str, Any]) -> int:
     if "spatio_temporal_scaling" in config:  # AutoencoderKLLTXVideo
         return int(config.get("patch_size", 4) * 2 ** sum(config["spatio_temporal_scaling"]))
     known = _first(config, "scale_factor_spatial", "spatial_compression_ratio")
-    levels = config.get("block_out_channels") or [0, *config.get("temperal_downsample", (0, 1, 1))]
+    levels = _widths(config) or [0, *config.get("temperal_downsample", (0, 1, 1))]
     return known or 2 ** (len(levels) - 1)
 
 
@@ -202,6 +211,8 @@ def set_steps(parts: Sequence[Sizes], configs: Mapping[str, Mapping[str, Any]]) 
     def step(part: Sizes) -> Sizes:
         if part.kind != "denoiser" or decoder is None:
             return part
+        if part.class_name in OWN_STEPS:
+            return replace(part, step=OWN_STEPS[part.class_name])
         config = configs.get(part.name, {})
         patch = config.get("patch_size") or 1
         patch = patch[-1] if isinstance(patch, list | tuple) else patch

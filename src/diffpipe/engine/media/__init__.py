@@ -3,7 +3,7 @@
 from .encode import AUDIO
 from .read import Clip, Sound, read_audio, read_image, read_video, resample
 from .text import KEYS, read_text
-from .write import IMAGE, SILENT, VIDEO, finite, write_audio, write_image, write_video
+from .write import IMAGE, SILENT, VIDEO, finite, publish, write_audio, write_image, write_video
 
 __all__ = [
     "AUDIO",
@@ -14,6 +14,7 @@ __all__ = [
     "Clip",
     "Sound",
     "finite",
+    "publish",
     "read_audio",
     "read_image",
     "read_text",

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import DiffpipeError, UsageError
+from ...files import mark
 from .encode import AUDIO, FILMS, encode_film, encode_gif, encode_sound, exact_rate
 from .read import Sound
 from .text import NONE, for_picture
@@ -92,6 +93,11 @@ def write_audio(sound: Sound, path: Path, *, overwrite: bool = True, text: Mappi
     return _whole(path, overwrite, lambda file: encode_sound(heard, file, kind, text))
 
 
+def publish(made: Path, path: Path) -> Path:
+    """Give a finished file, or folder of frames, its name, beside what is there. Returns where it lies."""
+    return _publish_folder(made, path, False) if made.is_dir() else _publish(made, path, False)
+
+
 def finite(values: Any) -> Any:
     """`values`, an array, if all its numbers are finite. Raises DiffpipeError otherwise."""
     import numpy as np
@@ -150,7 +156,7 @@ def _checked(sound: Sound) -> Sound:
 def _frames(pictures: Sequence[Any], path: Path, overwrite: bool, text: Mapping[str, str]) -> Path:
     """Numbered PNG files in a folder that appears whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=".", suffix=".tmp"))
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=mark(path), suffix=".tmp"))
     try:
         for number, picture in enumerate(pictures, start=1):
             about = for_picture("PNG", text) if number == 1 else {}
@@ -165,7 +171,7 @@ def _frames(pictures: Sequence[Any], path: Path, overwrite: bool, text: Mapping[
 def _publish_folder(temporary: Path, path: Path, overwrite: bool) -> Path:
     """Give a finished folder its name. A rename takes an empty folder's place, and no other's."""
     if overwrite and _only_frames(path):
-        aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=".", suffix=".tmp"))
+        aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=mark(path), suffix=".tmp"))
         os.replace(path, aside)
         os.rename(temporary, path)
         shutil.rmtree(aside, ignore_errors=True)
@@ -190,7 +196,7 @@ def _only_frames(folder: Path) -> bool:
 def _whole(path: Path, overwrite: bool, fill: Callable[[Path], object]) -> Path:
     """Let `fill` write a temporary file in the same folder, then give it its name."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=mark(path), suffix=".tmp")
     os.close(handle)
     temporary = Path(name)
     try:
