@@ -1,4 +1,4 @@
-"""Quantized weights: what they compute, how they are stored and come back, and what a build and a start do with them."""
+"""Quantized weights: what they compute, how they are stored and read back, and what builds and starts do with them."""
 
 from __future__ import annotations
 

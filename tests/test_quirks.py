@@ -272,6 +272,28 @@ def test_a_word_that_the_prompt_does_not_have_is_named(word: str) -> None:
         quirks.token_indices(clip_tokenizer(), "a cat and a frog", [word])
 
 
+@pytest.mark.parametrize(("prompt", "indices"), [("a cat", [2, 3, 4]), (["a cat", "the cat"], [[2, 3, 4], [4, 5, 6]])])
+def test_attention_is_looked_at_where_it_is_for_the_size(prompt: str | list[str], indices: list[Any]) -> None:
+    told: dict[str, Any] = {}
+
+    class Attending(Pipe):
+        tokenizer = clip_tokenizer()
+
+        def __call__(self, **arguments: Any) -> None:  # type: ignore[override]
+            told.update(arguments)
+
+    given = {"prompt": prompt, "words": ["cat"], "width": 768, "height": 520, "thresholds": {"0": 0.1, "10": 1}}
+    quirks.call_attend_excite(Attending(), given)
+    assert told == {
+        "prompt": prompt,
+        "token_indices": indices,
+        "width": 768,
+        "height": 520,
+        "attn_res": (17, 24),  # 520 / 32 rounded up, as the UNet's strided convolutions do
+        "thresholds": {0: 0.1, 10: 1.0},
+    }
+
+
 # --- DiffEdit
 
 

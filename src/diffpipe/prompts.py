@@ -251,13 +251,18 @@ def of_kind(flag: Flag | None, value: Any) -> Any:
 def parse_json(text: str) -> Any:
     """A JSON value. Raises ValueError with the column and the reason."""
     try:
-        return json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
+        return strict_json(text)
     except json.JSONDecodeError as error:
         raise ValueError(f"column {error.colno}: it is no JSON: {error.msg}") from None
     except RecursionError:
         raise ValueError("column 1: it is nested too deeply") from None
     except ValueError as error:
         raise ValueError(f"column 1: it is no JSON: {error}") from None
+
+
+def strict_json(text: str) -> Any:
+    """A JSON value; no NaN or Infinity, which Python's parser takes. Raises ValueError and RecursionError."""
+    return json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
 
 
 def _finite(text: str) -> float:
@@ -268,7 +273,6 @@ def _finite(text: str) -> float:
 
 
 def _refuse_constant(name: str) -> None:
-    """Python's parser takes NaN and Infinity, which are no JSON."""
     raise ValueError(f"{name} is no number")
 
 

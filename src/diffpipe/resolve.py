@@ -12,7 +12,7 @@ import importlib.util
 import json
 import os
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from importlib.resources import files as package_files
@@ -79,7 +79,7 @@ def resolve(spec: BuildSpec, row: PipelineType, context: Context) -> Resolved:
     sources = tuple(source for source, _ in found)
     pipeline = spec.pipeline or row.pipeline or layout.pipeline
     names = {name for source in sources for name in source.components}
-    config = configuration(spec, pipeline, sources, quantization(spec, row, names))
+    config = configuration(spec, pipeline, sources, quantization(spec, row, names), row.float32)
     locations = {source.role: location for source, location in found}
     return Resolved(spec, pipeline, sources, locations, config, digest(config))
 
@@ -115,9 +115,13 @@ def installed_version(package: str) -> str | None:
 
 
 def configuration(
-    spec: BuildSpec, pipeline: str, sources: Iterable[Source], quantized: dict[str, Any] | None = None
+    spec: BuildSpec,
+    pipeline: str,
+    sources: Iterable[Source],
+    quantized: dict[str, Any] | None = None,
+    float32: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """The named sections that the pipeline key hashes; "quantization" only where something is."""
+    """The named sections that the pipeline key hashes; "quantization" and "float32" only where something is."""
     by_role = {source.role: _section(source) for source in sources}
     return {
         "format": FORMAT,
@@ -133,6 +137,7 @@ def configuration(
         "placement": {"device": spec.device, **_switches(spec.placement)},
         "trust": {"pickle": spec.allow_pickle, "remote_code": spec.trust_remote_code},
         **({"quantization": quantized} if quantized else {}),
+        **({"float32": sorted(float32)} if float32 else {}),
     }
 
 
@@ -397,7 +402,7 @@ def _pin_hub_file(
 
 
 def _check_suffix(name: str, allow_pickle: bool) -> None:
-    """Raises UsageError for a pickled file that is not allowed, one that is no checkpoint, or one that cannot be read."""
+    """Raises UsageError for a pickled file that is not allowed, for no checkpoint, or one that cannot be read."""
     path = PurePosixPath(name)
     if path.suffix in PICKLES and not allow_pickle:
         raise UsageError(

@@ -89,7 +89,8 @@ class PipelineType:
     holds fields of Flag to override by argument name, e.g. {"width": {"multiple_of": 16}}, or None for an argument
     that gets no flag. `components`: where a part
     comes from that the model's own folder does not have (a ControlNet, a prior): a source as --component takes it.
-    `fps`: frames a second of a video, where the call has no argument for them. `quirks`: what rows cannot say, as
+    `fps`: frames a second of a video, where the call has no argument for them. `float32`: components that are loaded in
+    that, whatever --dtype says (autoencoders of videos). `quirks`: what rows cannot say, as
     "module:function" by hook:
 
     - load(pipe): after loading, before the pipeline is placed on its device;
@@ -106,6 +107,7 @@ class PipelineType:
     flags: Mapping[str, Mapping[str, Any] | None] = field(default_factory=dict)
     components: Mapping[str, str] = field(default_factory=dict)
     fps: float | None = None
+    float32: tuple[str, ...] = ()
     quirks: Mapping[str, str] = field(default_factory=dict)
     unquantized: tuple[str, ...] = ()
     legacy: bool = False

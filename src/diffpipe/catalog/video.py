@@ -66,6 +66,8 @@ WAN_FLAGS: dict[str, Any] = {
         "help": "Wan 2.2: the guidance scale of its second denoiser, for the last steps. Default: as guidance_scale."
     },
 }
+# In float32 from the start: rounded to bfloat16 first, their weights would stay so. `load_wan` is for custom.
+WAN_FLOAT32 = ("vae", "image_encoder")
 WAN_LOAD = {"load": f"{QUIRKS}:load_wan"}
 WAN_NOTES = "480P wants --scheduler-config '{\"flow_shift\": 3}', 720P (1280 x 720) a flow_shift of 5"
 
@@ -84,6 +86,7 @@ WAN = Provider(
                 "num_videos_per_prompt": {"help": "The number of videos to make for each prompt, in one call."},
             },
             fps=WAN_FPS,
+            float32=("vae",),
             quirks=WAN_LOAD,
             notes=f"{WAN_NOTES}; the card of 2.2 has 40 steps, guidance 4 and 3, 1280 x 720",
         ),
@@ -103,6 +106,7 @@ WAN = Provider(
                 },
             },
             fps=WAN_FPS,
+            float32=WAN_FLOAT32,
             quirks={**WAN_LOAD, **AT_AREA},
             notes=f"{WAN_NOTES} and --max-area 921600; the card of 2.2 has 40 steps, guidance 3.5",
         ),
@@ -113,6 +117,7 @@ WAN = Provider(
             defaults=NO_SIZE,
             flags={**PROMPT, **as_given(16, WAN_AREA, 16), **ONE_VIDEO, "video": {"required": True}},
             fps=WAN_FPS,
+            float32=WAN_FLOAT32,
             quirks={**WAN_LOAD, **AT_AREA},
             notes="makes 4n + 1 frames: up to 3 of the last are left out",
         ),
@@ -134,6 +139,7 @@ WAN = Provider(
                 **ONE_VIDEO,
             },
             fps=WAN_FPS,
+            float32=("vae",),
             quirks={**WAN_LOAD, "call": f"{QUIRKS}:call_vace"},
             notes="a video with its mask is inpainted; alone, it is followed; without any, the prompt decides",
         ),
@@ -211,6 +217,7 @@ ALLEGRO = Provider(
                 **ONE_VIDEO,
             },
             fps=15.0,
+            float32=("vae",),
             quirks={"load": f"{QUIRKS}:load_allegro"},
             notes="88 frames by Allegro, 40 by Allegro-T2V-40x720P, unless told otherwise",
         ),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Optional
@@ -11,6 +10,7 @@ from typing import Annotated, Any, Literal, Optional
 import typer
 
 from ..errors import UsageError
+from ..prompts import strict_json
 from ..specs import MEDIA_KINDS, Flag
 
 TYPES: dict[str, Any] = {"text": str, "integer": int, "number": float, "boolean": bool, "json": str}
@@ -110,19 +110,7 @@ def arguments(flags: Iterable[Flag], values: dict[str, Any]) -> dict[str, Any]:
 def parse_json(text: str, option: str, example: str = '{"scale": 0.8}') -> Any:
     """Raises UsageError, with the column and an example, for text that is no JSON."""
     try:
-        return json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
+        return strict_json(text)
     except (ValueError, RecursionError) as error:
         column = getattr(error, "colno", 1)
         raise UsageError(f"{option} is no JSON at column {column}: {text}", f"for example '{example}'") from None
-
-
-def _finite(text: str) -> float:
-    """1e999 is JSON, and infinite in Python."""
-    if abs(float(text)) == float("inf"):
-        raise ValueError(text)
-    return float(text)
-
-
-def _refuse_constant(name: str) -> None:
-    """Python's parser takes NaN and Infinity, which are no JSON."""
-    raise ValueError(name)

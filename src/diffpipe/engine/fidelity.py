@@ -177,8 +177,8 @@ def _tensors(value: Any) -> Iterator[Any]:
 def compare(reference: Reference, module: Any) -> dict[str, float]:
     """The relative error |quantized - original| / |original| and the cosine between the two outputs' vectors.
 
-    Values beyond what `INNER` of the original's (but for zeros) lie within are cut to that: where a model divides by something near 0
-    (the prior of Wuerstchen does), a single value would decide alone. Both are NaN where the output is not finite.
+    Values are cut to the size that `INNER` of the original's (but for zeros) keep to: where a model divides by something
+    near 0, as the prior of Wuerstchen does, one value would decide alone. Both are NaN where an output is not finite.
     """
     import torch
 

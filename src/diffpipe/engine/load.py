@@ -8,7 +8,7 @@ import inspect
 import json
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -181,7 +181,7 @@ def load(
             if role.startswith("component:")
         }
         parts |= _load_stored(manifest, locations)
-        pipe = _load_base(cls, sources, locations, parts, dtype, config["trust"])
+        pipe = _load_base(cls, sources, locations, parts, dtype, config["trust"], config.get("float32", ()))
         if any(config["scheduler"].values()):
             pipe.scheduler = schedulers.replaced(pipe.scheduler, config["scheduler"])
         loras = [(locations[role], source) for role, source in sources.items() if role.startswith("lora:")]
@@ -229,12 +229,15 @@ def _load_base(
     parts: dict[str, Any],
     dtype: Any,
     trust: Any,
+    float32: Sequence[str],
 ) -> Any:
+    import torch
+
     base = sources["base"]
     if not base.single:
         return cls.from_pretrained(
             locations["base"],
-            dtype=dtype,
+            dtype={"default": dtype, **dict.fromkeys(float32, torch.float32)} if float32 else dtype,
             variant=base.variant,
             use_safetensors=None if trust["pickle"] else True,
             local_files_only=True,

@@ -211,7 +211,9 @@ def call_attend_excite(pipe: Any, arguments: Mapping[str, Any]) -> Any:
     width and height.
     """
     call = dict(arguments)
-    call["token_indices"] = token_indices(pipe.tokenizer, call["prompt"], call.pop("words"))
+    words, prompt = call.pop("words"), call["prompt"]
+    found = [token_indices(pipe.tokenizer, one, words) for one in (prompt if isinstance(prompt, list) else [prompt])]
+    call["token_indices"] = found if isinstance(prompt, list) else found[0]
     if not call.get("attn_res"):
         height, width = (call.get(side) or native_side(pipe) for side in ("height", "width"))
         call["attn_res"] = (-(-height // 32), -(-width // 32))
