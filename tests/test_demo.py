@@ -73,7 +73,8 @@ made = pipe("a panda on a pink background", generator=torch.Generator("cpu").man
 made.images[0].save({str(tmp_path / "plain.png")!r})
 """
     subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
-    ours = demo("generate", "demo", *PANDA, "-o", str(tmp_path / "ours.png"), check=True).stdout.strip()
+    words = [*PANDA, "--no-metadata", "-o", tmp_path / "ours.png"]
+    ours = demo("generate", "demo", *words, check=True).stdout.strip()
     assert Path(ours).read_bytes() == (tmp_path / "plain.png").read_bytes()
 
 

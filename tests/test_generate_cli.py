@@ -289,7 +289,7 @@ def test_refused_before_loading(cli: Cli, pictures: Path, case: str) -> None:
         (
             "flux-inpaint --image start.png --mask-image small.png",
             "--mask-image is 32 x 32 but --image is 48 x 48",
-            "make the mask the size of the picture",
+            "make the mask the size of the picture, or pass --fit",
         ),
     ],
 )

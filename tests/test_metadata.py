@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from diffpipe import metadata
+from diffpipe.cli.inspect import plain, rows
 from diffpipe.engine import compare, media
 from diffpipe.errors import DiffpipeError, NotFoundError, UsageError
 from diffpipe.metadata import About, Run, damaged, document, media_digest, parameters, parsed, texts, written
@@ -162,6 +163,21 @@ def test_a_document_without_a_part_or_with_another_in_its_place_is_refused(name:
             parsed(written(broken))
         assert refused.value.message == damaged().message
     assert parsed(written(whole)) == whole
+
+
+def test_people_are_shown_where_everything_is_from() -> None:
+    style = local("lora:0", "ink.safetensors", "ink.safetensors", "file", scale=0.5)
+    vae = hub("component:vae", "other/vae", "vae/config.json", "vae/model.safetensors", subfolder="vae")
+    spec = BuildSpec("stable-diffusion", "text2image", "x", components={"vae": "x"}, loras=("x",))
+    manifest = manifest_of((BASE, vae, style), spec)
+    manifest["sources"].pop()  # as quantization does, which fuses the LoRA
+    told = texts(run_of(manifest), Request(0, 1, {"prompt": "a\nfox\x1b[2J"}))({**FACTS, "index": 1, "of": 4})
+    shown = list(rows(parsed(told["diffpipe"])))
+    assert shown[3:6] == [
+        ("model", "someone/paint@c0ffee0"), ("vae", "other/vae@c0ffee0"), ("lora", "ink.safetensors at 0.5 (local)")
+    ]  # fmt: skip
+    assert dict(shown)["result"] == "png, 64 x 32, 2 of 4"
+    assert plain("a\nfox\x1b[2J\u202e") == "a\nfox[2J\u202e"
 
 
 # The text of other tools

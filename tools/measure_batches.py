@@ -37,17 +37,18 @@ def overhead(items: int, one_prompt: bool) -> bool:
     prompts = [f"a {SUBJECTS[0 if one_prompt else at % len(SUBJECTS)]}" for at in range(items)]
     rows = [{"prompt": prompt, "seed": at, "id": str(at)} for at, prompt in enumerate(prompts)]
     Path("p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    bare, loading = 0.0, 0.0
+    bare, loading, ready = 0.0, 0.0, 0.0
     real_load, real_run = load.load, local.run
     pipes: list[Any] = []
 
     def loaded(*args: Any) -> Any:
-        nonlocal loading
+        nonlocal loading, ready
         started = time.perf_counter()
         pipes.extend(real_load(*args) for _ in range(2))
         for pipe in pipes:
             pipe("a fox", num_inference_steps=1)  # the first call of each sets up more than the others
-        loading = time.perf_counter() - started
+        ready = time.perf_counter()
+        loading = ready - started
         return pipes[0]
 
     def in_turns(*args: Any) -> Iterator[Any]:
@@ -69,10 +70,14 @@ def overhead(items: int, one_prompt: bool) -> bool:
     started = time.perf_counter()
     with suppress(SystemExit), open("told.jsonl", "w") as told, redirect_stdout(told):
         app.main()
-    batch = time.perf_counter() - started - bare - loading
+    ended = time.perf_counter()
+    batch, loop = ended - started - bare - loading, ended - ready - bare
     made = len(list(Path("out").glob("*.png")))
-    print(f"{made} items: batch {batch:.2f} s, bare loop {bare:.2f} s, ratio {batch / bare:.3f}")
-    return made == items and batch / bare <= (1.0 if one_prompt else BOUND)
+    print(
+        f"{made} items: bare loop {bare:.2f} s, batch {batch:.2f} s with start-up, {loop:.2f} s from the loaded model"
+    )
+    print(f"ratio {batch / bare:.3f} with start-up, {loop / bare:.3f} without")
+    return made == items and (loop < bare if one_prompt else batch <= BOUND * bare)
 
 
 def call_bare(pipe: Any, prompt: str, seed: int) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,12 +66,16 @@ class About:
 
 @dataclass(frozen=True)
 class Run:
-    """What all files of a run share. `device` is its kind ("cpu: AVX2", "cuda: NVIDIA L4"), not the machine's name."""
+    """What all files of a run share. `device` is its kind ("cpu: AVX2", "cuda: NVIDIA L4"), not the machine's name.
+
+    `stepped_down`: how the pipeline was kept for an item that ran out of memory as it was built.
+    """
 
     manifest: Mapping[str, Any]
     about: About
     versions: Mapping[str, str]
     device: str
+    stepped_down: Placement | None = None
 
 
 def texts(run: Run, request: Request) -> Callable[[Mapping[str, Any]], dict[str, str]]:
@@ -114,6 +118,7 @@ def document(run: Run, request: Request) -> dict[str, Any]:
         "batch_size": about.batch_size,
         "versions": dict(run.versions),
         "device": run.device,
+        **({"stepped_down": run.stepped_down.to_json()} if run.stepped_down else {}),
     }
 
 
@@ -168,6 +173,17 @@ def parsed(text: str) -> dict[str, Any]:
     if not _fits(value, SHAPE):
         raise damaged()
     return dict(value)
+
+
+def sections_of(config: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The sections of a configuration that pin a source, by role."""
+    yield "base", config["base"]
+    if config["config"]:
+        yield "config", config["config"]
+    for name, section in config["components"].items():
+        yield f"component:{name}", section
+    for number, section in enumerate(config["loras"]):
+        yield f"lora:{number}", section
 
 
 def damaged() -> DiffpipeError:

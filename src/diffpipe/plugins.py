@@ -39,8 +39,7 @@ def quirks(manifest: Mapping[str, Any]) -> Mapping[str, str]:
 
     Raises UsageError where the row is gone that the pipeline was built with.
     """
-    provider = providers().get(manifest["provider"])
-    row = provider.type(manifest["type"]) if provider else None
+    row = _row(manifest)
     if row is None and manifest["quirks"]:
         raise UsageError(
             f"the provider {manifest['provider']} ({manifest['type']}) is not installed any more",
@@ -49,6 +48,17 @@ def quirks(manifest: Mapping[str, Any]) -> Mapping[str, str]:
     if row is None:
         return {}
     return row.quirks if row.pipeline else _quirks_of_class(manifest["pipeline"])
+
+
+def unquantized(manifest: Mapping[str, Any]) -> tuple[str, ...]:
+    """The layers of a pipeline that quantization leaves alone (see PipelineType.unquantized)."""
+    row = _row(manifest)
+    return row.unquantized if row else ()
+
+
+def _row(manifest: Mapping[str, Any]) -> PipelineType | None:
+    provider = providers().get(manifest["provider"])
+    return provider.type(manifest["type"]) if provider else None
 
 
 def _quirks_of_class(pipeline: str) -> Mapping[str, str]:

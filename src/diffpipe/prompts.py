@@ -245,7 +245,7 @@ def of_kind(flag: Flag | None, value: Any) -> Any:
         raise ValueError(f"{shown(value)} is no {NOUNS.get(flag.kind, 'file name')}")
     if flag.kind == "choice" and value not in flag.choices:
         raise ValueError(f"{shown(value)} is none of {', '.join(flag.choices)}")
-    return value
+    return float(value) if flag.kind == "number" else value  # 4 and 4.0 are the same item
 
 
 def parse_json(text: str) -> Any:

@@ -7,18 +7,18 @@ checked as a prompt file's are, input files are sought by name alone, and code o
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from .build import Options, Say, build
 from .checks import checked
 from .errors import CacheError, NotFoundError, UsageError
-from .metadata import damaged, media_digest
+from .metadata import damaged, media_digest, sections_of
 from .plugins import providers
 from .prompts import Row, typed
-from .resolve import Context, resolve
-from .specs import CHECKPOINTS, MEDIA_KINDS, BuildSpec, Flag, PipelineType, Placement, digest
+from .resolve import Context, placement_of, resolve
+from .specs import CHECKPOINTS, MEDIA_KINDS, BuildSpec, Flag, PipelineType, Speed, digest
 from .store import SHORT, Entry, Store, check_name
 from .verify import locate
 
@@ -132,7 +132,7 @@ def spec_of(
     row = _row(config["provider"], config["type"])
     _check_consent(config["trust"], given)
     sources = {source["role"]: source for source in document["sources"]}
-    sections = dict(_sections(config))
+    sections = dict(sections_of(config))
     found = _sources(sections, sources, given, places)
     default = row.pipeline or sources.get("config", sources["base"]).get("pipeline", "")
     commits = {
@@ -154,7 +154,8 @@ def spec_of(
         scheduler_config=config["scheduler"]["config"],
         dtype=config["dtype"],
         device=config["placement"]["device"],
-        placement=_placement(config),
+        placement=placement_of(config),
+        speed=Speed.from_json(config.get("speed", {})),
         allow_pickle=config["trust"]["pickle"],
         trust_remote_code=config["trust"]["remote_code"],
     )
@@ -182,17 +183,6 @@ def _check_consent(trust: Mapping[str, Any], given: Given) -> None:
             "its pipeline was built with --allow-pickle: pickled weights can run code",
             "pass --allow-pickle if you trust the source",
         )
-
-
-def _sections(config: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The sections of a configuration that pin a source, by role."""
-    yield "base", config["base"]
-    if config["config"]:
-        yield "config", config["config"]
-    for name, section in config["components"].items():
-        yield f"component:{name}", section
-    for number, section in enumerate(config["loras"]):
-        yield f"lora:{number}", section
 
 
 def _sources(
@@ -251,20 +241,6 @@ def _needed(role: str, section: Mapping[str, Any], source: Mapping[str, Any]) ->
     if role.startswith("component:"):
         return "--component", f"{role.removeprefix('component:')}={what}"
     return {"base": "--model", "config": "--config"}.get(role, "--lora"), what
-
-
-def _placement(config: Mapping[str, Any]) -> Placement:
-    """Placement as it was asked for; quantization has a section of its own."""
-    known = {one.name for one in fields(Placement)}
-    given = {name: value for name, value in config["placement"].items() if name in known}
-    quantized = config.get("quantization")
-    if quantized:
-        given |= {
-            "quantize": quantized["mode"],
-            "quantize_backend": quantized["backend"],
-            "quantize_components": quantized["components"],
-        }
-    return Placement.from_json(given)
 
 
 def differences(recorded: Any, found: Any, path: str = "") -> Iterator[str]:

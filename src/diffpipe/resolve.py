@@ -13,7 +13,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 from importlib.resources import files as package_files
 from pathlib import Path, PurePosixPath
@@ -121,7 +121,7 @@ def configuration(
     quantized: dict[str, Any] | None = None,
     float32: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """The named sections that the pipeline key hashes; "quantization" and "float32" only where something is."""
+    """The named sections that the pipeline key hashes; "quantization", "float32", "speed" only where something is."""
     by_role = {source.role: _section(source) for source in sources}
     return {
         "format": FORMAT,
@@ -138,12 +138,27 @@ def configuration(
         "trust": {"pickle": spec.allow_pickle, "remote_code": spec.trust_remote_code},
         **({"quantization": quantized} if quantized else {}),
         **({"float32": sorted(float32)} if float32 else {}),
+        **({"speed": spec.speed.to_json()} if spec.speed.to_json() else {}),
     }
 
 
 def _switches(placement: Placement) -> dict[str, Any]:
     """What of a placement decides where the weights lie; {} for the defaults. Quantization has a section of its own."""
     return {name: value for name, value in placement.to_json().items() if not name.startswith("quantize")}
+
+
+def placement_of(config: Mapping[str, Any]) -> Placement:
+    """A configuration's placement: the inverse of what `configuration` makes of it."""
+    known = {one.name for one in fields(Placement)}
+    given = {name: value for name, value in config["placement"].items() if name in known}
+    quantized = config.get("quantization")
+    if quantized:
+        given |= {
+            "quantize": quantized["mode"],
+            "quantize_backend": quantized["backend"],
+            "quantize_components": quantized["components"],
+        }
+    return Placement.from_json(given)
 
 
 def _section(source: Source) -> dict[str, Any]:

@@ -165,6 +165,27 @@ class Placement:
 
 
 @dataclass(frozen=True)
+class Speed:
+    """What makes the denoisers faster, at the price of the last bits (or more: `step_cache`) of the results.
+
+    `compile`: the repeated blocks, at their first use. `attention_backend`: diffusers' name for what computes attention,
+    "" for torch's own choice. `step_cache`: "" for none, else the way in which steps reuse what earlier ones computed.
+    """
+
+    compile: bool = False
+    attention_backend: str = ""
+    step_cache: str = ""
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Speed:
+        return cls(**data)
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields that differ from their defaults."""
+        return {name: value for name, value in asdict(self).items() if value}
+
+
+@dataclass(frozen=True)
 class BuildSpec:
     """What the user asked `build` for, before anything is resolved. Sources are repositories, folders or files."""
 
@@ -182,6 +203,7 @@ class BuildSpec:
     dtype: str = "bfloat16"
     device: str = "auto"
     placement: Placement = field(default_factory=Placement)
+    speed: Speed = field(default_factory=Speed)
     allow_pickle: bool = False
     trust_remote_code: bool = False
 

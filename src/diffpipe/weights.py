@@ -42,7 +42,7 @@ def folder(store: Store, key: str) -> Path:
 
 
 def find(store: Store, key: str) -> dict[str, Any] | None:
-    """The summary of a weights folder, None if it is not whole. "components" tells each file's bytes, digest and more."""
+    """The summary of a weights folder, None if it is not whole. Its "components" tell bytes, digest and more."""
     summary = intact(folder(store, key) / SUMMARY)
     names = summary.get("components", {})
     return summary if names and all(_file(store, key, name).is_file() for name in names) else None

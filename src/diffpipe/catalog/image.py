@@ -405,7 +405,7 @@ WUERSTCHEN = Provider(
             "text2image",
             "WuerstchenCombinedPipeline",
             ("warp-ai/wuerstchen",),
-            # Two compressions: 42.67 times by the prior, 4 by the decoder's; the card asks for multiples of 128.
+            # Two compressions: 42.67 times by the prior, 4 by the decoder's. Whole in both from 128 on.
             flags={**PROMPT, **steps(128)},
             components={
                 "prior_tokenizer": "warp-ai/wuerstchen-prior/tokenizer",

@@ -62,7 +62,8 @@ def options(kind: OutputKind, arguments: Collection[str] = ()) -> list[inspect.P
         option(
             "output", str | None, None,
             f"Where the {noun}s go: a path with fields {{name}} {{key}} {{id}} {{index}} {{seed}} {{prompt}} {{ext}}, "
-            "or a folder ending in /. Default: {name}-{seed}.{ext}", "--output", "-o", panel=RUN, metavar="TEMPLATE",
+            "or a folder ending in /. Default: {name}-{seed}.{ext}; of prompt files and sweeps {name}-{id}.{ext}",
+            "--output", "-o", panel=RUN, metavar="TEMPLATE",
         ),
         option(
             "format", Literal[formats] | None, None,
@@ -267,6 +268,8 @@ def _text_or_json(value: str, flag: Flag | None, text: str) -> Any:
         for item in parsed if isinstance(parsed, list) and flag.many else [parsed]:
             if not isinstance(item, wanted) or (isinstance(item, bool) and flag.kind != "boolean"):  # type: ignore[arg-type]
                 raise UsageError(f"--set {text}: {item!r} is no {flag.kind}", f"see {option_name(flag)} in --help")
+    if flag and flag.kind == "number":  # 4 and 4.0 are the same item
+        return [float(item) for item in parsed] if isinstance(parsed, list) else float(parsed)
     return parsed
 
 

@@ -29,7 +29,11 @@ def inspect(file: File, json: Annotated[bool, typer.Option("--json", help="Print
     if json:
         output.result_json({"path": str(file), "diffpipe": made, "parameters": found.get("parameters")})
     elif made:
-        output.table(("", ""), ((_line(name), _line(value)) for name, value in rows(made)))
+        try:
+            shown = [(_line(name), _line(value)) for name, value in rows(made)]
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            raise metadata.damaged() from error
+        output.table(("", ""), shown)
     else:
         output.say(f"{file.name} was made by another tool; this is what it says:")
         output.result(plain(found["parameters"]))
@@ -59,8 +63,10 @@ def rows(made: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     yield "pipeline", f"{pipeline['class']} ({pipeline['provider']}, {pipeline['type']})"
     yield "name", pipeline["name"]
     yield "key", pipeline["key"]
-    for source in made["sources"]:
-        yield source["role"].partition(":")[0].replace("base", "model"), _source(source)
+    sources = {source["role"]: source for source in made["sources"]}
+    for role, section in metadata.sections_of(config):
+        kind, _, name = role.partition(":")
+        yield {"base": "model", "component": name}.get(kind, kind), _source(section, sources.get(role, {}))
     yield "dtype", config.get("dtype")
     scheduler = made["components"].get("scheduler")
     if scheduler:
@@ -78,12 +84,13 @@ def rows(made: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     yield "versions", ", ".join(f"{name} {version}" for name, version in made["versions"].items())
 
 
-def _source(source: Mapping[str, Any]) -> str:
-    commit = f"@{source['commit'][:7]}" if source.get("commit") else ""
-    role, _, name = source["role"].partition(":")
-    replaced = f" as {name}" if role == "component" else ""
-    local = " (local)" if source["kind"] in ("folder", "file") else ""
-    return f"{source['label']}{commit}{replaced}{local}"
+def _source(section: Mapping[str, Any], source: Mapping[str, Any]) -> str:
+    """ "owner/name@c0ffee0", "ink.safetensors at 0.5 (local)"."""
+    label = source.get("label") or section.get("repository") or next(iter(section["files"]))
+    commit = f"@{section['commit'][:7]}" if section["kind"] == "hub" else ""
+    scale = f" at {section['scale']:g}" if "scale" in section else ""
+    local = " (local)" if section["kind"] == "local" and source.get("kind") != "embedded" else ""
+    return f"{label}{commit}{scale}{local}"
 
 
 def _media(value: Any) -> str:

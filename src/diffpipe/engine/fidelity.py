@@ -177,7 +177,7 @@ def _tensors(value: Any) -> Iterator[Any]:
 def compare(reference: Reference, module: Any) -> dict[str, float]:
     """The relative error |quantized - original| / |original| and the cosine between the two outputs' vectors.
 
-    Values are cut to the size that `INNER` of the original's (but for zeros) keep to: where a model divides by something
+    Values are cut to the size that `INNER` of the original's (but zeros) keep to: where a model divides by something
     near 0, as the prior of Wuerstchen does, one value would decide alone. Both are NaN where an output is not finite.
     """
     import torch

@@ -9,18 +9,20 @@ import json
 import logging
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from ..errors import CacheError, DiffpipeError, Exit, UsageError
-from ..specs import Source, digest
-from . import adapters, schedulers
+from ..specs import Placement, Source, digest
+from . import adapters, placement, schedulers, speed
 from .place import choose_device, out_of_memory
 
 log = logging.getLogger("diffpipe.engine")
 
 NO_QUIRKS: Mapping[str, str] = {}
+RESIDENT = Placement()
 
 
 def pipeline_class(name: str) -> type:
@@ -153,12 +155,18 @@ def hook(name: str) -> Any:
 
 
 def load(
-    manifest: Mapping[str, Any], locations: Mapping[str, Path], device: str, quirks: Mapping[str, str] = NO_QUIRKS
+    manifest: Mapping[str, Any],
+    locations: Mapping[str, Path],
+    device: str,
+    quirks: Mapping[str, str] = NO_QUIRKS,
+    placed: Placement = RESIDENT,
+    unquantized: Sequence[str] = (),
 ) -> Any:
     """The pipeline of a manifest, on its device.
 
-    `locations`: role -> folder or file. `quirks`: those of its row in the catalogue. Raises CacheError if the weights
-    do not make the pipeline, or if the manifest's configuration is not the one that its key stands for.
+    `locations`: role -> folder or file. `quirks` and `unquantized`: those of its row in the catalogue. `placed`: how
+    it is kept in memory; weights that were stored quantized are taken as they are. Raises CacheError if the weights do
+    not make the pipeline, or if the manifest's configuration is not the one that its key stands for.
     """
     import torch
 
@@ -189,14 +197,15 @@ def load(
         pipe.set_progress_bar_config(disable=True)
         if "load" in quirks:
             hook(quirks["load"])(pipe)
-        return pipe.to(device)
+        fresh = replace(placed, quantize="none") if "weights" in locations else placed
+        return speed.apply(placement.apply(pipe, fresh, device, unquantized), config.get("speed", {}))
     except DiffpipeError:
         raise
     except Exception as error:  # the libraries raise whatever a missing file or a strange tensor leads to
         if out_of_memory(error):
             raise DiffpipeError(
                 f"{manifest['pipeline']} does not fit into the memory of {device}",
-                "build it with a smaller --dtype, or for another --device",
+                "build it with --memory auto, a smaller --dtype, or for another --device",
                 Exit.OUT_OF_MEMORY,
             ) from error
         raise CacheError(

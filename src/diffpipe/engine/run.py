@@ -150,10 +150,11 @@ def run(
     DiffpipeError for a failing call, with exit code 5 when memory ran out.
     """
     started = time.perf_counter()
-    tuples = tuple_arguments(type(pipe))
+    pipeline_class: Any = type(pipe)
+    tuples = tuple_arguments(pipeline_class)
     together = _together(requests, arguments)
     called = {
-        **outputs.output_arguments(type(pipe)),
+        **outputs.output_arguments(pipeline_class),
         **{name: tuple(value) if name in tuples else _tensor(pipe, value) for name, value in together.items()},
         **_callback(pipe, together, on_step),
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -233,11 +233,16 @@ def takable(placement: Placement, parts: Sequence[Sizes]) -> tuple[Placement, tu
 
 
 def next_step(
-    placement: Placement, parts: Sequence[Sizes], pipeline: str = "", device: str = "cuda"
+    placement: Placement,
+    parts: Sequence[Sizes],
+    pipeline: str = "",
+    device: str = "cuda",
+    fixed: Collection[str] = (),
 ) -> Placement | None:
     """The placement to try after memory ran out under this one, None when there is nothing left to try.
 
     Repeated from any placement it ends: every step raises a switch that no later one lowers below it.
+    `fixed`: fields that no step may change.
     """
     for _, fields in STEPS:
         name = next(iter(fields))
@@ -245,6 +250,8 @@ def next_step(
         if moved and name in ("cpu_offload", "quantize", "layerwise_casting"):
             continue
         if device == "cpu" and fields.get("cpu_offload", "none") != "none":
+            continue
+        if any(fields.get(name, getattr(placement, name)) != getattr(placement, name) for name in fixed):
             continue
         if not _raises(placement, fields, name):
             continue

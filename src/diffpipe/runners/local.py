@@ -7,14 +7,16 @@ import itertools
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .. import metadata, plugins
+from .. import measured, metadata, plugins
 from ..build import versions
 from ..errors import DiffpipeError, Exit
-from ..specs import MEDIA_KINDS, Artifact, Outcome, Request
+from ..resolve import placement_of
+from ..specs import MEDIA_KINDS, Artifact, Outcome, Placement, Request
 
 log = logging.getLogger("diffpipe.run")
 
@@ -31,6 +33,20 @@ def stay_offline() -> None:
     os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 
 
+@dataclass(frozen=True)
+class Memory:
+    """What happens when memory runs out (`step_down`: the item is tried again with less), and who is told: `tell` gets
+    a line for each step, `note` the peaks that were measured (see measured.records).
+    """
+
+    step_down: bool = True
+    tell: Callable[[str], None] = lambda text: None
+    note: Callable[[Sequence[Mapping[str, Any]]], None] | None = None
+
+
+STEPPING = Memory()
+
+
 def run(
     manifest: Mapping[str, Any],
     locations: Mapping[str, Path],
@@ -39,6 +55,7 @@ def run(
     on_step: OnStep,
     batch_size: int = 1,
     about: metadata.About | None = None,
+    memory: Memory = STEPPING,
 ) -> Iterator[Outcome]:
     """What becomes of each request, in order; one that fails does not stop the others, a full disk does.
 
@@ -47,7 +64,7 @@ def run(
     """
     stay_offline()
     started = time.perf_counter()
-    from ..engine import load, place, prompt_cache
+    from ..engine import held, load, meter, place, prompt_cache
     from ..engine import run as engine_run
 
     place.quiet_libraries()
@@ -55,19 +72,40 @@ def run(
     log.info("imports took %.2f s; device %s", time.perf_counter() - started, device)
     started = time.perf_counter()
     quirks = plugins.quirks(manifest)
-    pipe = load.load(manifest, locations, device, quirks)
+    watch = meter.Meter(device)
+    unquantized = plugins.unquantized(manifest)
+
+    def loaded(placement: Placement) -> Any:
+        pipe = load.load(manifest, locations, device, quirks, placement, unquantized)
+        prompt_cache.install(pipe)
+        return watch.watch(pipe)
+
+    holder = held.Held(loaded, placement_of(manifest["config"]), device, stored="weights" in locations)
     call = load.hook(quirks["call"]) if "call" in quirks else None
     log.info(
         "%s loaded in %.2f s (%s)", manifest["pipeline"], time.perf_counter() - started, manifest["config"]["dtype"]
     )
-    prompt_cache.install(pipe)
     told = metadata.Run(manifest, about, versions(), place.kind(device)) if about else None
 
     def make(group: list[Request]) -> list[list[Artifact]]:
         arguments = [read(request) for request in group]
-        texts = [metadata.texts(told, request) for request in group] if told else []
         report = functools.partial(on_step, group[0])
-        return engine_run.run(pipe, manifest, group, arguments, report, call, texts)
+
+        def work(pipe: Any, placement: Placement) -> list[list[Artifact]]:
+            stepped = placement if placement != holder.built else None
+            said = replace(told, stepped_down=stepped) if told else None
+            texts = [metadata.texts(said, request) for request in group] if said else []
+            watch.start()
+            made = engine_run.run(pipe, manifest, group, arguments, report, call, texts)
+            if memory.note:
+                memory.note(measured.records(watch.stop(), manifest["config"]["dtype"], device, placement, made))
+            return made
+
+        def tell(text: str) -> None:
+            log.warning("%s", text)
+            memory.tell(f"{group[0].id or f'seed {group[0].seed}'}: {text}")
+
+        return holder.make(work, tell, step_down=memory.step_down and len(group) == 1)
 
     for group in groups(requests, manifest, batch_size):
         for outcome in _outcomes(group, make):
