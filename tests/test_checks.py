@@ -92,3 +92,16 @@ def test_a_strength_that_leaves_no_step_is_refused(steps: int, strength: float, 
         with pytest.raises(UsageError, match="leaves none of 8 steps") as refused:
             checked({}, arguments)
         assert refused.value.hint == "give at least 0.125, which is one step"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"prompt": "a Cat and a dog", "words": ["cat", "frog"]}, "--words frog: the prompt does not have it"),
+        ({"tile_size": 64, "tile_overlap": 64}, "--tile-overlap 64 is not below --tile-size 64"),
+    ],
+)
+def test_arguments_that_do_not_go_together(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        checked({}, arguments)
+    assert refused.value.message == message

@@ -205,11 +205,6 @@ def test_the_steps_of_all_tiles_are_counted_together() -> None:
     assert totals == [12] * 12  # 6 tiles of 2 steps
 
 
-def test_tiles_that_overlap_entirely_are_refused() -> None:
-    with pytest.raises(UsageError, match="--tile-overlap 32 is not below --tile-size 32"):
-        upscale(Pipe(), gradient(40, 24), tile_overlap=32)
-
-
 def test_a_pipeline_that_takes_no_size_is_given_none() -> None:
     class Sizeless(Pipe):
         def __call__(self, prompt: str, image: Any, generator: Any) -> SimpleNamespace:  # type: ignore[override]

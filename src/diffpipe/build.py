@@ -50,12 +50,13 @@ class Built:
 
 @dataclass(frozen=True)
 class Options:
-    """How to go about a build, none of which changes what is built."""
+    """How to go about a build, none of which changes what is built. `reason`: why its placement was chosen."""
 
     name: str
     force: bool = False
     offline: bool = False
     quiet: bool = False
+    reason: str = ""
 
 
 def build(
@@ -89,7 +90,7 @@ def build(
             # Another process may have published it while this one waited.
             entry = None if options.force else _ready(store, resolved)
             cached = entry is not None
-            entry = entry or _make(resolved, row, store, options.name, offline, options.quiet, say)
+            entry = entry or _make(resolved, row, store, replace(options, offline=offline), say)
     else:
         _follow(entry, resolved, options.name)
     if not commits:
@@ -139,14 +140,12 @@ def _changed(source: Source, recorded: Mapping[str, Any]) -> bool:
     return any(not place.exists() or identity(place) != seen.get(path) for path, place in places.items())
 
 
-def _make(
-    resolved: Resolved, row: PipelineType, store: Store, name: str, offline: bool, quiet: bool, say: Say
-) -> Entry:
+def _make(resolved: Resolved, row: PipelineType, store: Store, options: Options, say: Say) -> Entry:
     """Check what only diffusers can check, fetch, weigh, read the signature, publish."""
-    from .engine import load, outputs, place, run, signature
+    from .engine import load, outputs, place, placement, run, signature
 
     place.quiet_libraries()
-    spec = resolved.spec
+    spec, offline, quiet = resolved.spec, options.offline, options.quiet
     # The first to list any is the pipeline's own folder; a component adds itself where that does not list it.
     layout = {name: pair for s in reversed(resolved.sources) for name, pair in s.components.items()}
     own, fetched = None, None
@@ -156,6 +155,8 @@ def _make(
     cls = own or load.pipeline_class(resolved.pipeline)
     shipped = _settings(resolved, "scheduler", "scheduler_config.json", offline) if spec.scheduler else {}
     load.check(asdict(spec), cls, layout, shipped)
+    placement.check(cls, spec.placement)
+    _check_speed(cls, resolved, layout, offline)
     if "quantization" in resolved.config:
         from .engine import prepare
 
@@ -191,6 +192,7 @@ def _make(
         "fps": row.fps or outputs.example_fps(cls),
         "quirks": sorted(row.quirks),
         "versions": versions(),
+        **({"placement_reason": options.reason} if options.reason else {}),
     }
     if stored:
         manifest |= _quantize(manifest, stored, locations, row, store, say)
@@ -207,7 +209,7 @@ def _make(
         **({"weights": stored, "quantize": resolved.config["quantization"]["mode"]} if stored else {}),
     }
     return store.publish(
-        resolved.key, summary, manifest, record_sources(resolved.sources, locations, command_of(spec, name))
+        resolved.key, summary, manifest, record_sources(resolved.sources, locations, command_of(spec, options.name))
     )
 
 
@@ -226,6 +228,22 @@ def _settings(resolved: Resolved, component: str, name: str, offline: bool) -> d
     else:
         text = file_of(source, resolved.locations[source.role], path).read_text(encoding="utf-8")
     return dict(json.loads(text))
+
+
+def _check_speed(cls: type, resolved: Resolved, layout: Mapping[str, tuple[str, str]], offline: bool) -> None:
+    """Refuse --compile, --attention-backend and --step-cache for denoisers that cannot take them."""
+    from .engine import load, place, speed
+    from .memory.sizes import kind_of
+
+    section = resolved.config.get("speed")
+    if not section:
+        return
+    denoisers = {
+        name: (load.component_class(*pair), _settings(resolved, name, "config.json", offline))
+        for name, pair in layout.items()
+        if kind_of(name) == "denoiser"
+    }
+    speed.check(cls, section, denoisers, place.choose_device(resolved.spec.device))
 
 
 def _check_loras(
@@ -391,6 +409,8 @@ def command_of(spec: BuildSpec, name: str) -> list[str]:
         "--scheduler": spec.scheduler,
         "--scheduler-config": _json(spec.scheduler_config),
         **_placement_options(spec.placement),
+        "--attention-backend": spec.speed.attention_backend,
+        "--step-cache": spec.speed.step_cache,
         "--name": name,
     }
     words += [word for option, value in options.items() if value for word in (option, value)]
@@ -399,6 +419,7 @@ def command_of(spec: BuildSpec, name: str) -> list[str]:
     for lora in spec.loras:
         words += ["--lora", absolute(lora)]
     words += [switch for switch, on in _switches(spec.placement).items() if on]
+    words += ["--compile"] * spec.speed.compile
     words += ["--allow-pickle"] * spec.allow_pickle + ["--trust-remote-code"] * spec.trust_remote_code
     return words
 

@@ -36,6 +36,8 @@ def checked(flags: Mapping[str, Flag], arguments: Mapping[str, Any], *, fit: boo
         if flag.kind == "json" and name.endswith("_kwargs") and not isinstance(value, dict | None):
             raise UsageError(f"{option} must be a JSON object", """for example '{"scale": 0.8}'""")
     _check_strength(fitted)
+    _check_words(fitted)
+    _check_tiles(fitted)
     return {name: value for name, value in fitted.items() if value not in (None, [])}
 
 
@@ -69,6 +71,20 @@ def _check_strength(arguments: Mapping[str, Any]) -> None:
             f"--strength 0 leaves none of {steps} steps to run",
             f"give at least {math.ceil(1000 / steps) / 1000:g}, which is one step",
         )
+
+
+def _check_words(arguments: Mapping[str, Any]) -> None:
+    """Words to emphasise are found among the prompt's tokens: they must be in it."""
+    prompt, words = str(arguments.get("prompt") or "").lower(), arguments.get("words") or []
+    for word in words if isinstance(words, list) else [words]:
+        if str(word).lower() not in prompt:
+            raise UsageError(f"--words {word}: the prompt does not have it", "name words as the prompt has them")
+
+
+def _check_tiles(arguments: Mapping[str, Any]) -> None:
+    tile, overlap = arguments.get("tile_size"), arguments.get("tile_overlap")
+    if isinstance(tile, int) and isinstance(overlap, int) and overlap >= tile:
+        raise UsageError(f"--tile-overlap {overlap} is not below --tile-size {tile}", "make the overlap smaller")
 
 
 def _check_range(flag: Flag, option: str, value: float) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 from .errors import DiffpipeError
 from .files import identity, sha256
 from .select import DENOISERS
-from .specs import CHECKPOINTS, MEDIA_KINDS, Request, canonical_json, digest
+from .specs import CHECKPOINTS, MEDIA_KINDS, Placement, Request, canonical_json, digest
 
 FORMAT = 1  # of the document: raise it when readers of older ones would misread newer ones
 HASH = 10  # hex digits of a model's SHA-256 that other tools write and look models up by

@@ -14,7 +14,7 @@ import typer
 from ..catalog.schedulers import every_scheduler, schedulers_of
 from ..errors import DiffpipeError, UsageError
 from ..plugins import providers
-from ..specs import MEDIA_KINDS, BuildSpec, Flag, PipelineType, Placement, Provider
+from ..specs import MEDIA_KINDS, BuildSpec, Flag, PipelineType, Placement, Provider, Speed
 from . import output, tree
 from .flags import option, option_name, parse_json, reporting, with_parameters
 
@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 DTYPES = Literal["bfloat16", "float16", "float32"]
 QUANTIZATIONS = Literal["none", "fp8", "int8", "int4"]
 BACKENDS = Literal["quanto", "torchao"]
+# As engine/speed.py knows them.
+ATTENTION = Literal["native", "native-math", "native-efficient", "native-flash", "native-cudnn", "flex", "flash",
+    "flash-3", "sage", "xformers"]  # fmt: skip
+STEP_CACHES = Literal["first-block", "taylorseer", "pyramid"]
 DEVICE = r"(auto|cpu|mps|(cuda|xpu)(:\d+)?)"
 
 
@@ -85,7 +89,7 @@ def _schedulers(ctx: typer.Context, incomplete: str) -> list[str]:
     return [name for name in names if name.startswith(incomplete)]
 
 
-MODEL, CHANGES, MEMORY, BUILD = "Model", "Changes", "Memory", "Build"
+MODEL, CHANGES, MEMORY, SPEED, BUILD = "Model", "Changes", "Memory", "Speed", "Build"
 
 # What every provider's build takes, besides what depends on its rows.
 SOURCES = [
@@ -177,6 +181,21 @@ COMMON = [
         metavar="NAME,...",
     ),
     option(
+        "compile", bool, False,
+        "Compile the denoiser's repeated blocks at their first use: a minute then, faster steps after. For many results "
+        "of one size.", "--compile", panel=SPEED,
+    ),
+    option(
+        "attention_backend", ATTENTION | None, None,
+        "What computes attention. Default: torch's own choice. flash, flash-3, sage and xformers need their package.",
+        panel=SPEED,
+    ),
+    option(
+        "step_cache", STEP_CACHES | None, None,
+        "Reuse what earlier steps computed: faster, and the results differ. first-block: where the first block's output "
+        "hardly changed. taylorseer: extrapolate. pyramid: attention alone.", panel=SPEED,
+    ),
+    option(
         "allow_pickle", bool, False,
         "Load pickled weights, which can run code: only from sources you trust.", "--allow-pickle", panel=CHANGES,
     ),
@@ -229,13 +248,20 @@ def parameters(provider: Provider) -> list[inspect.Parameter]:
 def _build(provider: Provider, values: Mapping[str, Any]) -> None:
     output.set_up(quiet=values["quiet"], verbose=values["verbose"], log_file=values["log_file"])
     from ..build import Options, build
+    from ..memory.knobs import describe
+    from ..placing import choose
     from ..store import SHORT, Store
 
-    spec, row = spec_of(provider, values)
+    asked, row = spec_of(provider, values)
+    choice = choose(asked, row, Store(), values["offline"])
+    for notice in choice.notices:
+        output.warn(notice)
+    if choice.reason:
+        output.say(f"memory: {describe(choice.spec.placement)}: {choice.reason}")
     default = provider.name if row is provider.types[0] else f"{provider.name}-{row.name}"
-    options = Options(values["name"] or default, values["force"], values["offline"], values["quiet"])
+    options = Options(values["name"] or default, values["force"], values["offline"], values["quiet"], choice.reason)
     with output.reading("reading") as report:
-        built = build(spec, row, Store(), options, output.say, report)
+        built = build(choice.spec, row, Store(), options, output.say, report)
     entry, short = built.entry, built.entry.key[:SHORT]
     if built.cached:
         output.say(f"{built.name} is in the cache already ({short}): nothing to do")
@@ -295,6 +321,7 @@ def spec_of(provider: Provider, values: Mapping[str, Any]) -> tuple[BuildSpec, P
         dtype=values["dtype"],
         device=values["device"],
         placement=_placement(values),
+        speed=Speed(values["compile"], values["attention_backend"] or "", values["step_cache"] or ""),
         allow_pickle=values["allow_pickle"],
         trust_remote_code=values["trust_remote_code"],
     )

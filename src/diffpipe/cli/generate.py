@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import secrets
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -9,6 +10,7 @@ from contextlib import ExitStack, suppress
 from difflib import get_close_matches
 from typing import Any, Literal
 
+from .. import measured
 from ..batch import SEEDS, Batch
 from ..errors import Exit, UsageError
 from ..metadata import About
@@ -95,6 +97,12 @@ def options(kind: OutputKind, arguments: Collection[str] = ()) -> list[inspect.P
             "Leave out of the files what they were made with (diffpipe inspect and reproduce need it).",
             "--no-metadata", panel=RUN,
         ),
+        option(
+            "step_down", bool, True,
+            f"Where memory runs out, try the {noun} again with less: VAE slicing and tiling, then attention slicing, "
+            "offloading, layerwise casting, quantization. For that one alone; --no-step-down fails instead.",
+            "--step-down/--no-step-down", panel=RUN,
+        ),
         *batches.options(noun),
         *reporting(RUN, f"Print a JSON object a {noun} instead of its path."),
     ]  # fmt: skip
@@ -152,9 +160,10 @@ def _generate(
         def make(requests: Iterator[Request]) -> Iterator[Outcome]:
             from ..runners import local
 
+            memory = local.Memory(values["step_down"], output.warn, functools.partial(measured.add, entry.folder))
             with output.steps(reference, total or 0) as show:
                 shown = _numbered(show, total)
-                yield from local.run(manifest, locations, requests, read, shown, values["batch_size"], about)
+                yield from local.run(manifest, locations, requests, read, shown, values["batch_size"], about, memory)
 
         return batches.Run(source, batch, make, check, words, keep_going, values["json"], alone)()
 

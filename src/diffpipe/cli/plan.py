@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UsageError
 from ..files import readable
 from ..plugins import providers
-from ..specs import PipelineType, Provider
+from ..specs import Provider
 from . import output, tree
 from .build import BUILD, parameters, spec_of
 from .flags import option, with_parameters
@@ -61,17 +60,12 @@ def _panel(parameter: inspect.Parameter) -> str | None:
 
 def _plan(provider: Provider, values: Mapping[str, Any]) -> None:
     output.set_up(quiet=values["quiet"], verbose=values["verbose"], log_file=values["log_file"])
-    from ..memory import knobs
-    from ..memory.plan import plan
+    from ..placing import machine_of, planned
     from ..store import Store
-    from ..tables import table
 
     spec, row = spec_of(provider, values)
-    machine = _machine(spec.device, spec.placement.device_memory)
-    knobs.check(spec.placement, spec.pipeline or row.pipeline, machine.device)
-    found = table(spec, row, Store(), values["offline"])
-    task = _task(found, row, values, machine.device)
-    made = plan(found.parts, task, machine, replace(spec.placement, device_memory=None))
+    machine = machine_of(spec.device, spec.placement.device_memory)
+    found, task, made = planned(spec, row, Store(), values["offline"], machine, values)
     for notice in made.notices:
         output.warn(notice)
     if made.unknown:
@@ -82,47 +76,6 @@ def _plan(provider: Provider, values: Mapping[str, Any]) -> None:
         output.result_json(_as_json(found, task, machine, made))
     else:
         _show(found, task, machine, made, spec.model)
-
-
-def _machine(device: str, wanted: int | None) -> Machine:
-    """What to plan for: --device-memory, else what is free on the device now. Raises UsageError if unknown."""
-    from ..machine import gpus, host_free
-    from ..memory.plan import UNLIMITED, Machine
-
-    host = host_free() or UNLIMITED
-    if device == "cpu":
-        return Machine("cpu", wanted or host, wanted or host)
-    if wanted:  # a machine that is not here: its host memory is not known
-        return Machine("cuda", wanted)
-    here = gpus()
-    number = int(device.partition(":")[2] or 0)
-    chosen = next((gpu for gpu in here if gpu.index == number), None)
-    if chosen and device.startswith(("auto", "cuda")):
-        return Machine("cuda", chosen.free, host)
-    if device == "auto":
-        return Machine("cpu", host, host)
-    raise UsageError(f"nothing here says how much memory {device} has", "name it, for example --device-memory 12GiB")
-
-
-def _task(found: Table, row: PipelineType, values: Mapping[str, Any], device: str) -> Task:
-    """What to plan for: the options, else the row's defaults, else the model's."""
-    from ..memory.estimate import Task
-
-    def size(name: str, argument: str, default: int) -> int:
-        return int(values.get(name) or row.defaults.get(argument) or found.sizes.get(name) or default)
-
-    films = any(part.kind == "decoder" and part.temporal > 1 for part in found.parts)
-    video = "video" in row.name or (films and not found.pipeline.startswith("QwenImage"))
-    return Task(
-        pipeline=found.pipeline,
-        width=size("width", "width", 832 if video else 1024),
-        height=size("height", "height", 480 if video else 1024),
-        frames=size("frames", "num_frames", 81 if video else 1),
-        batch=values["batch"],
-        steps=size("steps", "num_inference_steps", 28),
-        dtype=values["dtype"],
-        device=device,
-    )
 
 
 def _show(found: Table, task: Task, machine: Machine, made: Plan, model: str) -> None:

@@ -63,7 +63,9 @@ class Meter:
         if stage == self.stage:
             return
         now = marks(self.device)
-        device, host = (new if old is None or (new or 0) > old else None for old, new in zip(self.before, now, strict=True))
+        device, host = (
+            new if old is None or (new or 0) > old else None for old, new in zip(self.before, now, strict=True)
+        )
         known = self.peaks.get(self.stage, (None, None))
         self.peaks[self.stage] = device or known[0], host or known[1]
         self.stage, self.before = stage, now

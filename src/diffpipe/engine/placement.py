@@ -66,7 +66,9 @@ def _quantize(pipe: Any, placement: Placement, exclude: Collection[str]) -> None
     taken = placement.quantize_components or quantized_by_default(name for name, _ in modules(pipe))
     for name, part in modules(pipe):
         if name in taken and not _method(part):
-            layers = [layer for of, _, layer in (pattern.partition(".") for pattern in exclude) if fnmatchcase(name, of)]
+            layers = [
+                layer for of, _, layer in (pattern.partition(".") for pattern in exclude) if fnmatchcase(name, of)
+            ]
             quantize.quantize_module(part, placement.quantize, placement.quantize_backend, layers)
 
 

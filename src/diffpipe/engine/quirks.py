@@ -109,15 +109,13 @@ def call_upscale(pipe: Any, arguments: Mapping[str, Any]) -> Any:
 
     `arguments` are those of the pipeline but for width and height, and `scale`, `resample` (the name of a filter of
     Pillow's), `tile_size` and `tile_overlap` in pixels. The result has exactly round(side * scale) pixels to a side.
-    Every tile has a generator of its own, seeded by the run's. Raises UsageError for tiles that overlap entirely.
+    Every tile has a generator of its own, seeded by the run's.
     """
     import torch
     from PIL import Image
 
     call = dict(arguments)
     scale, resample, tile, overlap = (call.pop(name) for name in ("scale", "resample", "tile_size", "tile_overlap"))
-    if overlap >= tile:
-        raise UsageError(f"--tile-overlap {overlap} is not below --tile-size {tile}", "make the overlap smaller")
     image, generator = call.pop("image"), call.pop("generator")
     enlarged = image.resize(
         (round(image.width * scale), round(image.height * scale)), Image.Resampling[resample.upper()]

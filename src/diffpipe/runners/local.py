@@ -97,8 +97,8 @@ def run(
             texts = [metadata.texts(said, request) for request in group] if said else []
             watch.start()
             made = engine_run.run(pipe, manifest, group, arguments, report, call, texts)
-            if memory.note:
-                memory.note(measured.records(watch.stop(), manifest["config"]["dtype"], device, placement, made))
+            if memory.note and (peaks := watch.stop()):
+                memory.note(measured.records(peaks, manifest["config"]["dtype"], device, placement, made))
             return made
 
         def tell(text: str) -> None:
