@@ -19,7 +19,7 @@ from diffpipe.errors import DiffpipeError, NotFoundError, UsageError
 from diffpipe.metadata import About, Run, damaged, document, media_digest, parameters, parsed, texts, written
 from diffpipe.reproduce import EQUAL, Given, call_of, changes, differences, find_media, spec_of, told_briefly, verdict
 from diffpipe.resolve import configuration
-from diffpipe.specs import BuildSpec, FileInfo, Placement, Request, Source, digest
+from diffpipe.specs import BuildSpec, FileInfo, Placement, Request, Source, Speed, digest
 
 SHA = "sha256:" + "ab12" * 16
 COMMIT = "c0ffee" + "0" * 34
@@ -260,7 +260,7 @@ def test_a_hub_pipeline_is_asked_for_by_its_commits() -> None:
     spec = BuildSpec(
         "stable-diffusion", "text2image", "x", components={"text_encoder": "x", "vae": "x"}, loras=("x",),
         scheduler="DDIMScheduler", scheduler_config={"eta": 1}, dtype="float16", device="cuda",
-        placement=Placement(cpu_offload="model"),
+        placement=Placement(cpu_offload="model"), speed=Speed(compile=True),
     )  # fmt: skip
     manifest = manifest_of((checkpoint, settings, encoder, vae, style), spec)
     found = parsed(texts(run_of(manifest), Request(0, 1, {}))(FACTS)["diffpipe"])
@@ -282,6 +282,7 @@ def test_a_hub_pipeline_is_asked_for_by_its_commits() -> None:
         dtype="float16",
         device="cuda",
         placement=Placement(cpu_offload="model"),
+        speed=Speed(compile=True),
     )  # fmt: skip
     assert (row.pipeline, commits) == ("StableDiffusionPipeline", {"config": COMMIT, "lora:0": COMMIT})
 

@@ -84,16 +84,17 @@ def entry_of(document: Mapping[str, Any], given: Given, store: Store, say: Say, 
         raise damaged() from error
     resolved = resolve(spec, row, Context(store.digests, {}, given.offline, report, commits))
     if resolved.key != key:
-        _refuse(differences(document["config"], resolved.config), given.force, say)
+        _refuse(list(differences(document["config"], resolved.config)), given.force, say)
     options = Options(_name(document, resolved.key, store), False, given.offline, given.quiet)
     return build(spec, row, store, options, say, report, commits).entry
 
 
-def _refuse(different: Iterable[str], force: bool, say: Say) -> None:
-    told = told_briefly(different)
-    if not force:
-        raise UsageError(f"this is not the pipeline that made it: {told}", "give the same sources, or pass --force")
-    say(f"this is not the pipeline that made it: {told}")
+def _refuse(different: Sequence[str], force: bool, say: Say) -> None:
+    """Tell how the pipeline is another one. Raises UsageError unless `force`, or where it only lies elsewhere."""
+    told = f"this is not the pipeline that made it: {told_briefly(different)}"
+    if not force and not all(line.startswith("placement.") for line in different):
+        raise UsageError(told, "give the same sources, or pass --force")
+    say(told)
 
 
 def told_briefly(different: Iterable[str]) -> str:
@@ -335,7 +336,7 @@ def verdict(identical: bool, measured: Mapping[str, float | None]) -> tuple[bool
 
 def changes(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What differs between the documents of a file and of the one made again that can explain a difference."""
-    told = ("pipeline", "config", "sources", "arguments", "media", "seed", "versions", "device")
-    found = [line for name in told for line in differences(recorded[name], now[name], name)]
+    told = ("pipeline", "config", "sources", "arguments", "media", "seed", "versions", "device", "stepped_down")
+    found = [line for name in told for line in differences(recorded.get(name), now.get(name), name)]
     size = recorded.get("batch_size") or 1
     return found + ([f"it was made up to {size} in a call, and now alone"] if size > 1 else [])

@@ -113,6 +113,11 @@ class PipelineType:
     legacy: bool = False
     notes: str = ""
 
+    @property
+    def title(self) -> str:
+        """Its name, marked where diffusers keeps the class for old users only."""
+        return self.name + " (legacy)" * self.legacy
+
 
 @dataclass(frozen=True)
 class Provider:
@@ -168,8 +173,8 @@ class Placement:
 class Speed:
     """What makes the denoisers faster, at the price of the last bits (or more: `step_cache`) of the results.
 
-    `compile`: the repeated blocks, at their first use. `attention_backend`: diffusers' name for what computes attention,
-    "" for torch's own choice. `step_cache`: "" for none, else the way in which steps reuse what earlier ones computed.
+    `compile`: the repeated blocks, at their first use. `attention_backend`: the name of what computes attention, "" for
+    torch's own choice. `step_cache`: "" for none, else the way in which steps reuse what earlier ones computed.
     """
 
     compile: bool = False

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-from ..specs import Provider
+from ..specs import PipelineType, Provider
 from . import audio, demo, image, video
 
+CUSTOM = Provider(
+    name="custom",
+    title="Any diffusers folder or repository",
+    homepage="https://huggingface.co/models?library=diffusers",
+    types=(PipelineType("any", ""),),
+)
+
 BUILTIN: dict[str, Provider] = {
-    provider.name: provider for module in (demo, image, video, audio) for provider in module.PROVIDERS
+    provider.name: provider
+    for providers in (demo.PROVIDERS, image.PROVIDERS, video.PROVIDERS, audio.PROVIDERS, (CUSTOM,))
+    for provider in providers
 }

@@ -435,11 +435,4 @@ Z_IMAGE = Provider(
     ),
 )
 
-CUSTOM = Provider(
-    name="custom",
-    title="Any diffusers folder or repository",
-    homepage="https://huggingface.co/models?library=diffusers",
-    types=(PipelineType("any", ""),),
-)
-
-PROVIDERS = (FLUX, FLUX2, QWEN, STABLE_DIFFUSION, AMUSED, WUERSTCHEN, Z_IMAGE, CUSTOM)
+PROVIDERS = (FLUX, FLUX2, QWEN, STABLE_DIFFUSION, AMUSED, WUERSTCHEN, Z_IMAGE)

@@ -37,7 +37,7 @@ def make() -> Any:
 
 
 def _title(provider: Provider) -> str:
-    types = ", ".join(row.name for row in provider.types)
+    types = ", ".join(row.title for row in provider.types)
     return f"{provider.title}{' (legacy)' if provider.legacy else ''}: {types}"
 
 
@@ -182,8 +182,8 @@ COMMON = [
     ),
     option(
         "compile", bool, False,
-        "Compile the denoiser's repeated blocks at their first use: a minute then, faster steps after. For many results "
-        "of one size.", "--compile", panel=SPEED,
+        "Compile the denoiser's repeated blocks at their first use: a minute then, faster steps after. For many "
+        "results of one size.", "--compile", panel=SPEED,
     ),
     option(
         "attention_backend", ATTENTION | None, None,
@@ -192,8 +192,8 @@ COMMON = [
     ),
     option(
         "step_cache", STEP_CACHES | None, None,
-        "Reuse what earlier steps computed: faster, and the results differ. first-block: where the first block's output "
-        "hardly changed. taylorseer: extrapolate. pyramid: attention alone.", panel=SPEED,
+        "Reuse what earlier steps computed: faster, and the results differ. first-block: where the first block's "
+        "output hardly changed. taylorseer: extrapolate. pyramid: attention alone.", panel=SPEED,
     ),
     option(
         "allow_pickle", bool, False,

@@ -40,7 +40,7 @@ def list_(json: Json = False) -> None:
         output.result_json([_facts(provider) for provider in providers().values()])
         return
     rows = (
-        (p.name, ", ".join(row.name for row in p.types), p.title + (" (legacy)" if p.legacy else ""))
+        (p.name, ", ".join(row.title for row in p.types), p.title + (" (legacy)" if p.legacy else ""))
         for p in providers().values()
     )
     output.table(("PROVIDER", "TYPES", "TITLE"), rows)
@@ -78,10 +78,11 @@ def show(
         return
     output.result(f"{found.title}{' (legacy)' if found.legacy else ''}  {found.homepage}".rstrip())
     for row in found.types:
-        output.result(f"\n{row.name}")
+        output.result(f"\n{row.title}")
         facts = {
             "class": row.pipeline or "the one the model names, or --class",
             "models": ", ".join(row.repositories) or "any",
+            "with": ", ".join(f"{name} from {source}" for name, source in row.components.items()),
             "dtype": row.dtype,
             "defaults": ", ".join(f"{name} {value}" for name, value in row.defaults.items() if value is not None),
             "needs": ", ".join(name for name, fields in row.flags.items() if fields and fields.get("required")),

@@ -15,8 +15,6 @@ from . import placement as placing
 log = logging.getLogger("diffpipe.engine")
 
 T = TypeVar("T")
-# Switches that change in place; for the others the pipeline is loaded again.
-LIGHT = {"attention_slicing": False, "vae_slicing": False, "vae_tiling": False}
 
 
 class Held:
@@ -63,7 +61,7 @@ class Held:
 
     def _placed(self, placement: Placement) -> Any:
         """The pipeline in a placement, loaded anew if that takes other weights or hooks."""
-        if self.pipe is None or replace(placement, **LIGHT) != replace(self.placement, **LIGHT):
+        if self.pipe is None or _heavy(placement) != _heavy(self.placement):
             self.pipe = None
             placing.release(self.device)
             self.pipe = self.load(placement)
@@ -84,6 +82,11 @@ class Held:
         ordered = getattr(type(pipe), "model_cpu_offload_seq", None) is not None
         lacking = {"quantize": self.stored, "attention_slicing": not slices, "cpu_offload": not ordered}
         return {name for name, missing in lacking.items() if missing}
+
+
+def _heavy(placement: Placement) -> Placement:
+    """A placement without the switches that change in place: for another the pipeline is loaded again."""
+    return replace(placement, attention_slicing=False, vae_slicing=False, vae_tiling=False)
 
 
 def _told(tried: list[Placement]) -> str:

@@ -1,4 +1,4 @@
-"""Where a loaded pipeline's components live, and in which form: what a Placement says, done with the libraries' hooks."""
+"""Where a pipeline's components live, and in which form: what a Placement says, done with the libraries' hooks."""
 
 from __future__ import annotations
 
