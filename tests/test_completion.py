@@ -130,7 +130,7 @@ def terminal(request: pytest.FixtureRequest, folder: Path, env: dict[str, str]) 
 # The line before TAB, and after it. A space after a finished word, none where more must follow.
 LINES = {
     "diffpipe bui": "diffpipe build ",
-    "diffpipe build fl": "diffpipe build flux ",
+    "diffpipe build de": "diffpipe build demo ",
     "diffpipe build flux --type im": "diffpipe build flux --type img2img ",
     "diffpipe build flux --type=im": "diffpipe build flux --type=img2img ",
     "diffpipe build flux --component v": "diffpipe build flux --component vae=",
@@ -149,6 +149,9 @@ LINES = {
     "diffpipe generate flux --output my": "diffpipe generate flux --output my\\ model/",
     "diffpipe generate flux --log-file wei": "diffpipe generate flux --log-file weights.safetensors ",
 }
+
+
+PROMPTS = ["--prompt", "--prompt-2", "--prompts-from", "--prompts-format"]
 
 
 def test_tab_completes_the_line(terminal: Terminal) -> None:
@@ -178,7 +181,7 @@ def test_fish_offers_the_same(folder: Path, env: dict[str, str]) -> None:
     offered = {line: list(fish(line, folder, env)) for line in LINES}
     expected = {line: [after.strip().rpartition(" ")[2]] for line, after in LINES.items()}
     folders = {line: ["my model/"] for line in LINES if line.endswith(" my")}
-    several = {"diffpipe generate flux --prom": ["--prompt", "--prompt-2"], "diffpipe build nonsense --mod": []}
+    several = {"diffpipe generate flux --prom": PROMPTS, "diffpipe build nonsense --mod": []}
     assert offered == expected | folders | several
 
 
@@ -195,9 +198,14 @@ def ask(cli: Cli, line: str) -> list[str]:
 
 
 def test_completing_imports_nothing_heavy(cli: Cli, env: dict[str, str]) -> None:
-    assert ask(cli, "diffpipe build fl") == ["flux\tFLUX.1 by Black Forest Labs: text2image, img2img, inpaint"]
-    assert ask(cli, "diffpipe generate flux --see") == ["--seed\tSeed of the first picture; the next ones count up"]
-    assert [row.partition("\t")[0] for row in ask(cli, "diffpipe ")][:3] == ["build", "generate", "pipelines"]
+    assert ask(cli, "diffpipe build fl") == [
+        "flux\tFLUX.1 by Black Forest Labs: text2image, img2img, inpaint, fill, kontext,…",
+        "flux2\tFLUX.2 by Black Forest Labs: text2image, klein",
+    ]
+    assert ask(cli, "diffpipe generate flux --see") == [
+        "--seed\tSeed of the first picture of each prompt; the next ones count up"
+    ]
+    assert [row.partition("\t")[0] for row in ask(cli, "diffpipe ")][:3] == ["build", "plan", "generate"]
     assert ask(cli, "diffpipe build flux --component t") == [
         f"{name}=" for name in ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "transformer")
     ]

@@ -13,10 +13,10 @@ import pytest
 import typer
 
 from diffpipe import __version__
-from diffpipe.templates import FIELDS
 from diffpipe.catalog import BUILTIN
 from diffpipe.cli import app, generate, tree
 from diffpipe.errors import Exit
+from diffpipe.templates import FIELDS
 
 ROOT = Path(__file__).resolve().parents[1]
 TOOL = ROOT / "tools" / "generate_docs.py"
@@ -102,7 +102,7 @@ def test_a_page_shows_every_command_and_option(name: str) -> None:
 
 def test_the_page_of_generate_shows_run_options_and_fields() -> None:
     text = shown("diffpipe-generate")
-    for parameter in generate.OPTIONS:
+    for parameter in generate.options("image"):
         option = parameter.annotation.__metadata__[0]
         assert option.help in text
         assert all(flag in text for flag in option.param_decls)

@@ -18,17 +18,22 @@ import typer
 from completion_scripts import scripts
 from manual_text import BUILD_OPTIONS, CALL_FLAGS, ENVIRONMENT, EXAMPLES, EXIT, FIELDS, FILES, SWITCHES
 
-from diffpipe import __version__, batch, plugins
+from diffpipe import __version__, plugins, templates
 from diffpipe.catalog import BUILTIN
 from diffpipe.cli import app, flags, generate, tree
 from diffpipe.errors import Exit
 
 ROOT = Path(__file__).resolve().parents[1]
 
+# The last lets a line end between choices.
+ESCAPES = {
+    "\\": "\\e", "-": "\\-", "'": "\\(aq", "^": "\\(ha", "~": "\\(ti", '"': "\\(dq", "|": "|\\:"
+}  # fmt: skip
+
 
 def roff(text: str) -> str:
     """Text for a line of a manual page: what roff would read as something else escaped, `code` in bold."""
-    for plain, escaped in {"\\": "\\e", "-": "\\-", "'": "\\(aq", "^": "\\(ha", "~": "\\(ti", '"': "\\(dq"}.items():
+    for plain, escaped in ESCAPES.items():
         text = text.replace(plain, escaped)
     text = re.sub(r"`([^`]+)`", r"\\fB\1\\fR", text).replace("`", "\\(ga")
     text = "".join(letter if letter.isascii() else f"\\[u{ord(letter):04X}]" for letter in text)
@@ -132,7 +137,7 @@ def command_page(name: str) -> str:
             "OPTIONS": options(records(runner)),
             "CALL FLAGS": paragraphs(CALL_FLAGS),
             "OUTPUT TEMPLATES": paragraphs(["The fields of --output; format specs are Python's, as in {index:03d}:"])
-            + items({f"{{{field}}}": FIELDS[field] for field in batch.FIELDS}),
+            + items({f"{{{field}}}": FIELDS[field] for field in templates.FIELDS}),
         }
     elif name in ("build", "plan"):
         sections = {
@@ -152,7 +157,7 @@ def command_page(name: str) -> str:
     else:
         sections = {
             "SYNOPSIS": usage(full, command),
-            "DESCRIPTION": paragraphs([command.help]),
+            "DESCRIPTION": paragraphs(filter(None, [command.help, command.epilog])),
             "OPTIONS": options(records(command)),
         }
     return page(f"diffpipe-{name}", app.COMMANDS[name], {**sections, "SEE ALSO": see_also(f"diffpipe-{name}")})

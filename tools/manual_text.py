@@ -53,6 +53,10 @@ EXAMPLES = {
         "diffpipe build flux --model ./my-model --name mine",
         "diffpipe generate mine --help",
     ),
+    "What was a file made with? Make it again, and compare:": (
+        "diffpipe inspect demo-7.png",
+        "diffpipe reproduce demo-7.png --verify",
+    ),
     "What is there, and is it whole?": ("diffpipe pipelines list", "diffpipe pipelines verify"),
 }
 CALL_FLAGS = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def records(
         "batch": len(files),
         "dtype": dtype,
         "device": "cpu" if device == "cpu" else "cuda",
-        "placement": placement.to_json(),
+        "placement": replace(placement, memory="manual", device_memory=None).to_json(),
     }
     return [{"stage": stage, **shared, **dict(zip(PEAKS, peak, strict=True))} for stage, peak in peaks.items()]
 
