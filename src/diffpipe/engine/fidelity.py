@@ -103,7 +103,8 @@ def sample(pipe: Any, flags: Collection[Flag]) -> dict[str, Any]:
     import torch
 
     made = {flag.name: value for flag in flags if (value := _value(flag)) is not None}
-    tuples = tuple_arguments(type(pipe))
+    pipeline_class: type = type(pipe)
+    tuples = tuple_arguments(pipeline_class)
     lists = {name: tuple(value) if name in tuples else value for name, value in made.items()}
     return {**lists, "generator": torch.Generator("cpu").manual_seed(0)}
 
