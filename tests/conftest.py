@@ -56,6 +56,15 @@ def this_machine_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket.socket, "connect", guarded)
 
 
+@pytest.fixture(autouse=True)
+def environment_restored() -> Iterator[None]:
+    """What runs in this process may set variables for good (runners.local stays offline): not for the next test."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
 @dataclass(frozen=True)
 class Cli:
     """The real command line with a cache of its own. `cwd` is where it runs unless told otherwise."""

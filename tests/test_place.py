@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import itertools
+import threading
+import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,16 @@ from diffpipe.verify import locate
 
 SIZE = {"width": 64, "height": 64, "num_inference_steps": 2}
 CAST = Placement(layerwise_casting=True)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _environment_stays() -> Iterator[None]:
+    """A run in this process must not take the hub from the tests after it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(local, "stay_offline", lambda: None)
+        yield
+
+
 TILED = {"vae_tiling": True, "vae_slicing": True}
 
 
@@ -145,12 +157,14 @@ class Runner:
     entry: Entry
     folder: Path
 
-    def __call__(self, name: str, count: int = 20, *, step_down: bool = True, batch_size: int = 1) -> Item:
+    def __call__(
+        self, name: str, count: int = 20, *, step_down: bool = True, batch_size: int = 1, chunk: int = 1
+    ) -> Item:
         manifest = self.entry.manifest()
         flags = {flag["name"]: Flag.from_json(flag) for flag in manifest["flags"]}
         requests = (self.request(name, number) for number in range(count))
         item = Item([])
-        memory = local.Memory(step_down, item.told.append, item.noted.extend)
+        memory = local.Memory(step_down, chunk, item.told.append, item.noted.extend)
         read = lambda request: read_media(flags, request.arguments)  # noqa: E731
         found = local.run(
             manifest, locate(self.entry, manifest), requests, read, lambda *_: None, batch_size, memory=memory
@@ -210,7 +224,7 @@ class Faults:
     count: int = 0
 
     def at(self, stage: str, when: Callable[[int, Any], bool]) -> None:
-        current: dict[str, bool] = {"dog": False}
+        current = threading.local()  # calls of a chunk have threads of their own
         owner, method = {
             "encode": (CLIPTextModel, "forward"),
             "denoise": (UNet2DConditionModel, "forward"),
@@ -221,13 +235,13 @@ class Faults:
 
         @functools.wraps(call)
         def calling(pipe: Any, *args: Any, **kwargs: Any) -> Any:
-            current.update(dog="a dog" in str(kwargs["prompt"]), pipe=pipe)
+            current.dog, current.pipe = "a dog" in str(kwargs["prompt"]), pipe
             return call(pipe, *args, **kwargs)
 
         def failing(module: Any, *args: Any, **kwargs: Any) -> Any:
-            if current["dog"]:
+            if current.dog:
                 assert not any(reference() is not None for reference in self.held), "memory was not given back"
-                if when(self.count, current["pipe"]):
+                if when(self.count, current.pipe):
                     self.count += 1
                     tensor = torch.empty(1000)
                     self.held.append(weakref.ref(tensor))
@@ -343,6 +357,73 @@ def test_an_item_that_failed_leaves_nothing_to_the_next_under_offload(
     faults.at("denoise", lambda count, pipe: True)
     run = runner_of(checkpoints / "stable-diffusion", tmp_path, cpu_offload="model")("offload", 9, step_down=False)
     assert run.bytes() == [*plain[:7], plain[8]]
+
+
+# Chunks
+
+
+@pytest.fixture(scope="module")
+def offloaded(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Runner:
+    return runner_of(checkpoints / "stable-diffusion", tmp_path_factory.mktemp("offloaded"), cpu_offload="model")
+
+
+def arrivals(moves: list[str]) -> list[str]:
+    """The components in the order in which they came to the device: not those that were there already."""
+    return [name for name, _ in itertools.groupby(moves)]
+
+
+def test_a_chunk_brings_each_component_once(offloaded: Runner, plain: list[bytes], moves: list[str]) -> None:
+    order = ["CLIPTextModel", "UNet2DConditionModel", "AutoencoderKL"]
+    assert offloaded("one-by-one", 3).bytes() == plain[:3]
+    assert arrivals(moves) == order * 3
+    moves.clear()
+    assert offloaded("chunk", chunk=20).bytes() == plain
+    assert arrivals(moves) == order
+    moves.clear()
+    assert offloaded("chunks", 12, chunk=5).bytes() == plain[:12]
+    assert arrivals(moves) == order * 3
+
+
+def test_an_item_that_fails_costs_its_chunk_nothing(
+    offloaded: Runner, plain: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, seen = UNet2DConditionModel.forward, itertools.count(1)
+
+    def failing(*args: Any, **kwargs: Any) -> Any:
+        if next(seen) == 4:  # the second step of the second item
+            raise ValueError("broken")
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(UNet2DConditionModel, "forward", failing)
+    run = offloaded("broken-chunk", 10, chunk=10)
+    assert [number for number, outcome in enumerate(run.outcomes) if outcome.error] == [1]
+    assert run.bytes() == [plain[0], *plain[2:10]]
+
+
+def test_what_runs_out_of_memory_in_a_chunk_steps_down_by_itself(
+    offloaded: Runner, plain: list[bytes], stepped: Stepped, faults: Faults
+) -> None:
+    tiled = stepped(**TILED)
+    faults.at("decode", lambda count, pipe: count < 2)
+    run = offloaded("memory-chunk", chunk=20)
+    made = run.bytes()
+    assert made[:7] + made[8:] == plain[:7] + plain[8:]
+    assert made[7] == tiled
+    assert len(run.told) == 1
+
+
+def test_an_interrupted_chunk_ends_its_threads(offloaded: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*args: Any, **kwargs: Any) -> Any:
+        raise KeyboardInterrupt
+
+    before = threading.active_count()
+    monkeypatch.setattr(AutoencoderKL, "_decode", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        offloaded("interrupted", 5, chunk=5)
+    deadline = time.monotonic() + 5
+    while threading.active_count() > before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert threading.active_count() == before
 
 
 # What runs measured

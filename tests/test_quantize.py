@@ -481,7 +481,7 @@ def test_weights_that_make_noise_fail_the_build_and_leave_nothing(warm: Warm, co
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("--quantize", "int4", "--quantize-backend", "torchao"), "torchao has no int4"),
+        (("--quantize", "int4", "--quantize-backend", "torchao"), "torchao int4 does not work"),
         (("--quantize", "fp8", "--quantize-components", "vaes"), "there is no component 'vaes' to quantize"),
         (("--quantize-components", "transformer"), "does nothing without --quantize"),
         (("--quantize", "fp9"), "fp9"),

@@ -24,6 +24,7 @@ from . import batches, output, tree
 from .flags import CONTEXT, arguments, option, option_name, parameter, parse_json, reporting, with_parameters
 
 CALL, RUN = "Call arguments", "Run options"
+CHUNK = 20  # items that are made side by side where components are offloaded
 
 
 def make() -> Any:
@@ -160,7 +161,10 @@ def _generate(
         def make(requests: Iterator[Request]) -> Iterator[Outcome]:
             from ..runners import local
 
-            memory = local.Memory(values["step_down"], output.warn, functools.partial(measured.add, entry.folder))
+            note = functools.partial(measured.add, entry.folder)
+            # What comes from a stream is made at once, and --fail-fast stops at the item that failed.
+            several = source.again and keep_going is not False
+            memory = local.Memory(values["step_down"], CHUNK if several else 1, output.warn, note)
             with output.steps(reference, total or 0) as show:
                 shown = _numbered(show, total)
                 yield from local.run(manifest, locations, requests, read, shown, values["batch_size"], about, memory)

@@ -184,6 +184,7 @@ def _made(
                 lambda request: read_media(flags, request.arguments, fit=fit),
                 lambda _, done, steps: show("1/1", done, steps),
                 about=about,
+                memory=local.Memory(tell=output.warn),
             )
             (outcome,) = runs
         if outcome.error:

@@ -47,6 +47,10 @@ class Held:
             tell(f"memory ran out with {_told(tried)}: trying again with {describe(following)}")
             tried.append(following)
 
+    def as_built(self) -> Any:
+        """The pipeline without any step down."""
+        return self._placed(self.built)
+
     def _attempt(self, work: Callable[[Any, Placement], T], placement: Placement) -> tuple[T] | None:
         """None if memory ran out. The error goes with this frame: its traceback holds the tensors of the call."""
         try:
@@ -72,7 +76,7 @@ class Held:
 
     def _next(self, placement: Placement) -> Placement | None:
         """The next step down in the documented order, without those that would change nothing here."""
-        pipe = self._placed(self.built) if self.pipe is None else self.pipe
+        pipe = self.as_built() if self.pipe is None else self.pipe
         kind = self.device.partition(":")[0]
         return next_step(placement, placing.parts(pipe), type(pipe).__name__, kind, self._fixed(pipe))
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from ..errors import DiffpipeError, Exit, UsageError
 from ..specs import FRAME_RATES, MEDIA_KINDS, Artifact, Flag, OutputKind, Request, nearest
-from . import media, outputs
+from . import media, outputs, preview
 from .load import first_line
 from .place import out_of_memory
 from .signature import tuple_arguments
@@ -141,13 +141,14 @@ def run(
     on_step: OnStep,
     call: Any,
     texts: Sequence[Texts] = (),
+    previews: preview.Preview | None = None,
 ) -> list[list[Artifact]]:
     """Call the pipeline once and write what it makes to each request's paths, in order.
 
     Several requests differ in seed and prompts alone; `arguments` are theirs with media read. `call`: the row's own way
     to call it, or None. `texts`: what each request's files say (see `metadata.texts`), () for
-    nothing. Generators live on the CPU, so a seed means the same noise on every device. Raises
-    DiffpipeError for a failing call, with exit code 5 when memory ran out.
+    nothing. `previews`: how what is being made is shown. Generators live on the CPU, so a seed means the same noise on
+    every device. Raises DiffpipeError for a failing call, with exit code 5 when memory ran out.
     """
     started = time.perf_counter()
     pipeline_class: Any = type(pipe)
@@ -156,7 +157,7 @@ def run(
     called = {
         **outputs.output_arguments(pipeline_class),
         **{name: tuple(value) if name in tuples else _tensor(pipe, value) for name, value in together.items()},
-        **_callback(pipe, together, on_step),
+        **_callback(pipe, together, on_step, previews),
     }
     try:
         output = call(pipe, called) if call else pipe(**called)
@@ -315,10 +316,13 @@ def _details(result: Result) -> dict[str, Any]:
     return size | {"duration": round(frames / result.fps, 3)} | sound
 
 
-def _callback(pipe: Any, arguments: Mapping[str, Any], on_step: OnStep) -> dict[str, Any]:
+def _callback(
+    pipe: Any, arguments: Mapping[str, Any], on_step: OnStep, previews: preview.Preview | None = None
+) -> dict[str, Any]:
     """The call argument that reports steps, in whichever of diffusers' two forms the pipeline takes."""
     parameters = inspect.signature(type(pipe).__call__).parameters
     done = 0
+    observe = preview.observer(pipe, arguments, previews) if previews else None
 
     def total() -> int:
         return int(getattr(pipe, "_num_timesteps", 0) or arguments.get("num_inference_steps") or 0)
@@ -327,10 +331,12 @@ def _callback(pipe: Any, arguments: Mapping[str, Any], on_step: OnStep) -> dict[
         nonlocal done
         done += 1
         on_step(done, total())
+        if observe:
+            observe(done, total(), kwargs.get("latents"))
         return kwargs
 
-    def legacy(_index: int, _timestep: Any, _latents: Any) -> None:
-        step(pipe, 0, 0, {})
+    def legacy(_index: int, _timestep: Any, latents: Any) -> None:
+        step(pipe, 0, 0, {"latents": latents})
 
     if "callback_on_step_end" in parameters:
         return {"callback_on_step_end": step}

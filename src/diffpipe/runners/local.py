@@ -6,6 +6,7 @@ import functools
 import itertools
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -36,10 +37,12 @@ def stay_offline() -> None:
 @dataclass(frozen=True)
 class Memory:
     """What happens when memory runs out (`step_down`: the item is tried again with less), and who is told: `tell` gets
-    a line for each step, `note` the peaks that were measured (see measured.records).
+    a line for each step, `note` the peaks that were measured (see measured.records). `chunk`: how many items are made
+    side by side where components are offloaded one by one (see engine/chunk.py); each is told when all are made.
     """
 
     step_down: bool = True
+    chunk: int = 1
     tell: Callable[[str], None] = lambda text: None
     note: Callable[[Sequence[Mapping[str, Any]]], None] | None = None
 
@@ -64,7 +67,7 @@ def run(
     """
     stay_offline()
     started = time.perf_counter()
-    from ..engine import held, load, meter, place, prompt_cache
+    from ..engine import chunk, held, load, meter, place, placement, prompt_cache
     from ..engine import run as engine_run
 
     place.quiet_libraries()
@@ -75,8 +78,8 @@ def run(
     watch = meter.Meter(device)
     unquantized = plugins.unquantized(manifest)
 
-    def loaded(placement: Placement) -> Any:
-        pipe = load.load(manifest, locations, device, quirks, placement, unquantized)
+    def loaded(placed: Placement) -> Any:
+        pipe = load.load(manifest, locations, device, quirks, placed, unquantized)
         prompt_cache.install(pipe)
         return watch.watch(pipe)
 
@@ -87,18 +90,19 @@ def run(
     )
     told = metadata.Run(manifest, about, versions(), place.kind(device)) if about else None
 
-    def make(group: list[Request]) -> list[list[Artifact]]:
+    def called(group: list[Request], pipe: Any, placed: Placement) -> list[list[Artifact]]:
         arguments = [read(request) for request in group]
+        said = replace(told, stepped_down=placed if placed != holder.built else None) if told else None
+        texts = [metadata.texts(said, request) for request in group] if said else []
         report = functools.partial(on_step, group[0])
+        return engine_run.run(pipe, manifest, group, arguments, report, call, texts)
 
-        def work(pipe: Any, placement: Placement) -> list[list[Artifact]]:
-            stepped = placement if placement != holder.built else None
-            said = replace(told, stepped_down=stepped) if told else None
-            texts = [metadata.texts(said, request) for request in group] if said else []
+    def make(group: list[Request]) -> list[list[Artifact]]:
+        def work(pipe: Any, placed: Placement) -> list[list[Artifact]]:
             watch.start()
-            made = engine_run.run(pipe, manifest, group, arguments, report, call, texts)
+            made = called(group, pipe, placed)
             if memory.note and (peaks := watch.stop()):
-                memory.note(measured.records(peaks, manifest["config"]["dtype"], device, placement, made))
+                memory.note(measured.records(peaks, manifest["config"]["dtype"], device, placed, made))
             return made
 
         def tell(text: str) -> None:
@@ -107,10 +111,37 @@ def run(
 
         return holder.make(work, tell, step_down=memory.step_down and len(group) == 1)
 
-    for group in groups(requests, manifest, batch_size):
-        for outcome in _outcomes(group, make):
-            log.info("%s; %s", _told(outcome), place.memory_now(device))
-            yield outcome
+    def chunked(requests: list[Request]) -> Iterator[Outcome]:
+        """The outcomes of a chunk; what ran out of memory in it is made by itself."""
+        started = time.perf_counter()
+
+        def alone(request: Request, pipe: Any) -> Outcome | None:
+            """None if memory ran out: the error would hold the tensors of the call."""
+            (outcome,) = _outcomes([request], lambda group: called(group, pipe, holder.built))
+            return None if outcome.error and outcome.error.exit_code == Exit.OUT_OF_MEMORY else outcome
+
+        found = chunk.run(holder.as_built(), [functools.partial(alone, request) for request in requests])
+        seconds = (time.perf_counter() - started) / len(requests)
+        if None in found:
+            placement.release(device)
+        for request, outcome in zip(requests, found, strict=True):
+            if outcome is None:
+                yield from _outcomes([request], make)
+            else:
+                yield replace(outcome, artifacts=tuple(replace(file, seconds=seconds) for file in outcome.artifacts))
+
+    def outcomes() -> Iterator[Outcome]:
+        if memory.chunk > 1 and batch_size == 1 and call is None and chunk.possible(holder.pipe):
+            waiting = iter(requests)
+            while several := list(itertools.islice(waiting, memory.chunk)):
+                yield from chunked(several)
+        else:
+            for group in groups(requests, manifest, batch_size):
+                yield from _outcomes(group, make)
+
+    for outcome in outcomes():
+        log.info("%s; %s", _told(outcome), place.memory_now(device))
+        yield outcome
 
 
 def groups(requests: Iterable[Request], manifest: Mapping[str, Any], size: int) -> Iterator[list[Request]]:
@@ -158,16 +189,18 @@ def _as_ours(error: Exception) -> DiffpipeError:
 
 
 class _Warnings(logging.Handler):
-    """Collects the warnings that diffpipe logs while it is entered."""
+    """Collects the warnings that diffpipe logs in this thread while it is entered."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
         self.texts: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.texts.append(record.getMessage())
+        if record.thread == self.thread:
+            self.texts.append(record.getMessage())
 
     def __enter__(self) -> None:
+        self.thread = threading.get_ident()
         logging.getLogger("diffpipe").addHandler(self)
 
     def __exit__(self, *_: object) -> None:
