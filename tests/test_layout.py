@@ -28,7 +28,7 @@ LAYERS = (
     {"specs", "tally"},
     {"diffpipe", "catalog", "files", "select", "prompts", "templates", "checks"},
     {"hub", "plugins", "store", "journal", "memory", "machine", "measured"},
-    {"batch", "metadata"},
+    {"batch", "metadata", "gallery"},
     {"resolve", "weights"},
     {"build"},
     {"verify", "prune", "tables"},
@@ -60,6 +60,7 @@ ROOMS = {name: {"engine"} for name in HEAVY} | {
     "huggingface_hub": {"hub"},
     "httpx2": {"hub"},
     "typer": {"cli"},
+    "textual_image": {"cli"},
     "rich": {"cli", "hub"},
 }
 SLOW_TO_IMPORT = HEAVY | {"huggingface_hub", "httpx2", "engine"}

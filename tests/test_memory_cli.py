@@ -102,6 +102,8 @@ def test_automatic_keeps_all_resident_that_fits(
     found = manifest(warm, "auto")
     assert found["config"]["placement"] == {"device": "cpu", "memory": "auto"}
     assert found["placement_reason"] == "everything fits as it is"
+    lines = warm("pipelines", "show", "auto", check=True).stdout.splitlines()
+    assert "memory    as it is: everything fits as it is" in lines
     assert pictures(warm, "auto", tmp_path, "--count", 2) == plain
 
 
@@ -157,6 +159,8 @@ def test_an_attention_backend_computes_the_same(
     assert pictures(warm, "native", tmp_path, "--count", 2) == plain
     entry = Store(warm.home).find("native")
     assert "--attention-backend native" in entry.rebuild()
+    lines = warm("pipelines", "show", "native", check=True).stdout.splitlines()
+    assert "speed     attention backend native" in lines
 
 
 @pytest.mark.parametrize(

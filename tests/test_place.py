@@ -12,16 +12,24 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from accelerate.hooks import CpuOffload
-from diffusers import AutoencoderKL, FluxPipeline, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DiffusionPipeline,
+    FirstBlockCacheConfig,
+    FluxPipeline,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 from transformers import CLIPTextModel
 
 from diffpipe import measured
 from diffpipe.build import Options, build
 from diffpipe.catalog import BUILTIN
-from diffpipe.engine import meter, placement
+from diffpipe.engine import chunk, meter, placement
 from diffpipe.engine.run import read_media
 from diffpipe.errors import DiffpipeError, Exit
 from diffpipe.runners import local
@@ -114,6 +122,69 @@ def test_tiles_are_at_most_512_pixels() -> None:
     pipe = type("Pipe", (), {"components": {"vae": vae}})()
     placement.switch(pipe, Placement(vae_tiling=True))
     assert (vae.use_tiling, vae.tile_sample_min_size, vae.tile_latent_min_size) == (True, 512, 64)
+
+
+# What a family is called with, besides a prompt, a generator and the kind of output.
+FAMILIES: dict[str, dict[str, Any]] = {
+    "flux": SIZE,
+    "sdxl": SIZE,
+    "sd3": SIZE,
+    "qwen": SIZE,
+    "z-image": SIZE,
+    "wan22": {"width": 32, "height": 32, "num_frames": 5, "num_inference_steps": 2},
+    "ltx2": {"width": 64, "height": 64, "num_frames": 9, "num_inference_steps": 2},
+    "audioldm2": {"audio_length_in_s": 0.5, "num_inference_steps": 2},
+    "amused": SIZE,
+}
+
+
+def of_family(folder: Path, placed: Placement) -> Any:
+    pipe = DiffusionPipeline.from_pretrained(folder, dtype=torch.bfloat16, local_files_only=True)
+    pipe.set_progress_bar_config(disable=True)
+    return placement.apply(pipe, placed, "cpu")
+
+
+def array_of(pipe: Any, name: str, seed: int = 3) -> np.ndarray[Any, Any]:
+    generator = torch.Generator().manual_seed(seed)
+    made = pipe(f"a cat {seed}", generator=generator, output_type="np", **FAMILIES[name])
+    key = next(key for key in ("images", "frames", "audios") if hasattr(made, key))
+    return np.asarray(made[key], dtype=np.float32)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_is_offloaded_to_the_bit_and_cast_to_something_near(checkpoints: Path, name: str) -> None:
+    plain = array_of(of_family(checkpoints / name, Placement()), name)
+    assert np.isfinite(plain).all()
+    for offload in ("model", "group"):
+        made = array_of(of_family(checkpoints / name, Placement(cpu_offload=offload)), name)  # type: ignore[arg-type]
+        assert np.array_equal(made, plain), offload
+    pipe = of_family(checkpoints / name, CAST)
+    denoisers = [part for _, part in placement.modules(pipe, "denoiser")]
+    kept = [{weight.dtype for weight in part.parameters()} for part in denoisers]
+    assert [torch.float8_e4m3fn in dtypes for dtypes in kept] == [True] * (2 if name == "wan22" else 1)
+    cast = array_of(pipe, name)
+    assert np.abs(cast - plain).mean() < 0.1 * np.abs(plain).max()
+
+
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name != "audioldm2"])
+def test_calls_side_by_side_make_what_they_make_alone(checkpoints: Path, name: str, moves: list[str]) -> None:
+    pipe = of_family(checkpoints / name, Placement(cpu_offload="model"))
+    alone = [array_of(pipe, name, seed) for seed in range(4)]
+    before = len(arrivals(moves))
+    moves.clear()
+    works = [functools.partial(array_of, name=name, seed=seed) for seed in range(4)]
+    made = chunk.run(pipe, works)
+    assert [np.array_equal(one, other) for one, other in zip(made, alone, strict=True)] == [True] * 4
+    assert len(arrivals(moves)) * 4 == before
+
+
+def test_pipelines_with_states_of_their_own_are_not_taken_apart(checkpoints: Path) -> None:
+    assert not chunk.possible(of_family(checkpoints / "flux", Placement()))
+    assert not chunk.possible(of_family(checkpoints / "audioldm2", Placement(cpu_offload="model")))
+    pipe = of_family(checkpoints / "flux", Placement(cpu_offload="model"))
+    assert chunk.possible(pipe)
+    pipe.transformer.enable_cache(FirstBlockCacheConfig())
+    assert not chunk.possible(pipe)
 
 
 @pytest.fixture

@@ -267,6 +267,25 @@ layerwise casting of {uncastable} ({why}), and quantization of what is quantized
 An item whose run runs out of memory is tried again after one more of these, in this order:
 
 {steps}
+
+Each step is told on stderr, and kept in the journal, the `warnings` of `--json` and the file's own metadata
+(`stepped_down`). On the CPU offloading is left out; stored quantized weights stay as they are. Tiling, casting and
+quantization change results, so a step lasts for that item alone: the next one starts as the pipeline was built, and no
+result depends on the items around it. Where all items need a step, build with it. `--no-step-down` fails with exit code
+5 and names the option to build with. A `--batch-size` group that ran out of memory is parted first.
+
+## Chunks under model offload
+
+With `--cpu-offload model`, up to 20 items are made side by side: all are encoded, then denoised, then decoded, so that
+each component comes to the device once for all of them. Results are the same to the bit; they are told when the chunk is
+done. Prompts from a stream, `--fail-fast`, `--step-cache` and pipelines that diffpipe calls in several stages are
+made one by one.
+
+## What runs measure
+
+Each run notes the peaks of its stages in measured.json beside the pipeline's manifest: those that raised the
+high-water mark of the process (VmHWM) or of torch's allocator. `plan` and `--memory auto` take them for every pipeline
+of the same model and class.
 """
 
 

@@ -49,7 +49,7 @@ class Gallery:
         self._written = time.monotonic()
 
     def add(self, artifacts: Sequence[Artifact], settings: Mapping[str, Any]) -> None:
-        """Add the files of an item, made with `settings` (see `settings_of`). Raises OSError if it cannot be written."""
+        """Add the files of an item, made with `settings` (see `settings_of`). Raises OSError if it cannot be."""
         for artifact in artifacts:
             self._new.append(self._item(artifact, settings))
         if time.monotonic() - self._written > EVERY:
@@ -74,7 +74,13 @@ class Gallery:
         if placed.is_dir():  # a video as a folder of frames
             shown = next(iter(sorted(placed.glob("*.png"))), placed)
         kind = "image" if placed.is_dir() or placed.suffix == ".gif" else artifact.kind
-        item: Item = {"key": key, "kind": kind, "file": self._link(shown), "name": path.name, "time": round(time.time())}
+        item: Item = {
+            "key": key,
+            "kind": kind,
+            "file": self._link(shown),
+            "name": path.name,
+            "time": round(time.time()),
+        }
         item |= {"seconds": round(artifact.seconds, 3), "details": dict(artifact.details), **settings}
         if self.thumbnail and (kind != "image" or shown.stat().st_size > LARGE) and shown.is_file():
             thumb = self.folder / THUMBS / f"{key}.webp"

@@ -227,6 +227,7 @@ class Run:
 
     `check` raises for a first request that cannot work, before that. `words` are warnings of a prompt. `keep_going`:
     None to refuse lines that cannot be used, but to go on after failures. `alone`: whether an error is the run's own.
+    `earlier` is told what the journal has of an item that is not made again.
     """
 
     source: Source
@@ -237,6 +238,7 @@ class Run:
     keep_going: bool | None
     as_json: bool
     alone: bool
+    earlier: Callable[[Mapping[str, Any]], None] = lambda line: None
 
     def __call__(self) -> Exit:
         """Make every item, note it in the journal, and tell it on stdout."""
@@ -267,6 +269,7 @@ class Run:
             elif isinstance(item, Earlier):
                 count.earlier += 1
                 count.failed_earlier += item.line["status"] == "failed"
+                self.earlier(item.line)
             elif self.keep_going:
                 count.failed += 1
                 if journal and (journal.last(item.id) or {}).get("error") != item.error.message:

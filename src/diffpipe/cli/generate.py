@@ -20,7 +20,7 @@ from ..specs import FORMATS, FRAME_RATES, MEDIA_KINDS, NOUNS, Flag, Outcome, Out
 from ..store import SHORT, Entry, Store
 from ..templates import BATCH_TEMPLATE, DEFAULT_TEMPLATE, Outputs
 from ..vocabulary import read, unknown_words
-from . import batches, output, tree
+from . import batches, looking, output, tree
 from .flags import CONTEXT, arguments, option, option_name, parameter, parse_json, reporting, with_parameters
 
 CALL, RUN = "Call arguments", "Run options"
@@ -104,6 +104,7 @@ def options(kind: OutputKind, arguments: Collection[str] = ()) -> list[inspect.P
             "offloading, layerwise casting, quantization. For that one alone; --no-step-down fails instead.",
             "--step-down/--no-step-down", panel=RUN,
         ),
+        *looking.options(kind),
         *batches.options(noun),
         *reporting(RUN, f"Print a JSON object a {noun} instead of its path."),
     ]  # fmt: skip
@@ -134,6 +135,7 @@ def _generate(
         path = batches.journal_path(values, batch)
         if path and path.exists():
             batch = batches.with_journal(batch, path, stack)
+        looking.check(values, batch)
         keep_going = values["keep_going"]
         total = batches.validated(source, batch, bool(keep_going)) if source.again else None
         if values["dry_run"]:
@@ -149,6 +151,7 @@ def _generate(
         if batch.journal and not (batch.resume and batch.journal.header):
             batch.journal.begin(batch.key, batch.origin)
         alone = total == 1 and batch.journal is None
+        looks = stack.enter_context(looking.opened(values, manifest, batch))
         read = _reader(batch)
         about = None if values["no_metadata"] else About(reference, batch.fit, values["batch_size"])
 
@@ -165,11 +168,13 @@ def _generate(
             # What comes from a stream is made at once, and --fail-fast stops at the item that failed.
             several = source.again and keep_going is not False
             memory = local.Memory(values["step_down"], CHUNK if several else 1, output.warn, note)
+            size, seen = values["batch_size"], looking.previews(values)
             with output.steps(reference, total or 0) as show:
                 shown = _numbered(show, total)
-                yield from local.run(manifest, locations, requests, read, shown, values["batch_size"], about, memory)
+                made = local.run(manifest, locations, requests, read, shown, size, about, memory, seen)
+                yield from looking.watched(made, looks)
 
-        return batches.Run(source, batch, make, check, words, keep_going, values["json"], alone)()
+        return batches.Run(source, batch, make, check, words, keep_going, values["json"], alone, looks.earlier)()
 
 
 def _batch(

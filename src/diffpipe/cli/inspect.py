@@ -76,6 +76,8 @@ def rows(made: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         yield "quantized", f"{quantized.get('mode')} with {quantized.get('backend')}"
     placed = {name: value for name, value in (config.get("placement") or {}).items() if name != "device"}
     yield from ((f"placement {name}", value) for name, value in placed.items())
+    for title, told in (("speed", config.get("speed")), ("stepped down to", made.get("stepped_down"))):
+        yield from ((f"{title} {name}", value) for name, value in (told.items() if isinstance(told, dict) else ()))
     yield "seed", made["seed"]
     yield from sorted(made["arguments"].items())
     yield from ((name, _media(value)) for name, value in made["media"].items())

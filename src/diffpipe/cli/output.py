@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import os
@@ -104,6 +105,14 @@ def ago(seconds: float) -> str:
     return "just now"
 
 
+@functools.cache
+def console() -> Any:
+    """The one rich console on stderr: what is printed on it while a progress bar runs appears above the bar."""
+    from rich.console import Console
+
+    return Console(stderr=True)
+
+
 @contextmanager
 def steps(label: str, total: int) -> Iterator[Callable[[str, int, int], None]]:
     """A progress bar on stderr for `total` items of some steps each; on anything but a terminal, nothing.
@@ -113,13 +122,11 @@ def steps(label: str, total: int) -> Iterator[Callable[[str, int, int], None]]:
     if _quiet or not sys.stderr.isatty():
         yield lambda item, done, steps: None
         return
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
     # Results printed meanwhile must reach a pipe: Rich would send them to its own console.
-    with Progress(*columns, console=console, transient=True, redirect_stdout=sys.stdout.isatty()) as progress:
+    with Progress(*columns, console=console(), transient=True, redirect_stdout=sys.stdout.isatty()) as progress:
         task = progress.add_task(label, total=None)
 
         def show(item: str, done: int, count: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -95,6 +96,7 @@ def show(pipeline: Pipeline, json: Json = False) -> None:
     facts = [
         ("key", entry.key), ("names", ", ".join(names) or "-"), ("pipeline", manifest["pipeline"]),
         ("provider", f"{manifest['provider']}, {manifest['type']}"), ("dtype", manifest["config"]["dtype"]),
+        *_memory_and_speed(manifest),
         ("built", built), ("versions", ", ".join(f"{k} {v}" for k, v in manifest["versions"].items())),
     ]  # fmt: skip
     output.table(("", ""), facts)
@@ -109,6 +111,18 @@ def show(pipeline: Pipeline, json: Json = False) -> None:
     )  # fmt: skip
     output.result("")
     output.table(("FLAG", "KIND", "DEFAULT"), (_flag_row(Flag.from_json(flag)) for flag in manifest["flags"]))
+
+
+def _memory_and_speed(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """How it is kept in memory and made faster, where that is not as it comes."""
+    from ..memory.knobs import describe
+    from ..resolve import placement_of
+
+    placement, speed = placement_of(manifest["config"]), manifest["config"].get("speed", {})
+    reason = manifest.get("placement_reason", "")
+    placed = ": ".join(text for text in (describe(placement), reason) if text)
+    made = ", ".join(name.replace("_", " ") + ("" if value is True else f" {value}") for name, value in speed.items())
+    return [("memory", placed)] * bool(placement.to_json()) + [("speed", made)] * bool(speed)
 
 
 def _flag_row(flag: Flag) -> tuple[str, str, str]:

@@ -83,7 +83,7 @@ class Held:
     def _fixed(self, pipe: Any) -> set[str]:
         """What cannot be had: other quantized weights than the stored ones, and what no component has."""
         slices = any(hasattr(part, "set_attention_slice") for _, part in placing.modules(pipe))
-        ordered = getattr(type(pipe), "model_cpu_offload_seq", None) is not None
+        ordered = placing.ordered(type(pipe))
         lacking = {"quantize": self.stored, "attention_slicing": not slices, "cpu_offload": not ordered}
         return {name for name, missing in lacking.items() if missing}
 

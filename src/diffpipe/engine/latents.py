@@ -63,7 +63,7 @@ def _scale(vae: Any, config: Mapping[str, Any]) -> Scale:
 
 
 def unpacked(latents: Any, decoder: Decoder, arguments: Mapping[str, Any], pipe: Any) -> Any:
-    """Latents as a pipeline's callback gets them -> (batch, channels, frames, height, width), as the decoder takes them.
+    """Latents of a callback -> (batch, channels, frames, height, width), as the decoder takes them.
 
     Understood are (batch, channels, height, width), (batch, channels, frames, height, width), the latter with frames
     first, and tokens (batch, n, channels * patch * patch) whose grid follows from the size of what is made. None for
@@ -147,10 +147,14 @@ def _unpatched(latents: Any) -> Any:
 
 
 class Colours(NamedTuple):
-    """red, green, blue in -1..1 = `weights` (3, channels) * latents as the decoder takes them + `bias` (3,)."""
+    """red, green, blue in -1..1 = `weights` (3, channels) * latents as the decoder takes them + `bias` (3,).
+
+    `pixels`: how many a latent has a side.
+    """
 
     weights: Any
     bias: Any
+    pixels: int
 
     def __call__(self, latents: Any) -> Any:
         """(batch, channels, height, width) -> (batch, 3, height, width) in 0..1, float32 on the CPU."""
@@ -171,7 +175,8 @@ def fitted(decoder: Decoder, device: Any) -> Colours | None:
     """
     import torch
 
-    latents, colours = [], []
+    latents: list[Any] = []
+    colours: list[Any] = []
     count = 1
     while len(latents) < count:
         picture = _leaves(len(latents))
@@ -189,7 +194,7 @@ def fitted(decoder: Decoder, device: Any) -> Colours | None:
     spread = x @ x.T
     ridge = RIDGE * spread.diagonal().mean() * torch.eye(decoder.channels, dtype=torch.float64)
     weights = torch.linalg.solve(spread + ridge, x @ y.T).T
-    return Colours(weights.float(), (middle - weights @ mean).flatten().float())
+    return Colours(weights.float(), (middle - weights @ mean).flatten().float(), SIDE // rows)
 
 
 def _leaves(seed: int) -> Any:
@@ -218,6 +223,8 @@ def encode(decoder: Decoder, pictures: Any, device: Any) -> Any:
     import torch
 
     with torch.no_grad(), _precise(decoder.vae) as vae:
+        if (vae.config.get("in_channels") or vae.config.get("input_channels")) == 4:  # with an opacity: opaque
+            pictures = torch.cat([pictures, torch.ones_like(pictures[:, :1])], dim=1)
         given = pictures.to(device, next(vae.parameters()).dtype)
         made = vae.encode(given[:, :, None] if decoder.frames else given)
     if hasattr(made, "latent_dist"):

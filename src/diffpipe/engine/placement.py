@@ -34,8 +34,16 @@ def apply(pipe: Any, placement: Placement, device: str, exclude: Collection[str]
 
 def check(pipeline: type, placement: Placement) -> None:
     """Raises UsageError for offloading that a pipeline class has no order of components for."""
-    if placement.cpu_offload == "model" and getattr(pipeline, "model_cpu_offload_seq", None) is None:
+    if placement.cpu_offload == "model" and not ordered(pipeline):
         raise UsageError(f"{pipeline.__name__} does not say in which order to offload", "use --cpu-offload group")
+
+
+def ordered(pipeline: type) -> bool:
+    """Whether a class says in which order its components work, or has a way of its own to offload them."""
+    from diffusers import DiffusionPipeline
+
+    own = getattr(pipeline, "enable_model_cpu_offload", None) is not DiffusionPipeline.enable_model_cpu_offload
+    return own or getattr(pipeline, "model_cpu_offload_seq", None) is not None
 
 
 def modules(pipe: Any, *kinds: Kind) -> Iterator[tuple[str, Any]]:

@@ -48,7 +48,7 @@ class Preview:
 
 
 def observer(pipe: Any, arguments: Mapping[str, Any], preview: Preview) -> Observer:
-    """What a call's callback tells each step to. It changes nothing; where it fails, it warns once and the call goes on.
+    """What a callback tells each step to. It changes nothing; where it fails, it warns once, and the call goes on.
 
     `arguments`: those of the call, media read.
     """
@@ -87,7 +87,9 @@ def _drawer(pipe: Any, arguments: Mapping[str, Any], preview: Preview) -> Callab
         if whole is None:
             raise ValueError(f"latents of shape {tuple(latents.shape)} are not understood")
         first = whole[:SHOWN, :, 0]
-        return _picture(latent_space.decode(decoder, first) if colours is None else colours(first))
+        if colours is None:
+            return _picture(latent_space.decode(decoder, first), 1)
+        return _picture(colours(first), colours.pixels)
 
     return drawn
 
@@ -124,13 +126,13 @@ def _levels(scheduler: Any) -> tuple[tuple[float, float], tuple[float, float]] |
     return ((1.0, first), (1.0, second)) if name.startswith(("Euler", "LMS")) else None
 
 
-def _picture(values: Any) -> Any:
-    """Pictures (n, 3, height, width) in 0..1 side by side, as one PIL picture that is large enough to look at."""
+def _picture(values: Any, factor: int) -> Any:
+    """Pictures (n, 3, height, width) in 0..1 side by side, as one PIL picture, enlarged as far as LARGEST allows."""
     import numpy as np
     from PIL import Image
 
     row = np.concatenate([value.permute(1, 2, 0).numpy() for value in values], axis=1)
     picture = Image.fromarray((row * 255).round().astype(np.uint8))
-    factor = min(8, LARGEST / max(picture.size))
-    size = max(1, round(picture.width * factor)), max(1, round(picture.height * factor))
+    scale = min(factor, LARGEST / max(picture.size))
+    size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
     return picture.resize(size, Image.Resampling.BICUBIC)

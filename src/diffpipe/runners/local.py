@@ -59,11 +59,13 @@ def run(
     batch_size: int = 1,
     about: metadata.About | None = None,
     memory: Memory = STEPPING,
+    previews: Any = None,
 ) -> Iterator[Outcome]:
     """What becomes of each request, in order; one that fails does not stop the others, a full disk does.
 
     `read` gives a request's call arguments with media read. `batch_size`: how many requests that differ in seed and
     prompts alone go into one call. `about`: what the files say of the run, None for files that say nothing.
+    `previews`: how what is being made is shown (see engine.preview), None for not at all.
     """
     stay_offline()
     started = time.perf_counter()
@@ -95,7 +97,7 @@ def run(
         said = replace(told, stepped_down=placed if placed != holder.built else None) if told else None
         texts = [metadata.texts(said, request) for request in group] if said else []
         report = functools.partial(on_step, group[0])
-        return engine_run.run(pipe, manifest, group, arguments, report, call, texts)
+        return engine_run.run(pipe, manifest, group, arguments, report, call, texts, previews)
 
     def make(group: list[Request]) -> list[list[Artifact]]:
         def work(pipe: Any, placed: Placement) -> list[list[Artifact]]:
