@@ -46,6 +46,21 @@ def test_switches_that_change_no_arithmetic_change_no_byte(
     assert pictures(warm, name, tmp_path, "--count", 2) == plain
 
 
+@pytest.mark.parametrize("offload", ["model", "group"])
+def test_stored_quantized_weights_are_offloaded_to_the_bit(
+    warm: Warm, flux: tuple[object, ...], tmp_path: Path, offload: str
+) -> None:
+    words = (*flux, "--device", "cpu", "--quantize", "int8")
+    warm(*words, "--name", "int8", check=True)
+    warm(*words, "--cpu-offload", offload, "--name", f"int8-{offload}", check=True)
+    resident, moved = (manifest(warm, name) for name in ("int8", f"int8-{offload}"))
+    assert resident["quantization"]["key"] == moved["quantization"]["key"]
+    folders = [tmp_path / name for name in ("int8", "moved")]
+    assert pictures(warm, "int8", folders[0], "--count", 2) == pictures(
+        warm, f"int8-{offload}", folders[1], "--count", 2
+    )
+
+
 def test_layerwise_casting_is_applied_and_part_of_the_key(
     warm: Warm, flux: tuple[object, ...], plain: list[bytes], tmp_path: Path
 ) -> None:
