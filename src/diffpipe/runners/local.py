@@ -24,6 +24,7 @@ log = logging.getLogger("diffpipe.run")
 OnStep = Callable[[Request, int, int], None]
 Read = Callable[[Request], Mapping[str, Any]]
 Make = Callable[[list[Request]], list[list[Artifact]]]  # the files of requests that go into one call
+Call = Callable[[list[Request], Any, Placement], list[list[Artifact]]]  # the same, with a pipeline in a placement
 
 
 def stay_offline() -> None:
@@ -67,83 +68,119 @@ def run(
     prompts alone go into one call. `about`: what the files say of the run, None for files that say nothing.
     `previews`: how what is being made is shown (see engine.preview), None for not at all.
     """
-    stay_offline()
-    started = time.perf_counter()
-    from ..engine import chunk, held, load, meter, place, placement, prompt_cache
-    from ..engine import run as engine_run
+    session = Session(manifest, locations, about, memory, previews)
+    for outcome in session.outcomes(requests, read, on_step, batch_size):
+        log.info("%s; %s", _told(outcome), session.memory_now())
+        yield outcome
 
-    place.quiet_libraries()
-    device = place.choose_device(manifest["config"]["placement"]["device"])
-    log.info("imports took %.2f s; device %s", time.perf_counter() - started, device)
-    started = time.perf_counter()
-    quirks = plugins.quirks(manifest)
-    watch = meter.Meter(device)
-    unquantized = plugins.unquantized(manifest)
 
-    def loaded(placed: Placement) -> Any:
-        pipe = load.load(manifest, locations, device, quirks, placed, unquantized)
-        prompt_cache.install(pipe)
-        return watch.watch(pipe)
+class Session:
+    """A pipeline that is loaded once, and all that is needed to make requests with it."""
 
-    holder = held.Held(loaded, placement_of(manifest["config"]), device, stored="weights" in locations)
-    call = load.hook(quirks["call"]) if "call" in quirks else None
-    log.info(
-        "%s loaded in %.2f s (%s)", manifest["pipeline"], time.perf_counter() - started, manifest["config"]["dtype"]
-    )
-    told = metadata.Run(manifest, about, versions(), place.kind(device)) if about else None
+    def __init__(
+        self,
+        manifest: Mapping[str, Any],
+        locations: Mapping[str, Path],
+        about: metadata.About | None,
+        memory: Memory,
+        previews: Any,
+    ) -> None:
+        stay_offline()
+        started = time.perf_counter()
+        from ..engine import held, load, meter, place, prompt_cache
 
-    def called(group: list[Request], pipe: Any, placed: Placement) -> list[list[Artifact]]:
+        place.quiet_libraries()
+        self.manifest, self.memory, self.previews = manifest, memory, previews
+        self.device = place.choose_device(manifest["config"]["placement"]["device"])
+        log.info("imports took %.2f s; device %s", time.perf_counter() - started, self.device)
+        started = time.perf_counter()
+        quirks, unquantized = plugins.quirks(manifest), plugins.unquantized(manifest)
+        self.call = load.hook(quirks["call"]) if "call" in quirks else None
+        self.watch = meter.Meter(self.device)
+
+        def loaded(placed: Placement) -> Any:
+            pipe = load.load(manifest, locations, self.device, quirks, placed, unquantized)
+            prompt_cache.install(pipe)
+            return self.watch.watch(pipe)
+
+        built = placement_of(manifest["config"])
+        self.holder = held.Held(loaded, built, self.device, stored="weights" in locations)
+        self.told = metadata.Run(manifest, about, versions(), place.kind(self.device)) if about else None
+        took = time.perf_counter() - started
+        log.info("%s loaded in %.2f s (%s)", manifest["pipeline"], took, manifest["config"]["dtype"])
+
+    def outcomes(
+        self, requests: Iterable[Request], read: Read, on_step: OnStep, batch_size: int = 1
+    ) -> Iterator[Outcome]:
+        """What becomes of each request, in order."""
+        from ..engine import chunk
+
+        call = functools.partial(self._call, read, on_step)
+        side_by_side = self.memory.chunk > 1 and batch_size == 1 and self.call is None
+        if side_by_side and chunk.possible(self.holder.pipe):
+            waiting = iter(requests)
+            while several := list(itertools.islice(waiting, self.memory.chunk)):
+                yield from self._chunk(several, call)
+        else:
+            for group in groups(requests, self.manifest, batch_size):
+                yield from _outcomes(group, functools.partial(self._make, call))
+
+    def memory_now(self) -> str:
+        """Peak memory so far, for the log."""
+        from ..engine import place
+
+        return place.memory_now(self.device)
+
+    def _call(
+        self, read: Read, on_step: OnStep, group: list[Request], pipe: Any, placed: Placement
+    ) -> list[list[Artifact]]:
+        """One call of the pipeline for requests that go together."""
+        from ..engine import run as engine_run
+
         arguments = [read(request) for request in group]
-        said = replace(told, stepped_down=placed if placed != holder.built else None) if told else None
+        stepped_down = placed if placed != self.holder.built else None
+        said = replace(self.told, stepped_down=stepped_down) if self.told else None
         texts = [metadata.texts(said, request) for request in group] if said else []
         report = functools.partial(on_step, group[0])
-        return engine_run.run(pipe, manifest, group, arguments, report, call, texts, previews)
+        return engine_run.run(pipe, self.manifest, group, arguments, report, self.call, texts, self.previews)
 
-    def make(group: list[Request]) -> list[list[Artifact]]:
+    def _make(self, call: Call, group: list[Request]) -> list[list[Artifact]]:
+        """The files of a group; a single request steps down where memory runs out."""
+
         def work(pipe: Any, placed: Placement) -> list[list[Artifact]]:
-            watch.start()
-            made = called(group, pipe, placed)
-            if memory.note and (peaks := watch.stop()):
-                memory.note(measured.records(peaks, manifest["config"]["dtype"], device, placed, made))
+            self.watch.start()
+            made = call(group, pipe, placed)
+            if self.memory.note and (peaks := self.watch.stop()):
+                dtype = self.manifest["config"]["dtype"]
+                self.memory.note(measured.records(peaks, dtype, self.device, placed, made))
             return made
 
         def tell(text: str) -> None:
             log.warning("%s", text)
-            memory.tell(f"{group[0].id or f'seed {group[0].seed}'}: {text}")
+            self.memory.tell(f"{group[0].id or f'seed {group[0].seed}'}: {text}")
 
-        return holder.make(work, tell, step_down=memory.step_down and len(group) == 1)
+        return self.holder.make(work, tell, step_down=self.memory.step_down and len(group) == 1)
 
-    def chunked(requests: list[Request]) -> Iterator[Outcome]:
-        """The outcomes of a chunk; what ran out of memory in it is made by itself."""
+    def _chunk(self, requests: list[Request], call: Call) -> Iterator[Outcome]:
+        """The outcomes of requests that are made side by side; what ran out of memory there is made by itself."""
+        from ..engine import chunk, placement
+
         started = time.perf_counter()
 
         def alone(request: Request, pipe: Any) -> Outcome | None:
             """None if memory ran out: the error would hold the tensors of the call."""
-            (outcome,) = _outcomes([request], lambda group: called(group, pipe, holder.built))
+            (outcome,) = _outcomes([request], lambda group: call(group, pipe, self.holder.built))
             return None if outcome.error and outcome.error.exit_code == Exit.OUT_OF_MEMORY else outcome
 
-        found = chunk.run(holder.as_built(), [functools.partial(alone, request) for request in requests])
+        found = chunk.run(self.holder.as_built(), [functools.partial(alone, request) for request in requests])
         seconds = (time.perf_counter() - started) / len(requests)
         if None in found:
-            placement.release(device)
+            placement.release(self.device)
         for request, outcome in zip(requests, found, strict=True):
             if outcome is None:
-                yield from _outcomes([request], make)
+                yield from _outcomes([request], functools.partial(self._make, call))
             else:
                 yield replace(outcome, artifacts=tuple(replace(file, seconds=seconds) for file in outcome.artifacts))
-
-    def outcomes() -> Iterator[Outcome]:
-        if memory.chunk > 1 and batch_size == 1 and call is None and chunk.possible(holder.pipe):
-            waiting = iter(requests)
-            while several := list(itertools.islice(waiting, memory.chunk)):
-                yield from chunked(several)
-        else:
-            for group in groups(requests, manifest, batch_size):
-                yield from _outcomes(group, make)
-
-    for outcome in outcomes():
-        log.info("%s; %s", _told(outcome), place.memory_now(device))
-        yield outcome
 
 
 def groups(requests: Iterable[Request], manifest: Mapping[str, Any], size: int) -> Iterator[list[Request]]:
