@@ -45,7 +45,6 @@ def check(checkpoints: Path, model: str, lora: Path) -> adapters.Fit | None:
         ("flux", "flux-lora", (10, 10)),
         ("flux", "flux-lora-kohya", (3, 3)),
         ("flux", "flux-lora-as-kohya", (3, 3)),
-        ("flux", "flux-lora-control", (1, 1)),
         ("flux", "flux-lora-part", (6, 10)),
         ("flux-fill", "flux-lora", (10, 10)),
         ("stable-diffusion", "sd-lora", (40, 40)),

@@ -178,6 +178,12 @@ def test_sweeps_are_crossed_with_the_rows_on_the_same_noise() -> None:
     assert [one.seed for one in seeds] == [1, 2, 9]
 
 
+def test_values_that_fitting_makes_one_are_items_of_their_own() -> None:
+    made = planned(rows({"prompt": "x"}), replace(BATCH, swept={"width": [60, 68]}, fit=True))
+    assert [request.arguments["width"] for request in made] == [64, 64]
+    assert made[1].id == f"{made[0].id}-2"
+
+
 def test_what_is_swept_must_not_be_in_a_row() -> None:
     with pytest.raises(UsageError, match="line 1: width is swept by --sweep"):
         planned(rows({"prompt": "a", "width": 32}), replace(BATCH, swept={"width": [16]}))

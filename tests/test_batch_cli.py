@@ -219,6 +219,7 @@ def test_a_second_run_neither_overwrites_nor_repeats(cli: Cli, warm: Warm, work:
     done = cli.light(*run, cwd=work)
     assert done.returncode == 2
     assert "was made already" in done.stderr
+    assert warm(*run, "--keep-going", cwd=work).returncode == 7
     (work / "a-cat.png").unlink()
     (work / "p.jsonl").write_text('{"prompt": "a cat", "seed": 2}\n{"prompt": "a fox", "seed": 1}\n')
     assert warm(*run, "--resume", cwd=work, check=True).stdout == "a-cat.png\n"
@@ -327,6 +328,14 @@ sys.exit(code)
 """
 
 
+@pytest.mark.parametrize("more", [(), ("--json",)])
+def test_a_stdout_that_lacks_characters_ends_nothing(cli: Cli, work: Path, more: tuple[str, ...]) -> None:
+    run = ("generate", "demo", "--prompt", "a 🐼", *SMALL, "--seed", 1, "-o", "{prompt}.png", "--dry-run", *more)
+    done = cli(*run, cwd=work, env={"PYTHONIOENCODING": "latin-1"}, check=True)
+    path = json.loads(done.stdout)["path"] if more else done.stdout.split("\t")[0]
+    assert path == ("a-🐼.png" if more else "a-\\U0001f43c.png")
+
+
 def test_memory_hardly_grows_with_the_lines(cli: Cli, work: Path) -> None:
     """12 bytes a slot of each of two Tallies: 20,000 items take 1 MB; a list of them would take 30."""
     peaks = []
@@ -368,19 +377,44 @@ def test_presets_give_way_to_flags_and_tell_what_they_leave_out(cli: Cli, work: 
         (("--sweep", "width=64", "--width", 64), "width is given by itself and by --sweep"),
         (("--sweep", "seed=1", "--seed", 1), "seed is given by itself and by --sweep"),
         (("--prompts-format", "csv"), "--prompts-format needs --prompts-from"),
-        (("--prompts-from", "no.txt"), "--prompts-from no.txt: No such file or directory"),
+        (("--prompts-from", "no.txt"), "--prompts-from: there is no file no.txt"),
         (("--prompts-from", "empty.txt"), "--prompts-from: there are no prompts in empty.txt"),
-        (("--args", "nothing"), "--args nothing: No such file or directory"),
+        (("--args", "nothing"), "--args: there is no file nothing"),
+        (("--prompts-from", "panda.png"), "--prompts-from: panda.png is no text"),
         (("--resume", "--journal", "other.txt"), "other.txt is no journal"),
     ],
 )
 def test_what_cannot_go_together_is_refused(cli: Cli, work: Path, words: tuple[object, ...], message: str) -> None:
     (work / "empty.txt").write_text("\n# nothing\n")
     (work / "other.txt").write_text("a fox\n")
+    Image.new("RGB", (64, 64)).save(work / "panda.png")
     done = cli.light("generate", "demo", "--prompt", "a fox", *words, cwd=work)
-    assert done.returncode in (2, 3)
+    assert done.returncode == (3 if "there is no file" in message else 2)
     assert errors(done) == [message]
     assert (work / "other.txt").read_text() == "a fox\n"
+
+
+def test_a_second_run_without_seeds_makes_nothing_twice(warm: Warm, work: Path) -> None:
+    (work / "p.txt").write_text("a fox\na cat\n")
+    run = ("generate", "demo", "--prompts-from", "p.txt", *SMALL, "-o", "out/")
+    warm(*run, cwd=work, check=True)
+    made = pictures(work / "out")
+    again = warm(*run, cwd=work)
+    assert (again.returncode, again.stdout) == (2, "")
+    assert [line.endswith("was made already") for line in errors(again)] == [True, True, False]
+    assert warm(*run, "--resume", cwd=work, check=True).stderr == "0 made, 2 done before\n"
+    (work / "p.txt").write_text("a bear\n")
+    warm(*run, cwd=work, check=True)
+    assert len(pictures(work / "out")) == 3
+    assert made.items() <= pictures(work / "out").items()
+
+
+def test_each_item_that_is_far_too_large_is_refused(cli: Cli, work: Path) -> None:
+    rows = [{"prompt": "a fox"}, {"prompt": "", "width": 100_000, "height": 100_000}]
+    (work / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = cli.light("generate", "demo", "--prompts-from", "p.jsonl", cwd=work)
+    assert (done.returncode, done.stdout) == (5, "")
+    assert errors(done)[0].startswith("p.jsonl line 2: 100000 x 100000: some ")
 
 
 def test_groups_make_what_single_calls_do(warm: Warm, work: Path) -> None:
@@ -399,3 +433,16 @@ def test_groups_make_what_single_calls_do(warm: Warm, work: Path) -> None:
     assert [line["id"] for line in lines] == list(SUBJECTS[:5])
     assert lines[0]["seconds"] == lines[1]["seconds"] == lines[2]["seconds"]  # one call's, shared
     assert len({line["seconds"] for line in lines[2:]}) > 1
+
+
+def test_a_prompt_that_is_cut_and_a_picture_that_is_stretched_are_told(warm: Warm, work: Path) -> None:
+    Image.new("RGB", (96, 64)).save(work / "wide.png")
+    run = ("generate", "demo-img2img", "--prompt", "a fox and " * 16, *SMALL, "--strength", 1, "--seed", 1, "--json")
+    done = warm(*run, "--image", "wide.png", cwd=work, check=True)
+    (cut,) = (text for text in results(done)[0]["warnings"] if "longer than" in text)
+    assert cut.startswith("the prompt is longer than the 32 tokens that a text encoder reads; cut off: ")
+    told = [line for line in done.stderr.splitlines() if "does not know" not in line]
+    stretched = "warning: --image is 96 x 64: it is stretched to 64 x 64; --fit crops it"
+    assert told == [stretched, f"warning: {cut}"]
+    fitted = warm(*run, "--image", "wide.png", "--fit", "-o", "fit.png", cwd=work, check=True)
+    assert "stretched" not in fitted.stderr

@@ -253,10 +253,13 @@ def test_a_component_that_the_model_leaves_out(
     assert picture(warm, "completed", tmp_path) == flux_picture
 
 
-def test_a_component_of_another_class_is_refused(warm: Warm, checkpoints: Path) -> None:
-    """transformers would fill what is missing with random numbers."""
+def test_a_component_of_another_class_is_refused(warm: Warm, checkpoints: Path, tmp_path: Path) -> None:
+    """transformers would fill what is missing with random numbers: told by the weights where nothing else does."""
     model = ("flux", "--model", checkpoints / "flux", "--name", "mixed")
-    built(warm, *model, "--component", f"text_encoder={checkpoints / 'flux' / 'text_encoder_2'}")
+    other = Path(shutil.copytree(checkpoints / "flux" / "text_encoder_2", tmp_path / "text_encoder_2"))
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps(config | {"architectures": None}))
+    built(warm, *model, "--component", f"text_encoder={other}")
     code, message, hint = refused(warm("generate", "mixed", *SMALL))
     assert (code, hint) == (2, "choose a CLIPTextModel for --component text_encoder")
     assert message.startswith("the weights of text_encoder_2 are not those of a CLIPTextModel: ")
@@ -409,9 +412,9 @@ REFUSED: dict[str, tuple[str, int, str, str]] = {
         "for example text_encoder_2=google/t5-v1_1-xxl",
     ),
     "a component that is not in its source": (
-        "flux --model {}/flux --component unet={}/flux",
+        "flux --model {}/flux --component transformer={}/stable-diffusion",
         3,
-        "{}/flux holds no component unet",
+        "{}/stable-diffusion holds no component transformer",
         "check the source, or the name of the component",
     ),
     "a variant that is not there": (
@@ -521,17 +524,23 @@ REFUSED_BY_DIFFUSERS: dict[str, tuple[str, int, str, str]] = {
         "FlowMatchEulerDiscreteScheduler: use_dynamic_shifting cannot be 1",
         "the default is false",
     ),
+    "a word that the scheduler does not know": (
+        'stable-diffusion --model {}/stable-diffusion --scheduler-config {"beta_schedule":"steep"}',
+        2,
+        "DDIMScheduler cannot be set up so: steep is not implemented for",
+        "check --scheduler-config",
+    ),
     "an unknown component": (
         "flux --model {}/flux --component scheduler_2={}/flux/scheduler",
         2,
         "FluxPipeline has no component 'scheduler_2'",
-        "did you mean scheduler?",
+        "did you mean scheduler? it has: feature_extractor, image_encoder, scheduler, ",
     ),
     "the wrong provider": (
         "flux --model {}/stable-diffusion",
         2,
         "FluxPipeline needs text_encoder_2, tokenizer_2, transformer, which this model does not have",
-        "choose the provider and --type that fit the model, or add the part with --component NAME=SOURCE",
+        "this model is a StableDiffusionPipeline: diffpipe build stable-diffusion",
     ),
     "a misspelt class": (
         "custom --model {}/flux --class FluxPipelin",
@@ -732,6 +741,13 @@ def test_options_that_mean_nothing_here(cli: Cli, checkpoints: Path, options: tu
     done = cli.light("build", "flux", *(option.replace("{}", str(checkpoints)) for option in options))
     assert message in done.stderr
     assert done.returncode == 2
+
+
+def test_a_folder_named_like_a_checkpoint(warm: Warm, checkpoints: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(checkpoints / "flux", tmp_path / "flux.pt"))
+    here = built(warm, "flux", "--model", folder, "--name", "like-a-checkpoint")
+    there = built(warm, "flux", "--model", checkpoints / "flux", "--name", "like-a-folder")
+    assert here["key"] == there["key"]
 
 
 def test_a_lora_whose_path_has_an_at_sign(warm: Warm, checkpoints: Path, tmp_path: Path) -> None:

@@ -26,12 +26,14 @@ def flag(kind: Any = "number", **fields: Any) -> Flag:
         (flag(minimum=0, maximum=1), -0.1, "--value -0.1 is out of range", "give from 0 to 1"),
         (flag(minimum=1), 0, "--value 0 is out of range", "give at least 1"),
         (flag(maximum=512), 513, "--value 513 is out of range", "give at most 512"),
-        (flag(), float("nan"), "--value nan is out of range", "give a number"),
-        (flag(), float("inf"), "--value inf is out of range", "give a number"),
-        (flag(many=True), [1.0, float("-inf")], "--value -inf is out of range", "give a number"),
+        (flag(), float("nan"), "--value nan is not a finite number", "give a finite number"),
+        (flag(), float("inf"), "--value inf is not a finite number", "give a finite number"),
+        (flag(many=True), [1.0, float("-inf")], "--value -inf is not a finite number", "give a finite number"),
         (flag("integer", multiple_of=16), 33, "--value 33 is no multiple of 16", f"the nearest: 32 or 48; {FIT}"),
         (flag("integer", multiple_of=16), 1, "--value 1 is no multiple of 16", f"the nearest: 16; {FIT}"),
-        (flag("text", required=True), "", "--value is missing", "give it"),
+        (flag("integer", minimum=8, multiple_of=16), -5, "--value -5 is out of range", "give at least 16"),
+        (flag("integer", minimum=8, maximum=100, multiple_of=16), 0, "--value 0 is out of range", "give from 16 to 96"),
+        (flag("image", required=True), "", "--value is missing", "give it"),
         (flag("text", required=True, help="A."), None, "--value is missing", "this pipeline needs it: A."),
         (flag("image", required=True, many=True), [], "--value is missing", "give it"),
     ],
@@ -45,6 +47,21 @@ def test_values_that_are_refused(known: Flag, value: Any, message: str, hint: st
 def test_what_is_empty_is_left_out() -> None:
     flags = {"a": Flag("a", "text"), "b": Flag("b", "image", many=True), "c": Flag("c", "boolean")}
     assert checked(flags, {"a": None, "b": [], "c": False, "d": 0}) == {"c": False, "d": 0}
+
+
+def test_an_empty_text_that_is_given_is_one() -> None:
+    flags = {"prompt": Flag("prompt", "text", required=True)}
+    assert checked(flags, {"prompt": ""}) == {"prompt": ""}
+    with pytest.raises(UsageError, match="--prompt is missing"):
+        checked(flags, {})
+
+
+@pytest.mark.parametrize("value", [0, -5])
+def test_what_is_no_size_is_not_fitted(value: int) -> None:
+    flags = {"width": Flag("width", "integer", minimum=8, multiple_of=16)}
+    assert checked(flags, {"width": 5}, fit=True) == {"width": 16}
+    with pytest.raises(UsageError, match=f"--width {value} is out of range"):
+        checked(flags, {"width": value}, fit=True)
 
 
 def test_a_default_out_of_range_is_not_the_users_fault_but_is_found() -> None:
@@ -91,7 +108,7 @@ def test_a_strength_that_leaves_no_step_is_refused(steps: int, strength: float, 
     else:
         with pytest.raises(UsageError, match="leaves none of 8 steps") as refused:
             checked({}, arguments)
-        assert refused.value.hint == "give at least 0.125, which is one step"
+        assert refused.value.hint == "give more: 0.125 runs one step"
 
 
 @pytest.mark.parametrize(
@@ -105,3 +122,10 @@ def test_arguments_that_do_not_go_together(arguments: dict[str, Any], message: s
     with pytest.raises(UsageError) as refused:
         checked({}, arguments)
     assert refused.value.message == message
+
+
+@pytest.mark.parametrize("given", ["a.png", ["a.png"]])
+def test_one_value_is_a_list_of_one_where_the_argument_takes_lists_alone(given: Any) -> None:
+    flags = {"images": Flag("images", "image", many=True, scalar=False)}
+    assert checked(flags, {"images": given}) == {"images": ["a.png"]}
+    assert checked({"images": Flag("images", "image", many=True)}, {"images": given}) == {"images": given}

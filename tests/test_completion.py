@@ -145,7 +145,6 @@ LINES = {
     "diffpipe build flux --model my": "diffpipe build flux --model my\\ model/",
     "diffpipe build flux --model=wei": "diffpipe build flux --model=weights.safetensors ",
     "diffpipe build flux --component vae=wei": "diffpipe build flux --component vae=weights.safetensors ",
-    "diffpipe generate flux --ip-adapter-image wei": "diffpipe generate flux --ip-adapter-image weights.safetensors ",
     "diffpipe generate flux --output my": "diffpipe generate flux --output my\\ model/",
     "diffpipe generate flux --log-file wei": "diffpipe generate flux --log-file weights.safetensors ",
 }

@@ -177,8 +177,8 @@ REFUSED = {
         "diffusers 0.42.1 has no pipeline 'DiffusionPipeline2'",
         "did you mean",
     ),
-    ("flux", "StableDiffusionPipeline"): ("StableDiffusionPipeline needs", "choose the provider and --type"),
-    ("flux", "FluxPriorReduxPipeline"): ("FluxPriorReduxPipeline needs", "choose the provider and --type"),
+    ("flux", "StableDiffusionPipeline"): ("StableDiffusionPipeline needs", "this model is a FluxPipeline: "),
+    ("flux", "FluxPriorReduxPipeline"): ("FluxPriorReduxPipeline needs", "this model is a FluxPipeline: "),
 }
 
 

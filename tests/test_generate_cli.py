@@ -66,10 +66,10 @@ def files(folder: Path) -> set[str]:
 
 FITTING = {
     "prompt", "prompt-2", "negative-prompt", "negative-prompt-2", "true-cfg-scale", "height", "width", "sigmas",
-    "num-inference-steps", "guidance-scale", "num-images-per-prompt", "ip-adapter-image", "negative-ip-adapter-image",
-    "joint-attention-kwargs", "max-sequence-length",
+    "num-inference-steps", "guidance-scale", "num-images-per-prompt", "joint-attention-kwargs", "max-sequence-length",
 }  # fmt: skip
 UNFITTING = {
+    "ip-adapter-image", "negative-ip-adapter-image",
     "generator", "latents", "prompt-embeds", "pooled-prompt-embeds", "ip-adapter-image-embeds",
     "negative-prompt-embeds", "negative-ip-adapter-image-embeds", "negative-pooled-prompt-embeds", "output-type",
     "return-dict", "callback-on-step-end", "callback-on-step-end-tensor-inputs",
@@ -97,7 +97,7 @@ def test_help_shows_every_fitting_argument_with_default_and_help(cli: Cli, work:
     kinds = {name: text.split()[1] for name, text in entries.items()}
     assert {kinds[name] for name in ("width", "height", "num-inference-steps", "max-sequence-length")} == {"INTEGER"}
     assert {kinds[name] for name in ("guidance-scale", "true-cfg-scale", "sigmas")} == {"NUMBER"}
-    assert (kinds["prompt"], kinds["ip-adapter-image"], kinds["joint-attention-kwargs"]) == ("TEXT", "FILE", "JSON")
+    assert (kinds["prompt"], kinds["joint-attention-kwargs"]) == ("TEXT", "JSON")
     defaults = {
         name: text.partition("[default: ")[2].rstrip("]") for name, text in entries.items() if "[default" in text
     }
@@ -144,7 +144,12 @@ BAD: dict[str, tuple[str, int, str, str]] = {
         "--guidance-scale -1.0 is out of range",
         "give at least 0",
     ),
-    "no number": ("flux --prompt x --guidance-scale nan", 2, "--guidance-scale nan is out of range", "give at least 0"),
+    "no number": (
+        "flux --prompt x --guidance-scale nan",
+        2,
+        "--guidance-scale nan is not a finite number",
+        "give at least 0",
+    ),
     "too long": (
         "flux --prompt x --max-sequence-length 513",
         2,
@@ -206,7 +211,7 @@ BAD: dict[str, tuple[str, int, str, str]] = {
     "no finite number": (
         "flux --prompt x --guidance-scale inf",
         2,
-        "--guidance-scale inf is out of range",
+        "--guidance-scale inf is not a finite number",
         "give at least 0",
     ),
     "too many": (
@@ -249,9 +254,28 @@ BAD: dict[str, tuple[str, int, str, str]] = {
     "no mask": ("flux-inpaint --prompt x --image start.png", 2, "--mask-image is missing", "this pipeline needs it: "),
     "an image that is not there": (
         "flux-img2img --prompt x --image none.png",
-        2,
+        3,
         "--image: there is no file none.png",
         "check the path",
+    ),
+    "two images where one is taken": (
+        "flux-img2img --prompt x --image start.png --image start.png",
+        2,
+        "--image is given 2 times",
+        "this pipeline takes one",
+    ),
+    "a width by flag and --set": (
+        "flux --prompt x --width 32 --set width=64",
+        2,
+        "width is given by itself and by --set",
+        "leave one of them out",
+    ),
+    "no width to fit": ("flux --prompt x --width 0 --fit", 2, "--width 0 is out of range", "give at least 16"),
+    "no machine's size": (
+        "flux --prompt x --width 1000000 --height 1000000",
+        5,
+        "1000000 x 1000000: some ",
+        "",
     ),
     "a folder for an image": ("flux-img2img --prompt x --image .", 2, "--image: . is a folder", "name a file in it"),
     "strength": (
@@ -263,7 +287,7 @@ BAD: dict[str, tuple[str, int, str, str]] = {
     "strength that is no number": (
         "flux-img2img --prompt x --image start.png --strength nan",
         2,
-        "--strength nan is out of range",
+        "--strength nan is not a finite number",
         "give from 0 to 1",
     ),
 }
@@ -704,3 +728,23 @@ def test_a_touched_model_is_read_again_and_found_the_same(
         os.utime(path, (1e9, 1e9))
     warm("generate", name, *SMALL, "--seed", 1, "-o", "x.png", cwd=work, check=True)
     assert files(work) == {"x.png"}
+
+
+INTERRUPTED = """
+import sys
+
+class Interrupting:
+    def find_spec(self, name, path=None, target=None):
+        if name == sys.argv[1]:
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Interrupting())
+from diffpipe.__main__ import main
+main()
+"""
+
+
+@pytest.mark.parametrize("module", ["diffpipe.errors", "diffpipe.cli.app", "typer"])
+def test_an_interrupt_while_modules_are_imported_is_told_in_a_word(module: str) -> None:
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED, module], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")

@@ -191,8 +191,7 @@ def test_what_is_no_file_or_no_picture_is_refused(demo: Warm, tmp_path: Path) ->
     (tmp_path / "text.png").write_text("no picture")
     assert refused(demo("inspect", tmp_path / "none.png")) == (3, f"there is no file {tmp_path / 'none.png'}")
     code, message = refused(demo("inspect", tmp_path / "text.png"))
-    assert code == 2
-    assert "cannot read text.png" in message
+    assert (code, message) == (2, "cannot read text.png: it is no picture, video or sound, or it is damaged")
 
 
 # reproduce
@@ -210,6 +209,13 @@ def test_reproduce_makes_the_same_bytes_and_never_overwrites(demo: Warm, fox: Pa
     }  # fmt: skip
     there = demo("reproduce", "fox {seed}.png", "-o", "fox {{seed}}.png", cwd=tmp_path)
     assert refused(there) == (2, "fox {seed}.png exists already")
+    over = ("reproduce", "fox {seed}.png", "-o", "fox {{seed}}.png", "--overwrite")
+    assert refused(demo(*over, "--verify", cwd=tmp_path)) == (
+        2, "--verify compares fox {seed}.png with what would replace it"
+    )  # fmt: skip
+    (tmp_path / "fox {seed}-reproduced.png").write_bytes(b"in the way")
+    demo("reproduce", "fox {seed}.png", "-o", "fox {{seed}}-reproduced.png", "--overwrite", cwd=tmp_path, check=True)
+    assert (tmp_path / "fox {seed}-reproduced.png").read_bytes() == fox.read_bytes()
 
 
 def test_one_of_several_pictures_of_a_call_is_made_again(demo: Warm, tmp_path: Path) -> None:

@@ -108,6 +108,19 @@ def test_a_folder_of_frames_is_a_result(path: Path) -> None:
         assert not journal.intact(line)
 
 
+def test_files_are_on_disk_before_it_says_so(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", lambda handle: synced.append(os.fstat(handle).st_ino))
+    frames = path.parent / "clip.frames"
+    frames.mkdir(parents=True)
+    files = [path.parent / "a.png", frames / "00001.png"]
+    for file in files:
+        file.write_bytes(b"picture")
+    with opened(path) as journal:
+        journal.done("a", "a", 1, ["out/a.png", "out/clip.frames"], 1.0)
+    assert synced == [file.stat().st_ino for file in (*files, path)]
+
+
 def test_what_a_crash_left_of_an_item_is_removed_and_nothing_else(path: Path) -> None:
     write(path)
     mine = tempfile.mkstemp(dir=path.parent, prefix=mark(Path("c.png")), suffix=".tmp")[1]

@@ -32,7 +32,7 @@ LAYERS = (
     {"resolve", "weights"},
     {"build"},
     {"verify", "prune", "tables"},
-    {"reproduce", "placing"},
+    {"reproduce", "placing", "forecast"},
     {"runners"},
     {"cli"},
     {"__main__"},

@@ -534,14 +534,14 @@ def bad_files(path: Path) -> None:
         (read_video, "cut.mp4", "--video: cannot read cut.mp4: it is no video, or it is damaged"),
         (read_video, "list.m3u8", "--video: cannot read list.m3u8: it is no video, or it is damaged"),
         (read_video, "list.ffconcat", "--video: cannot read list.ffconcat: it is no video, or it is damaged"),
-        (read_video, "missing.mp4", "--video: cannot read missing.mp4: No such file or directory"),
+        (read_video, "missing.mp4", "--video: there is no file missing.mp4"),
         (read_video, "tone.wav", "--video: tone.wav has no video stream"),
         (read_video, "nothing", "--video: nothing has no frames"),
         (read_video, "mixed", "--video: mixed has frames of different sizes (8 x 8, 16 x 8)"),
         (read_video, "broken", "--video: cannot read 1.png: it is no picture, or it is damaged"),
         (read_audio, "text.txt", "--video: cannot read text.txt: it is no sound, or it is damaged"),
         (read_audio, "film.mp4", "--video: film.mp4 has no sound"),
-        (read_audio, "missing.wav", "--video: cannot read missing.wav: No such file or directory"),
+        (read_audio, "missing.wav", "--video: there is no file missing.wav"),
         (read_image, "film.mp4", "--video: cannot read film.mp4: it is no picture, or it is damaged"),
     ],
 )
@@ -549,7 +549,7 @@ def test_what_cannot_be_read_is_one_line_that_names_the_option(
     tmp_path: Path, read: Callable[..., object], name: str, message: str
 ) -> None:
     bad_files(tmp_path)
-    with pytest.raises(UsageError) as caught:
+    with pytest.raises(DiffpipeError) as caught:
         read(tmp_path / name, option="--video")
     assert caught.value.message == message
     assert caught.value.hint

@@ -438,14 +438,28 @@ def test_a_placement_survives_json() -> None:
 
 def test_gpus_from_nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = tmp_path / "nvidia-smi"
-    program.write_text('#!/bin/sh\necho "0, Small GPU, 8192, 8000"\necho "1, Large GPU, 24564, 24000"\n')
+    lines = ("0, GPU-aa11, Small GPU, 8192, 8000", "1, GPU-bb22, Large GPU, 24564, 24000")
+    program.write_text("#!/bin/sh\n" + "".join(f'echo "{line}"\n' for line in lines))
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    assert machine.gpus() == (
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    small, large = (
         machine.Gpu(0, "Small GPU", 8 * GIB, 8000 << 20),
         machine.Gpu(1, "Large GPU", 24564 << 20, 24000 << 20),
     )
-    program.write_text('#!/bin/sh\necho "0, Broken, [N/A], [N/A]"\n')
+    assert machine.gpus() == (small, large)
+    first_large = (replace(large, index=0),)
+    for named, seen in (
+        ("1", first_large),
+        ("GPU-bb", first_large),
+        ("1,0", (replace(large, index=0), replace(small, index=1))),
+        ("0,7,1", (small,)),
+        ("", ()),
+        ("-1", ()),
+    ):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+        assert machine.gpus() == seen, named
+    program.write_text('#!/bin/sh\necho "0, GPU-aa11, Broken, [N/A], [N/A]"\n')
     assert machine.gpus() == ()
     program.write_text("#!/bin/sh\nexit 9\n")
     assert machine.gpus() == ()
@@ -460,6 +474,8 @@ def test_free_host_memory_within_a_control_group(tmp_path: Path) -> None:
     (group / "memory.max").write_text("40960\n")
     (group / "memory.current").write_text("10240\n")
     assert machine.host_free(tmp_path) == 30720
+    (group / "memory.stat").write_text("anon 2048\ninactive_file 8192\n")  # files that were read, and may go
+    assert machine.host_free(tmp_path) == 38912
     (group / "memory.max").write_text("max\n")
     assert machine.host_free(tmp_path) == 64 * 1024
 

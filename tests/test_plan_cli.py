@@ -125,6 +125,17 @@ def test_sizes_of_memory(text: str, count: int) -> None:
     assert memory_size(text) == count
 
 
+@pytest.mark.parametrize("count", [12 * GIB, 12 * 10**9, 12345678901])
+def test_a_size_of_memory_is_the_same_in_the_command_that_builds_again(count: int) -> None:
+    from diffpipe.build import command_of
+    from diffpipe.cli.build import memory_size
+    from diffpipe.specs import BuildSpec, Placement
+
+    placement = Placement(memory="auto", device_memory=count)
+    words = command_of(BuildSpec("flux", "text2image", "a/b", placement=placement), "flux")
+    assert memory_size(words[words.index("--device-memory") + 1]) == count
+
+
 @pytest.mark.parametrize("text", ["", "big", "-1GiB", "0GiB", "12 apples"])
 def test_what_is_no_size_of_memory(text: str) -> None:
     from diffpipe.cli.build import memory_size

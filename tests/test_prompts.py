@@ -367,6 +367,8 @@ def test_a_preset_gives_what_the_pipeline_takes(tmp_path: Path) -> None:
     ("name", "text", "message"),
     [
         ("x.toml", "width = ", "--args x.toml: Invalid value"),
+        ("x.toml", "extra = {when = 2026-01-01}", "--args x.toml: Object of type date is not JSON"),
+        ("x.toml", "extra = {scale = inf}", "--args x.toml: Out of range float values are not JSON"),
         ("x.json", "[1]", "--args x.json is no JSON object"),
         ("x.json", "{", "--args x.json: column 2: it is no JSON"),
         ("x.toml", "\xff", "--args x.toml is not valid UTF-8"),
@@ -392,7 +394,7 @@ def test_a_preset_that_is_not_there_names_those_that_are(tmp_path: Path) -> None
     with pytest.raises(NotFoundError) as caught:
         preset("sofd", tmp_path)
     assert (caught.value.message, caught.value.hint) == (
-        "--args sofd: No such file or directory",
+        "--args: there is no file sofd",
         "the presets are: soft",
     )
     with pytest.raises(DiffpipeError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -22,9 +23,9 @@ from diffpipe import prune, weights
 from diffpipe.engine import fidelity, kernels, load, quantize, stored
 from diffpipe.engine.signature import read_flags
 from diffpipe.errors import CacheError, DiffpipeError, UsageError
-from diffpipe.files import safetensors_header
+from diffpipe.files import identity, safetensors_header
 from diffpipe.select import quantized_by_default
-from diffpipe.store import Store
+from diffpipe.store import Store, intact, write_sealed
 
 WAYS = [("quanto", "fp8"), ("quanto", "int8"), ("quanto", "int4"), ("torchao", "fp8"), ("torchao", "int8")]
 BF16 = torch.bfloat16
@@ -338,6 +339,7 @@ CONFIG: dict[str, Any] = {
         ({"loras": [{"files": {"x": "sha256:1"}, "scale": 0.5}]}, False),
         ({"base": {"kind": "hub", "repository": "a/b", "commit": "d"}}, False),
         ({"components": {"transformer": {"kind": "local"}}}, False),
+        ({"float32": ["vae"]}, False),
         *[
             ({"quantization": CONFIG["quantization"] | change}, False)
             for change in (
@@ -455,6 +457,32 @@ def test_damaged_weights_are_told_with_the_way_to_mend_them(
     drawn(warm, "damaged", tmp_path)
 
 
+@pytest.mark.parametrize("seen", [True, False])
+def test_what_verify_tells_to_do_mends_weights(seen: bool, cli: Cli, warm: Warm, checkpoints: Path) -> None:
+    """`seen`: the change shows in the file's times. A disk that loses bits leaves them as they are."""
+    words = ("build", "flux", "--model", checkpoints / "flux", "--quantize", "int8", "--name", f"mended-{seen}")
+    warm(*words, "--dtype", "float16" if seen else "float32", check=True)
+    store = Store(warm.home)
+    key = store.find(f"mended-{seen}").summary["weights"]
+    file = weights.folder(store, key) / "transformer.safetensors"
+    data = file.read_bytes()
+    file.write_bytes(data[:-100] + bytes(99) + b"\1")
+    if not seen:
+        summary = intact(weights.folder(store, key) / weights.SUMMARY)
+        summary["components"]["transformer"]["identity"] = identity(file)
+        write_sealed(weights.folder(store, key) / weights.SUMMARY, summary)
+
+    found = cli("pipelines", "verify", f"mended-{seen}")
+    command = shlex.split(found.stderr.rpartition("build it again: ")[2])
+    done = warm(*command[1:], check=True)
+
+    assert found.returncode == 6
+    assert "the quantized weights of transformer were changed" in found.stdout
+    assert "quantizing transformer" in done.stderr
+    assert file.read_bytes() == data
+    cli("pipelines", "verify", f"mended-{seen}", check=True)
+
+
 def test_weights_that_make_noise_fail_the_build_and_leave_nothing(warm: Warm, copy_of: Callable[..., Path]) -> None:
     """A column of huge weights that is never used: it leaves no steps of int8 for the others, but does fp8 no harm."""
     model = copy_of("flux", "huge-column")
@@ -493,3 +521,10 @@ def test_what_cannot_be_is_refused_before_anything_is_loaded(
     done = warm("build", "flux", "--model", checkpoints / "flux", *words)
     assert done.returncode == 2
     assert says in done.stderr
+
+
+def test_a_lora_beside_gguf_weights_is_not_lost_in_silence(cli: Cli, checkpoints: Path) -> None:
+    model = ("--model", checkpoints / "flux-transformer.gguf", "--config", checkpoints / "flux")
+    done = cli("build", "flux", *model, "--lora", checkpoints / "flux-lora.safetensors", "--quantize", "int8")
+    assert done.returncode == 2, done.stderr
+    assert "flux-transformer.gguf cannot take them in" in done.stderr

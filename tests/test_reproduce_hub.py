@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import Cli
 from hub_server import Hub, serve
+from PIL import Image
 
 SMALL = ("--prompt", "a fox", "--width", 32, "--height", 32, "--num-inference-steps", 1, "--seed", 1)
 
@@ -58,6 +59,22 @@ def test_all_of_it_is_fetched_again_by_commit(checkpoints: Path, repositories: d
     document = json.loads(cli("inspect", "house.png", "--json", check=True).stdout)["diffpipe"]
     assert {source["label"]: source["commit"] for source in document["sources"]} == commits
     assert now.stdout.split()[1] != document["pipeline"]["key"][:12]
+
+
+def test_a_component_that_is_one_file_of_a_repository(
+    checkpoints: Path, repositories: dict[str, Path], tmp_path: Path
+) -> None:
+    part = "transformer=org/single/flux-transformer.safetensors@main"
+    with serve(repositories) as hub:
+        cli = Cli(tmp_path / "home", tmp_path)
+        env = {"HF_ENDPOINT": hub.url}
+        cli("build", "flux", "--model", "org/flux", "--component", part, "--dtype", "float32", env=env, check=True)
+    cli("generate", "flux", *SMALL, "-o", "part.png", check=True)
+    cli("build", "flux", "--model", checkpoints / "flux", "--dtype", "float32", "--name", "whole", check=True)
+    cli("generate", "whole", *SMALL, "-o", "whole.png", check=True)
+
+    with Image.open(tmp_path / "part.png") as made, Image.open(tmp_path / "whole.png") as whole:
+        assert made.tobytes() == whole.tobytes()
 
 
 def test_files_that_the_hub_cache_lost_are_fetched_again(

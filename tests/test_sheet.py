@@ -11,8 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageFont
 
+from diffpipe.batch import Batch
+from diffpipe.cli import looking
 from diffpipe.engine import media, sheet
-from diffpipe.specs import Artifact
+from diffpipe.specs import Artifact, Flag, Request
+from diffpipe.templates import Outputs
 
 
 def artifact(path: Path, kind: str = "image") -> Artifact:
@@ -68,6 +71,26 @@ def test_more_than_a_page_goes_on_in_another(tmp_path: Path, monkeypatch: pytest
     assert sizes[2][0] < sizes[0][0]
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_page_replaces_a_file_only_where_it_may(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overwrite: bool
+) -> None:
+    monkeypatch.setattr(sheet, "MOST", 1)
+    small = picture(tmp_path / "a.png", "red", (8, 8))
+    (tmp_path / "sheet-2.png").write_bytes(b"mine")
+    made = sheet.Sheet(tmp_path / "sheet.png", overwrite=overwrite)
+    made.add([small, small], "x\ny")
+    assert ((tmp_path / "sheet-2.png").read_bytes() == b"mine") is not overwrite
+
+
+def test_a_caption_tells_no_folder(tmp_path: Path) -> None:
+    flags = {"image": Flag("image", "image")}
+    place = str(tmp_path / "a.png")
+    batch = Batch(flags, frozenset(flags), {}, Outputs(), "d", "k", 1, swept={"image": [place], "steps": [4]})
+    request = Request(0, 5, {"prompt": "x", "image": place, "steps": 4})
+    assert looking.caption(request, batch) == "x\nimage=a.png, steps=4"
+
+
 def test_no_pictures_make_no_sheet(tmp_path: Path) -> None:
     sheet.Sheet(tmp_path / "sheet.png").write()
     assert list(tmp_path.iterdir()) == []
@@ -94,15 +117,17 @@ def test_a_run_with_a_failure_still_has_its_sheet_and_resuming_has_all(warm: War
     rows = ['{"prompt": "a panda", "id": "a"}', '{"prompt": "an apple", "id": "b"}']
     (tmp_path / "p.jsonl").write_text("\n".join(rows))
     call = ("generate", "demo", "--prompts-from", "p.jsonl", "--seed", "1", "-o", "out/")
-    warm(*call, cwd=tmp_path, check=True)
+    warm(*call, "--width", 96, "--height", 96, "--gallery", "g", cwd=tmp_path, check=True)
     (tmp_path / "p.jsonl").write_text("\n".join([*rows, '{"prompt": "a rocket", "id": "c"}']))
     with (tmp_path / "p.jsonl").open("a") as more:
         more.write('\n{"prompt": "a moon", "id": "d", "width": 31}')
     looks = ("--contact-sheet", "s.png", "--gallery", "g")
-    done = warm(*call, "--resume", "--keep-going", *looks, cwd=tmp_path)
+    done = warm(*call, "--width", 96, "--height", 96, "--resume", "--keep-going", *looks, cwd=tmp_path)
     assert (done.returncode, "1 made, 1 failed, 2 done before" in done.stderr) == (7, True), done.stderr
     with Image.open(tmp_path / "s.png") as page:
-        assert page.size == (2 * 172 + 12, 2 * 212 + 12)  # three pictures in two rows
+        assert page.size == (2 * 172 + 12, 2 * 180 + 12)  # three pictures in two rows
     from diffpipe import gallery
 
-    assert [item["arguments"]["prompt"] for item in gallery.read(tmp_path / "g")] == ["a panda", "an apple", "a rocket"]
+    items = gallery.read(tmp_path / "g")
+    assert [item["arguments"]["prompt"] for item in items] == ["a panda", "an apple", "a rocket"]  # each once
+    assert [item["details"] for item in items] == [{"width": 96, "height": 96}] * 3

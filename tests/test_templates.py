@@ -88,13 +88,13 @@ def test_a_folder_that_is_there_needs_no_slash(work: Path) -> None:
         ("{name.__class__}", "--output: there is no field {name.__class__}"),
         ("{name[0]}", "--output: there is no field {name[0]}"),
         ("{name!r}", "--output: there is no field {name}"),
-        ("{seed:zz}", "--output: Unknown format code 'z' for object of type 'int'"),
-        ("{seed:c}", "--output: Python int too large to convert to C long"),
-        ("{seed:{index}}", "--output: Invalid format specifier"),
+        ("{seed:zz}", "--output: {seed:zz} is no way to write the seed"),
+        ("{seed:c}", "--output: {seed:c} is no way to write the seed"),
+        ("{seed:{index}}", "--output: {seed:{index}} is no way to write the seed"),
         ("{seed:99999999}", "--output: 99999999 is too wide for a file name"),
-        ("{prompt:d}", "--output: Unknown format code 'd' for object of type 'str'"),
-        ("{", "--output: Single '{' encountered in format string"),
-        ("x}", "--output: Single '}' encountered in format string"),
+        ("{prompt:d}", "--output: {prompt:d} is no way to write the prompt"),
+        ("{", "--output: a brace in '{' has no partner"),
+        ("x}", "--output: a brace in 'x}' has no partner"),
         ("", "--output is no path"),
         ("  ", "--output is no path"),
         ("x\0y", "--output is no path"),
@@ -272,3 +272,12 @@ def test_an_items_own_template_stays_in_the_folder(template: str, folder: str | 
     inside = Path(folder_of(outputs)).absolute()
     assert Path(os.path.abspath(path)).is_relative_to(inside)
     assert Path(path).suffix[1:].lower() in FORMATS["image"]
+
+
+def test_folders_of_frames_are_no_ending() -> None:
+    with pytest.raises(UsageError) as caught:
+        whole_template(Outputs("x.avi", kind="video"))
+    assert (caught.value.message, caught.value.hint) == (
+        "videos are not written as .avi",
+        "use .mp4, .webm, .gif or a folder of pictures (--format frames)",
+    )

@@ -274,6 +274,11 @@ quantization change results, so a step lasts for that item alone: the next one s
 result depends on the items around it. Where all items need a step, build with it. `--no-step-down` fails with exit code
 5 and names the option to build with. A `--batch-size` group that ran out of memory is parted first.
 
+`generate` predicts runs of more than a megapixel from the pipeline's settings, without torch. What would need more than
+twice the memory there is in all (the host's with its swap, and the GPU's with every step taken) is refused with exit
+code 5 before anything is loaded, naming what would fit; `--force` tries it. The factor leaves room for predictions that
+are too high, and components of unknown size count as nothing.
+
 ## Chunks under model offload
 
 With `--cpu-offload model`, up to 20 items are made side by side: all are encoded, then denoised, then decoded, so that

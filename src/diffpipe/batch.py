@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
@@ -28,6 +28,7 @@ class Batch:
     types. `swept`: name -> values. `seed` of each row that gives none; None for one derived from `origin` and the row,
     so that it does not depend on the row's place. `fit`: see `checked`. `journal`, where one is kept: items in it are
     refused as made already, unless `resume` (skip what is done), `retry` (and make again what failed) or overwriting.
+    `limit` raises for call arguments that this machine cannot work on.
     `thorough`: whether files that the journal has are read to see that they are what was written.
     """
 
@@ -46,6 +47,7 @@ class Batch:
     resume: bool = False
     retry: bool = False
     thorough: bool = True
+    limit: Callable[[Mapping[str, Any]], None] = lambda arguments: None
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ def items(rows: Iterable[Row], batch: Batch) -> Iterator[Request | Refused | Ear
                 continue
             try:
                 yield _item(wanted, batch, used, template)
-            except UsageError as error:
+            except DiffpipeError as error:
                 yield Refused(wanted.id or _row_id(row), _located(row, error))
 
 
@@ -122,7 +124,7 @@ def _wanted(row: Row, batch: Batch, used: _Used) -> Iterator[_Wanted | Refused]:
         try:
             arguments = _call(call, batch)
             _check_seed(seed, count)
-        except UsageError as error:
+        except DiffpipeError as error:
             yield Refused(_row_id(row), _located(row, error))
             continue
         if seed is None and drawn is None:
@@ -132,7 +134,8 @@ def _wanted(row: Row, batch: Batch, used: _Used) -> Iterator[_Wanted | Refused]:
         for number in range(count):
             item_id = f"{own['id']}-{at * count + number + 1}" if "id" in own and several else own.get("id")
             earliest = not at and not number
-            yield _Wanted(row, arguments, first + number, item_id, seed is None, own.get("output"), earliest)
+            own_seed = seed is None and not batch.fit  # --fit may make two swept values one
+            yield _Wanted(row, arguments, first + number, item_id, own_seed, own.get("output"), earliest)
 
 
 def _item(wanted: _Wanted, batch: Batch, used: _Used, template: tuple[str, str]) -> Request | Earlier:
@@ -190,7 +193,8 @@ def _earlier(item_id: str, item: str, before: Mapping[str, Any], batch: Batch, j
         return Earlier(item_id, before) if not batch.thorough or journal.intact(before) else None
     if batch.outputs.overwrite:
         return None
-    raise UsageError(f"{item_id} was made already", "pass --resume to skip what is done, or --overwrite")
+    hint = "pass --resume to skip what is done, --overwrite to make it again, or another -o or --seed for new ones"
+    raise UsageError(f"{item_id} was made already", hint)
 
 
 def _drawn_seed(own: Mapping[str, Any], given: Mapping[str, Any], count: int, batch: Batch, used: _Used) -> int:
@@ -206,6 +210,7 @@ def _drawn_seed(own: Mapping[str, Any], given: Mapping[str, Any], count: int, ba
 def _call(call: Mapping[str, Any], batch: Batch) -> dict[str, Any]:
     arguments = checked(batch.flags, call, fit=batch.fit)
     check_files(batch.flags, arguments)
+    batch.limit(arguments)
     return arguments
 
 
@@ -226,9 +231,9 @@ def _check_seed(seed: int | None, count: int) -> None:
         raise UsageError(f"--seed {seed} is out of range", f"seeds go from 0 to {MAX_SEED}{more}")
 
 
-def _located(row: Row, error: UsageError) -> UsageError:
+def _located(row: Row, error: DiffpipeError) -> DiffpipeError:
     """An error with the line it comes from."""
-    return UsageError(f"{row.where}: {error.message}", error.hint) if row.where else error
+    return type(error)(f"{row.where}: {error.message}", error.hint, error.exit_code) if row.where else error
 
 
 def _row_id(row: Row) -> str:

@@ -11,10 +11,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from . import hub, select, weights
+from . import hub, plugins, select, weights
 from .errors import UsageError
 from .files import identity, readable, safetensors_header, weigh
-from .resolve import Context, Resolved, place_of, resolve
+from .resolve import EMBEDDED, Context, Resolved, place_of, resolve
 from .specs import CHECKPOINTS, BuildSpec, Component, PipelineType, Placement, Source, digest
 from .store import SHORT, Entry, Store, check_name
 
@@ -79,7 +79,8 @@ def build(
     request = digest(_request(spec, store, report))
     known = {} if options.force or commits else (store.pins(request) or {})
     pins = {role: Source.from_json(source) for role, source in known.items()}
-    resolved = resolve(spec, row, Context(store.digests, pins, offline, report, commits))
+    check_names = None if spec.trust_remote_code else _check_names  # a class of the model's own is not known yet
+    resolved = resolve(spec, row, Context(store.digests, pins, offline, report, commits, check_names))
     if pins and store.sound(resolved.key) is None:  # what they pinned was removed: look branches and tags up again
         resolved = resolve(spec, row, Context(store.digests, {}, offline, report))
     entry = None if options.force else _ready(store, resolved)
@@ -96,6 +97,13 @@ def build(
     if not commits:
         store.set_pins(request, {s.role: asdict(s) for s in resolved.sources if s.kind == "hub"})
     return Built(entry, options.name, cached, store.set_name(options.name, entry.key))
+
+
+def _check_names(pipeline: str, names: Collection[str]) -> None:
+    from .engine import load, place
+
+    place.quiet_libraries()
+    load.check_names(load.pipeline_class(pipeline), names)
 
 
 def _request(spec: BuildSpec, store: Store, report: Any) -> dict[str, Any]:
@@ -119,7 +127,7 @@ def _ready(store: Store, resolved: Resolved) -> Entry | None:
     sources = [source for source in map(Source.from_json, entry.manifest()["sources"]) if source.kind == "hub"]
     fetched = (file_of(source, locations[source.role], path) for source in sources for path in source.files)
     stored = weights.weights_key(resolved.config)
-    whole = stored is None or weights.find(store, stored) is not None
+    whole = stored is None or weights.sound(store, stored) is not None
     return entry if whole and all(path.exists() for path in fetched) else None
 
 
@@ -148,13 +156,15 @@ def _make(resolved: Resolved, row: PipelineType, store: Store, options: Options,
     spec, offline, quiet = resolved.spec, options.offline, options.quiet
     # The first to list any is the pipeline's own folder; a component adds itself where that does not list it.
     layout = {name: pair for s in reversed(resolved.sources) for name, pair in s.components.items()}
+    hint = _what_fits(resolved)
     own, fetched = None, None
     if spec.trust_remote_code and not (spec.pipeline or row.pipeline) and not resolved.sources[0].single:
         fetched = _fetch(resolved, offline, quiet, say)
         own = load.own_pipeline_class(place_of(fetched["base"]))
     cls = own or load.pipeline_class(resolved.pipeline)
-    shipped = _settings(resolved, "scheduler", "scheduler_config.json", offline) if spec.scheduler else {}
-    load.check(asdict(spec), cls, layout, shipped)
+    shipped = _settings(resolved, "scheduler", "scheduler_config.json", offline) if _schedules(spec) else {}
+    load.check(asdict(spec), cls, layout, shipped, hint)
+    layout = _matched(cls, resolved, layout, hint, offline)
     placement.check(cls, spec.placement)
     _check_speed(cls, resolved, layout, offline)
     if "quantization" in resolved.config:
@@ -171,7 +181,9 @@ def _make(resolved: Resolved, row: PipelineType, store: Store, options: Options,
     small = fetched or _fetch(resolved, offline, quiet, say, only="lora:")
     _check_loras(cls, resolved, layout, small, offline, say)
     stored = weights.weights_key(resolved.config)
-    shared = weights.find(store, stored) if stored else None
+    if stored and options.force and weights.problems(store, stored):  # read whole: a disk can lose bits in silence
+        weights.drop(store, stored)
+    shared = weights.sound(store, stored) if stored else None
     if shared:  # another entry with the same weights made them
         resolved = replace(resolved, sources=tuple(_still_needed(resolved.sources, shared["components"])))
     locations = fetched or _fetch(resolved, offline, quiet, say, have=small)
@@ -213,6 +225,11 @@ def _make(resolved: Resolved, row: PipelineType, store: Store, options: Options,
     )
 
 
+def _schedules(spec: BuildSpec) -> bool:
+    """Whether a request changes the scheduler."""
+    return bool(spec.scheduler or spec.scheduler_config)
+
+
 def _settings(resolved: Resolved, component: str, name: str, offline: bool) -> dict[str, Any]:
     """A component's own settings file, small and so read before anything is fetched; {} where there is none."""
     sources = {source.role: source for source in resolved.sources}
@@ -228,6 +245,44 @@ def _settings(resolved: Resolved, component: str, name: str, offline: bool) -> d
     else:
         text = file_of(source, resolved.locations[source.role], path).read_text(encoding="utf-8")
     return dict(json.loads(text))
+
+
+def _matched(
+    cls: type, resolved: Resolved, layout: Mapping[str, tuple[str, str]], hint: str, offline: bool
+) -> dict[str, tuple[str, str]]:
+    """The class of each component. Raises UsageError for a model or component of another family than the class."""
+    from .engine import match
+
+    folder = _folder(resolved)
+    replaced = {
+        name: match.Replaced(source.label, source.components.get(name))
+        for source in resolved.sources
+        if source.role.startswith("component:") and (name := source.role.removeprefix("component:"))
+    }
+    classes = match.check(cls, match.Model(folder.label, folder.pipeline, folder.components), replaced, hint)
+    # A single file says nothing of its own widths: its settings are those of the folder.
+    told = {s.role for s in resolved.sources if not s.single}
+    read = {name: part for name, part in replaced.items() if f"component:{name}" in told}
+    match.check_widths(classes, read, lambda name: _settings(resolved, name, "config.json", offline))
+    return {name: classes[name] for name in layout}
+
+
+def _folder(resolved: Resolved) -> Source:
+    """The source that is a diffusers folder: the model's own, or where a single file takes its settings from."""
+    return next((s for s in resolved.sources if s.role == "config"), resolved.sources[0])
+
+
+def _what_fits(resolved: Resolved) -> str:
+    """Which provider and type a model is for, by the pipeline class that its folder names."""
+    own = _folder(resolved).pipeline
+    if own == resolved.pipeline:
+        return "choose the provider and --type that fit the model, or add the part with --component NAME=SOURCE"
+    for provider in plugins.providers().values():
+        for row in provider.types:
+            if row.pipeline == own and not any(r.startswith(EMBEDDED) for r in row.repositories):
+                kind = "" if row is provider.types[0] else f" --type {row.name}"
+                return f"this model is a {own}: diffpipe build {provider.name}{kind}"
+    return f"this model is a {own}: diffpipe build custom, or name another model with --model"
 
 
 def _check_speed(cls: type, resolved: Resolved, layout: Mapping[str, tuple[str, str]], offline: bool) -> None:
@@ -329,7 +384,8 @@ def _fetch(
 def file_of(source: Source, location: str, path: str) -> Path:
     """The place of one of a source's files: the location itself where the source is a single file."""
     place = place_of(location)
-    return place if place.is_file() or place.suffix in CHECKPOINTS else place / path
+    whole = place.is_file() or (source.single and place.suffix in CHECKPOINTS and not place.is_dir())
+    return place if whole else place / path
 
 
 def record_sources(sources: tuple[Source, ...], locations: Mapping[str, str], command: list[str]) -> dict[str, Any]:
@@ -427,7 +483,8 @@ def command_of(spec: BuildSpec, name: str) -> list[str]:
 def _placement_options(placement: Placement) -> dict[str, str]:
     given = placement.to_json()
     options = {"--memory": given.get("memory", ""), "--cpu-offload": given.get("cpu_offload", "")}
-    options["--device-memory"] = f"{placement.device_memory / 2**30:g}GiB" if placement.device_memory else ""
+    # In bytes, since it is part of the key: 12 GB are no short number of GiB.
+    options["--device-memory"] = f"{placement.device_memory}B" if placement.device_memory else ""
     if placement.quantize == "none":
         return options
     options |= {"--quantize": placement.quantize, "--quantize-backend": placement.quantize_backend}

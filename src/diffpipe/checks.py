@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from .errors import UsageError
+from .errors import NotFoundError, UsageError
 from .specs import MEDIA_KINDS, Flag, nearest
 
 
@@ -15,17 +15,20 @@ def checked(flags: Mapping[str, Flag], arguments: Mapping[str, Any], *, fit: boo
     """Arguments with what is empty left out; every value in its flag's range.
 
     `fit`: take the nearest size or number of frames that the pipeline can make. Raises UsageError for a missing
-    argument, or a value out of range, with the nearest one that is in it.
+    argument (an empty text is one, if it is given), or a value out of range, with the nearest one that is in it.
     """
     fitted = dict(arguments)
     for name, flag in flags.items():
         option = "--" + name.replace("_", "-")
         value = arguments.get(name, flag.default)
-        if flag.required and value in (None, [], ""):
+        empty = value in (None, []) or (value == "" and (flag.kind != "text" or name not in arguments))
+        if flag.required and empty:
             raise UsageError(f"{option} is missing", f"this pipeline needs it: {flag.help}" if flag.help else "give it")
-        if fit and flag.multiple_of and isinstance(value, int) and name in arguments:
+        if fit and flag.multiple_of and isinstance(value, int) and value > 0 and name in arguments:
             value = fitted[name] = nearest(flag, value)[0]
         items = value if isinstance(value, list) else [value]
+        if flag.many and not flag.scalar and arguments.get(name) is not None:
+            fitted[name] = items  # in files, sweeps and --set, one value stands for a list of one
         if flag.most and len(items) > flag.most and flag.kind in MEDIA_KINDS:
             raise UsageError(f"{option} is given {len(items)} times", f"this pipeline takes {flag.most} at most")
         for item in items:
@@ -42,14 +45,14 @@ def checked(flags: Mapping[str, Flag], arguments: Mapping[str, Any], *, fit: boo
 
 
 def check_files(flags: Mapping[str, Flag], arguments: Mapping[str, Any]) -> None:
-    """Raises UsageError for a media argument that is no file."""
+    """Raises NotFoundError for a media argument that does not exist, UsageError for one that is no file."""
     for name, flag in flags.items():
         if flag.kind not in MEDIA_KINDS or name not in arguments:
             continue
         option = "--" + name.replace("_", "-")
         for path in arguments[name] if isinstance(arguments[name], list) else [arguments[name]]:
             if not os.path.exists(path):
-                raise UsageError(f"{option}: there is no file {path}", "check the path")
+                raise NotFoundError(f"{option}: there is no file {path}", "check the path")
             if os.path.isdir(path) and flag.kind != "video":
                 raise UsageError(f"{option}: {path} is a folder", "name a file in it")
         if "ip_adapter" in name:
@@ -64,12 +67,15 @@ def _check_text(option: str, text: str) -> None:
 
 
 def _check_strength(arguments: Mapping[str, Any]) -> None:
-    """Image-to-image pipelines run the last steps * strength steps (get_timesteps) and fail where that is none."""
+    """Image-to-image pipelines run the last steps * strength steps (get_timesteps) and fail where that is none.
+
+    They differ in how they round below one step: what is named is enough for all of them.
+    """
     steps, strength = arguments.get("num_inference_steps"), arguments.get("strength")
     if isinstance(steps, int) and strength == 0:
         raise UsageError(
             f"--strength 0 leaves none of {steps} steps to run",
-            f"give at least {math.ceil(1000 / steps) / 1000:g}, which is one step",
+            f"give more: {math.ceil(1000 / steps) / 1000:g} runs one step",
         )
 
 
@@ -89,18 +95,20 @@ def _check_tiles(arguments: Mapping[str, Any]) -> None:
 
 def _check_range(flag: Flag, option: str, value: float) -> None:
     low, high, step = flag.minimum, flag.maximum, flag.multiple_of
-    if (
-        (isinstance(value, float) and not math.isfinite(value))
-        or (low is not None and value < low)
-        or (high is not None and value > high)
-    ):
-        bounds = (
-            f"from {low:g} to {high:g}"
-            if low is not None and high is not None
-            else (f"at least {low:g}" if low is not None else f"at most {high:g}" if high is not None else "a number")
-        )
-        raise UsageError(f"{option} {value} is out of range", f"give {bounds}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UsageError(f"{option} {value} is not a finite number", f"give {_bounds(flag)}")
+    if (low is not None and value < low) or (high is not None and value > high):
+        raise UsageError(f"{option} {value} is out of range", f"give {_bounds(flag)}")
     if step and value % step != flag.remainder:
         near = " or ".join(map(str, sorted(nearest(flag, int(value)))))
         form = f"not {step}n + {flag.remainder}" if flag.remainder else f"no multiple of {step}"
         raise UsageError(f"{option} {value} is {form}", f"the nearest: {near}; --fit takes it by itself")
+
+
+def _bounds(flag: Flag) -> str:
+    """The range of a flag in words, its ends numbers that can be given."""
+    low, high = (bound if bound is None or not flag.multiple_of else nearest(flag, math.ceil(bound))[0]
+        for bound in (flag.minimum, flag.maximum))  # fmt: skip
+    if low is not None and high is not None:
+        return f"from {low:g} to {high:g}"
+    return f"at least {low:g}" if low is not None else f"at most {high:g}" if high is not None else "a finite number"

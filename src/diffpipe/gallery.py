@@ -68,7 +68,9 @@ class Gallery:
 
     def _item(self, artifact: Artifact, settings: Mapping[str, Any]) -> Item:
         path = Path(artifact.path)
-        key = digest({"settings": settings, "file": path.name})[:12]
+        # The command is left out: it has the arguments in the order in which they came.
+        own = {name: value for name, value in settings.items() if name != "command"}
+        key = digest({"settings": own, "file": path.name})[:12]
         placed = self._placed(path, key)
         shown = placed
         if placed.is_dir():  # a video as a folder of frames
@@ -186,7 +188,7 @@ def settings_of(request: Request, manifest: Mapping[str, Any], name: str) -> dic
     flags = {flag["name"]: Flag.from_json(flag) for flag in manifest["flags"]}
     media = {name for name, flag in flags.items() if flag.kind in MEDIA_KINDS}
     arguments = {
-        argument: _names(value) if argument in media else value for argument, value in request.arguments.items()
+        argument: names(value) if argument in media else value for argument, value in request.arguments.items()
     }
     return {
         "id": request.id,
@@ -198,8 +200,9 @@ def settings_of(request: Request, manifest: Mapping[str, Any], name: str) -> dic
     }
 
 
-def _names(value: Any) -> Any:
-    return [_names(one) for one in value] if isinstance(value, list | tuple) else Path(value).name
+def names(value: Any) -> Any:
+    """Files without the folders they lie in."""
+    return [names(one) for one in value] if isinstance(value, list | tuple) else Path(value).name
 
 
 def command(name: str, flags: Mapping[str, Flag], arguments: Mapping[str, Any], request: Request) -> str:

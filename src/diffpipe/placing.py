@@ -44,7 +44,9 @@ def choose(spec: BuildSpec, row: PipelineType, store: Store, offline: bool) -> C
         knobs.check(asked, spec.pipeline or row.pipeline, device_kind(spec.device))
         taken, notices = knobs.takable(asked, table(spec, row, store, offline).parts)
         return Choice(replace(spec, placement=taken), notices=notices)
-    machine = machine_of(spec.device, asked.device_memory)
+    # Without a GPU it will run on the CPU, so the limit is the host's.
+    here = "cpu" if device_kind(spec.device) == "cpu" else spec.device
+    machine = machine_of(here, asked.device_memory)
     _, _, made = planned(spec, row, store, offline, machine)
     if not made.chosen.fits:
         raise DiffpipeError(made.reason, "free some memory, or name the switches yourself", Exit.OUT_OF_MEMORY)

@@ -372,13 +372,16 @@ def preset(reference: str, folder: Path) -> dict[str, Any]:
     path = _preset_path(reference, folder)
     try:
         text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise NotFoundError(f"--args: there is no file {reference}", _presets_hint(folder)) from None
     except OSError as error:
-        raise NotFoundError(f"--args {reference}: {error.strerror}", _presets_hint(folder)) from None
+        raise UsageError(f"--args {reference}: {error.strerror}", _presets_hint(folder)) from None
     except UnicodeDecodeError:
         raise UsageError(f"--args {reference} is not valid UTF-8", "save it as UTF-8") from None
     try:
         values = parse_json(text) if path.suffix.lower() == ".json" else tomllib.loads(text)
-    except (ValueError, RecursionError) as error:
+        canonical_json(values)  # TOML has dates, too, and numbers that are none
+    except (TypeError, ValueError, RecursionError) as error:
         raise UsageError(f"--args {reference}: {error}", "for example guidance_scale = 4.5, one a line") from None
     if not isinstance(values, dict):
         raise UsageError(f"--args {reference} is no JSON object", 'for example {"guidance_scale": 4.5}')
@@ -399,7 +402,8 @@ def preset_names(folder: Path) -> list[str]:
 
 def _presets_hint(folder: Path) -> str:
     names = preset_names(folder)
-    return f"the presets are: {', '.join(names)}" if names else "give a TOML or JSON file with call arguments"
+    here = Path("~") / folder.relative_to(Path.home()) if folder.is_relative_to(Path.home()) else folder
+    return f"the presets are: {', '.join(names)}" if names else f"there are no presets in {here} yet: check the path"
 
 
 def fitting(

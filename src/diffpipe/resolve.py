@@ -12,7 +12,8 @@ import importlib.util
 import json
 import os
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 from importlib.resources import files as package_files
@@ -20,7 +21,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from . import hub, select
-from .errors import NotFoundError, UsageError
+from .errors import DiffpipeError, NotFoundError, UsageError
 from .files import DigestCache, safetensors_header
 from .specs import CHECKPOINTS, BuildSpec, FileInfo, PipelineType, Placement, Source, digest
 
@@ -50,7 +51,8 @@ class Resolved:
 class Context:
     """What resolving needs besides the request: the digest cache, recorded pins by role, and whether to go online.
 
-    `commits` by role: of the repositories for which a request names no revision ("config", "lora:N").
+    `commits` by role: of the repositories for which a request names no revision ("config", "lora:N"). `check_names`
+    gets a pipeline class's name and those of replaced components that neither the model nor the row lists.
     """
 
     digests: DigestCache
@@ -58,6 +60,7 @@ class Context:
     offline: bool = False
     report: Report | None = None
     commits: Mapping[str, str] = field(default_factory=dict)
+    check_names: Callable[[str, Collection[str]], None] | None = None
 
 
 def resolve(spec: BuildSpec, row: PipelineType, context: Context) -> Resolved:
@@ -71,22 +74,59 @@ def resolve(spec: BuildSpec, row: PipelineType, context: Context) -> Resolved:
     if base.single:
         found.append(_pin_config(spec, row, base, base_at, context))
     layout = found[-1][0]
-    spec = replace(spec, components=with_defaults(spec, row, layout))
+    pipeline = spec.pipeline or row.pipeline or layout.pipeline
+    strange = set(spec.components) - set(layout.components) - set(row.components)
+    if strange and context.check_names:
+        context.check_names(pipeline, sorted(strange))
+    asked, spec = spec, replace(spec, components=with_defaults(spec, row, layout))
     for name, source in sorted(spec.components.items()):
-        found.append(_pin_component(name, source, spec, context, known=name in layout.components))
+        option = "" if name in asked.components else component_option(name)
+        with _wanted(source, option):
+            found.append(_pin_component(name, source, spec, context, known=name in layout.components))
     for number, text in enumerate(spec.loras):
         found.append(_pin_lora(number, text, spec, context))
     sources = tuple(source for source, _ in found)
-    pipeline = spec.pipeline or row.pipeline or layout.pipeline
+    _check_loras_can_be_stored(spec, sources)
     names = {name for source in sources for name in source.components}
     config = configuration(spec, pipeline, sources, quantization(spec, row, names), row.float32)
     locations = {source.role: location for source, location in found}
     return Resolved(spec, pipeline, sources, locations, config, digest(config))
 
 
+def _check_loras_can_be_stored(spec: BuildSpec, sources: Iterable[Source]) -> None:
+    """Raises UsageError for LoRAs beside GGUF weights, which cannot take them in, where the result would be stored."""
+    gguf = next((path for source in sources for path in source.files if path.endswith(".gguf")), None)
+    if gguf and spec.loras and spec.placement.quantize != "none":
+        raise UsageError(
+            f"--quantize stores LoRAs within the weights, and {PurePosixPath(gguf).name} cannot take them in",
+            "leave out --quantize, or take weights that are not GGUF",
+        )
+
+
 def with_defaults(spec: BuildSpec, row: PipelineType, layout: Source) -> dict[str, str]:
     """The request's replaced components, and the row's for what the model's own folder does not list."""
     return {n: s for n, s in row.components.items() if n not in layout.components} | dict(spec.components)
+
+
+def component_option(name: str) -> str:
+    """The option that says where a component comes from."""
+    return "--controlnet SOURCE" if name == "controlnet" else f"--component {name}=SOURCE"
+
+
+@contextmanager
+def _wanted(source: str, option: str) -> Iterator[None]:
+    """Tell of a source that was not named, where it cannot be had, that it was wanted and which option names another.
+
+    `option`: "" for a source that the user named.
+    """
+    try:
+        yield
+    except DiffpipeError as error:
+        if not option:
+            raise
+        message = f"without {option.removesuffix('SOURCE').rstrip(' =')}, {source} is needed: {error.message}"
+        hint = f"name what is on this machine with {option}, or {error.hint}"
+        raise DiffpipeError(message, hint, error.exit_code) from error
 
 
 def quantization(spec: BuildSpec, row: PipelineType, names: Iterable[str]) -> dict[str, Any] | None:
@@ -227,7 +267,8 @@ def _pin_config(
             "a single-file checkpoint of a custom pipeline does not say what it is",
             "name a folder or repository with the same layout: --config SOURCE",
         )
-    return _pin_pipeline("config", model, spec, context, tensors=_tensors_of(base, location, context.offline))
+    with _wanted(model, "" if spec.config else "--config SOURCE"):
+        return _pin_pipeline("config", model, spec, context, tensors=_tensors_of(base, location, context.offline))
 
 
 def _tensors_of(base: Source, location: str, offline: bool) -> Iterable[str]:
@@ -257,7 +298,7 @@ def _pin_pipeline(
         )
     index = _model_index(read("model_index.json"), model, names, spec)
     parts = select.parts_of_checkpoint(tensors, select.components_of(index)) if tensors is not None else set()
-    single = {name for name, text in spec.components.items() if Path(text).expanduser().is_file()}
+    single = {name for name, text in spec.components.items() if _is_single(text)}
     chosen = select.pipeline_files(
         names,
         index,
@@ -277,14 +318,12 @@ def _pin_component(name: str, text: str, spec: BuildSpec, context: Context, *, k
     """Pin a replacement component: NAME/ of a diffusers folder, the root of a folder that holds it alone, or a file.
 
     On the hub, owner/name/FOLDER says which folder. The component's class is the one that the pipeline's own folder
-    names; where that names none (not `known`), the one named here.
+    names; where that names none (not `known`), the one named here. Of a known one only what is fetched is read.
     """
     role = f"component:{name}"
     if role in context.pins:
         return context.pins[role], ""
-    source, _, revision = (
-        text.rpartition("@") if "@" in text and not Path(text).expanduser().exists() else (text, "", "")
-    )
+    source, revision = _split_revision(text)
     repository, inner = _repository_and_file(source)
     if inner.endswith(CHECKPOINTS):
         return _pin_hub_file(role, repository, inner, revision or None, context, allow_pickle=spec.allow_pickle)
@@ -303,7 +342,8 @@ def _pin_component(name: str, text: str, spec: BuildSpec, context: Context, *, k
     pinned, location = _source(
         role, kind, source, commit, chosen, names, context, variant=spec.variant, subfolder=subfolder
     )
-    return replace(pinned, components={} if known else _class_named(name, subfolder, names, read)), location
+    said = _class_named(name, subfolder, chosen if known else names, read)
+    return replace(pinned, components=said), location
 
 
 def _class_named(
@@ -355,6 +395,18 @@ def _repository_and_file(text: str) -> tuple[str, str]:
     if not inner or not REPOSITORY.fullmatch(f"{owner}/{name}") or Path(text).expanduser().exists():
         return "", ""
     return f"{owner}/{name}", inner
+
+
+def _split_revision(text: str) -> tuple[str, str]:
+    """SOURCE[@REVISION] of a component; an @ in the name of a local one is part of it."""
+    source, mark, revision = text.rpartition("@")
+    return (source, revision) if mark and not Path(text).expanduser().exists() else (text, "")
+
+
+def _is_single(text: str) -> bool:
+    """Whether a component's source is one file, here or on the hub."""
+    inner = _repository_and_file(_split_revision(text)[0])[1]
+    return Path(text).expanduser().is_file() or inner.endswith(CHECKPOINTS)
 
 
 def _pin_lora(number: int, text: str, spec: BuildSpec, context: Context) -> tuple[Source, str]:

@@ -326,7 +326,7 @@ class Store:
 
     def leftovers(self) -> list[Path]:
         """What crashes left: temporary folders and files that no running build can own any more."""
-        folders = [self.root / name for name in ("temporary", "names", "pins", "digests")]
+        folders = [self.root / name for name in ("temporary", "names", "pins", "digests", "headers")]
         folders += [self.root / "pipelines" / key for key in self.keys()]
         found = [
             folder / name

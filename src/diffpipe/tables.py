@@ -6,8 +6,9 @@ is kept under headers/ in the cache, so that a second plan, or one without the n
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.resources import files as package_files
 from pathlib import Path
@@ -47,10 +48,17 @@ class _Unread(DigestCache):
         return FileInfo(path.stat().st_size, "")
 
 
+@functools.cache
 def recorded() -> dict[str, dict[str, Any]]:
     """The recorded models by name (see tools/record_components.py)."""
     path = package_files("diffpipe") / "memory" / "recorded.json"
     return dict(json.loads(path.read_text(encoding="utf-8")))
+
+
+@functools.cache
+def _known() -> dict[str, Mapping[str, Any]]:
+    """The recorded components by class."""
+    return {part["class_name"]: part for model in recorded().values() for part in model["components"]}
 
 
 def table(spec: BuildSpec, row: PipelineType, store: Store, offline: bool) -> Table:
@@ -69,6 +77,38 @@ def table(spec: BuildSpec, row: PipelineType, store: Store, offline: bool) -> Ta
     if resolved.sources[0].kind == "hub":
         _keep(kept, found, resolved.sources[0].commit)
     return found
+
+
+def built_table(manifest: Mapping[str, Any], recorded: Mapping[str, Any]) -> Table:
+    """The table of a built pipeline, from its manifest and the settings of its components: no header is read.
+
+    `recorded`: the entry's record of its sources. What cannot be read counts as unknown.
+    """
+    sources = tuple(map(Source.from_json, manifest["sources"]))
+    locations = recorded.get("locations", {})
+    configs, parts = {}, []
+    for component in manifest["components"]:
+        name, class_name = component["name"], component["class_name"]
+        if select.WEIGHTLESS.search(class_name):
+            continue
+        source, prefix = _place(sources, name)
+        configs[name] = _local_config(source, locations.get(source.role, ""), f"{prefix}config.json")
+        part = read_sizes(name, class_name, {}, configs[name])
+        weighed = {"parameters": component["parameters"] or None, "stored": component["bytes"]}
+        parts.append(replace(part, **weighed, dtypes=tuple(component["dtypes"])))
+    whole = (_as_recorded(part, _known().get(part.class_name)) for part in set_steps(parts, configs))
+    sizes = _default_sizes(manifest["pipeline"], configs)
+    return Table(manifest["pipeline"], tuple(whole), "kept from its build", sizes=sizes)
+
+
+def _local_config(source: Source, location: str, path: str) -> dict[str, Any]:
+    if path not in source.files:
+        return {}
+    try:
+        value = json.loads(file_of(source, location, path).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def _request(spec: BuildSpec) -> dict[str, Any]:
@@ -123,14 +163,13 @@ def _read(resolved: Resolved, row: PipelineType, store: Store, offline: bool) ->
     for name, (_, class_name) in layout.items():
         if select.WEIGHTLESS.search(class_name):
             continue
-        source, prefix = _place(resolved, name)
+        source, prefix = _place(resolved.sources, name)
         read = _reader(source, resolved.locations[source.role], store, offline)
         configs[name] = read.config(f"{prefix}config.json")
         headers = [checkpoint[name]] if name in checkpoint else _headers(source, prefix, read)
         parts.append(_part(name, class_name, headers, configs[name]))
     parts = list(set_steps(parts, configs))
-    known = {part["class_name"]: part for model in recorded().values() for part in model["components"]}
-    same = (_as_recorded(part, known.get(part.class_name)) for part in parts)
+    same = (_as_recorded(part, _known().get(part.class_name)) for part in parts)
     hub_files = [(source, path) for source in resolved.sources if source.kind == "hub" for path in source.files]
     missing = sum(s.files[path].size for s, path in hub_files if not hub.is_present(_repository(s), path))
     disk = sum(info.size for source in resolved.sources for info in source.files.values())
@@ -159,9 +198,9 @@ def _default_sizes(pipeline: str, configs: Mapping[str, Mapping[str, Any]]) -> d
     return _sizes_of(same) if same else {}
 
 
-def _place(resolved: Resolved, name: str) -> tuple[Source, str]:
+def _place(pinned: Sequence[Source], name: str) -> tuple[Source, str]:
     """The source of a component's files and the folder in it ("" at its root)."""
-    sources = {source.role: source for source in resolved.sources}
+    sources = {source.role: source for source in pinned}
     replacement = sources.get(f"component:{name}")
     if replacement:
         return replacement, f"{replacement.subfolder}/" if replacement.subfolder else ""

@@ -137,10 +137,7 @@ def whole_template(outputs: Outputs) -> tuple[str, str]:
     known = FORMATS[outputs.kind]
     extension = outputs.format or own or known[0]
     if extension not in known:
-        raise UsageError(
-            f"{NOUNS[outputs.kind]}s are not written as .{extension}",
-            "use ." + ", .".join(known[:-1]) + f" or .{known[-1]}",
-        )
+        raise UsageError(f"{NOUNS[outputs.kind]}s are not written as .{extension}", f"use {_endings(known)}")
     if own and outputs.format and own != outputs.format:
         raise UsageError(f"--output ends in .{own} but --format is {outputs.format}", "leave one of them out")
     if not own and not template.endswith(".{ext}"):
@@ -148,19 +145,31 @@ def whole_template(outputs: Outputs) -> tuple[str, str]:
     return template, extension
 
 
+def _endings(known: Collection[str]) -> str:
+    """ ".png, .jpg or .webp"; "frames" is no ending that anybody knows."""
+    *most, last = (f".{form}" if form != "frames" else "a folder of pictures (--format frames)" for form in known)
+    return f"{', '.join(most)} or {last}"
+
+
 def check_template(template: str) -> None:
     """Raises UsageError unless a template is well formed and names known fields only."""
+    example = "for example out/{index:03d}-{seed}.{ext}"
     try:
-        for _, field, spec, conversion in string.Formatter().parse(template):
-            if field is None:
-                continue
-            if field not in FIELDS or conversion:
-                raise UsageError(f"--output: there is no field {{{field}}}", f"the fields are: {' '.join(FIELDS)}")
-            if re.search(r"\d{4}", spec or ""):
-                raise ValueError(f"{spec} is too wide for a file name")
+        parts = list(string.Formatter().parse(template))
+    except ValueError:
+        hint = f"{example}; {{{{ stands for {{"
+        raise UsageError(f"--output: a brace in {template!r} has no partner", hint) from None
+    for _, field, spec, conversion in parts:
+        if field is None:
+            continue
+        if field not in FIELDS or conversion:
+            raise UsageError(f"--output: there is no field {{{field}}}", f"the fields are: {' '.join(FIELDS)}")
+        if re.search(r"\d{4}", spec or ""):
+            raise UsageError(f"--output: {spec} is too wide for a file name", example)
+        try:
             format(MAX_SEED if field in ("index", "seed") else "x", spec or "")
-    except (ValueError, OverflowError) as error:
-        raise UsageError(f"--output: {error}", "for example out/{index:03d}-{seed}.{ext}") from None
+        except (ValueError, OverflowError):
+            raise UsageError(f"--output: {{{field}:{spec}}} is no way to write the {field}", example) from None
     if not template.strip() or any(unicodedata.category(letter) == "Cc" for letter in template):
         raise UsageError("--output is no path", "for example out/{index:03d}-{seed}.{ext}")
 

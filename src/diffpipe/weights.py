@@ -24,6 +24,7 @@ from .store import KEY, SHORT, STALE, Store, intact, listdir, write_sealed
 
 FORMAT = 1  # raise it when the same configuration comes to mean other weights
 SECTIONS = ("base", "config", "components", "loras", "dtype", "quantization")  # of a pipeline's configuration
+RARE = ("float32",)  # those that a configuration has only where they say something
 SUMMARY = "summary.json"
 
 
@@ -34,7 +35,8 @@ def weights_key(config: Mapping[str, Any]) -> str | None:
     """
     if not config.get("quantization"):
         return None
-    return digest({"format": FORMAT, **{name: config.get(name) for name in SECTIONS}})
+    rare = {name: config[name] for name in RARE if name in config}
+    return digest({"format": FORMAT, **{name: config.get(name) for name in SECTIONS}, **rare})
 
 
 def folder(store: Store, key: str) -> Path:
@@ -98,6 +100,15 @@ def files(store: Store, key: str) -> dict[str, Path]:
     if moved and os.access(folder(store, key), os.W_OK):
         write_sealed(folder(store, key) / SUMMARY, summary)
     return {name: _file(store, key, name) for name in summary["components"]}
+
+
+def sound(store: Store, key: str) -> dict[str, Any] | None:
+    """The summary of a weights folder whose files are as they were written (see `files`), else None."""
+    try:
+        files(store, key)
+    except CacheError:
+        return None
+    return find(store, key)
 
 
 def problems(store: Store, key: str) -> list[str]:

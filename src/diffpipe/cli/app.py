@@ -17,7 +17,7 @@ from . import output, tree
 COMMANDS = {
     "build": "Resolve, check and name a pipeline, and keep it in the cache.",
     "plan": "Show what a pipeline needs and how it would fit, without loading it.",
-    "generate": "Make pictures with a built pipeline.",
+    "generate": "Make pictures, video or sound with a built pipeline.",
     "pipelines": "List, show, rename, remove, prune or verify built pipelines.",
     "providers": "List or show the families that can be built.",
     "inspect": "Show what a file was made with.",
@@ -43,6 +43,7 @@ def main() -> None:
     # A process may be started with these closed.
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
+    output.forgive()
     traceback = "--traceback" in sys.argv or bool(os.environ.get("DIFFPIPE_TRACEBACK"))
     arguments = [word for word in sys.argv[1:] if word != "--traceback"]
     if arguments == ["--version"]:

@@ -15,7 +15,7 @@ from textwrap import shorten
 from typing import IO, Any, Literal
 
 from ..batch import Batch, Earlier, Refused, items
-from ..errors import DiffpipeError, Exit, UsageError
+from ..errors import DiffpipeError, Exit, NotFoundError, UsageError
 from ..journal import opened
 from ..prompts import ENDINGS, OWN, Row, fitting, preset, preset_names, rows
 from ..specs import Flag, Outcome, Request
@@ -24,6 +24,7 @@ from . import output
 from .flags import option
 
 PANEL = "Batch options"
+PEEKED = 4096  # bytes of a file that tell whether it is text
 MOST_SHOWN = 10  # refused lines of a file that are told before the run ends
 
 
@@ -126,7 +127,8 @@ class Source:
 
 
 def source(prompts: str | None, form: str | None, stack: ExitStack) -> Source:
-    """The source that --prompts-from names, opened. Raises UsageError if it cannot be read."""
+    """The source that --prompts-from names, opened. Raises NotFoundError for no file, UsageError for one that is no
+    text."""
     if prompts is None:
         if form:
             raise UsageError("--prompts-format needs --prompts-from", "name the file, or - for standard input")
@@ -138,12 +140,16 @@ def source(prompts: str | None, form: str | None, stack: ExitStack) -> Source:
     else:
         try:
             raw = stack.enter_context(Path(prompts).open("rb"))  # noqa: SIM115
+        except FileNotFoundError:
+            raise NotFoundError(f"--prompts-from: there is no file {prompts}", "check the path") from None
         except OSError as error:
             raise UsageError(f"--prompts-from {prompts}: {error.strerror}", "check the path") from None
+    regular = prompts != "-" and os.path.isfile(prompts)
+    if regular and b"\0" in raw.read(PEEKED):  # pictures, archives, UTF-16
+        raise UsageError(f"--prompts-from: {Path(prompts).name} is no text", "give .txt, .jsonl or .csv, in UTF-8")
     text = io.TextIOWrapper(raw, "utf-8", errors="surrogateescape", newline="")
     stack.callback(text.detach)
     label = "standard input" if prompts == "-" else Path(prompts).name
-    regular = prompts != "-" and os.path.isfile(prompts)
     return Source(text, label, form or ENDINGS.get(Path(prompts).suffix.lower()), regular)
 
 
@@ -272,7 +278,9 @@ class Run:
                 self.earlier(item.line)
             elif self.keep_going:
                 count.failed += 1
-                if journal and (journal.last(item.id) or {}).get("error") != item.error.message:
+                before = (journal.last(item.id) if journal else None) or {"status": "failed"}
+                # What was made or begun stays known: refusing it now ("made already") takes nothing back.
+                if journal and before["status"] == "failed" and before.get("error") != item.error.message:
                     journal.failed(item.id, "", None, item.error.message)
                 _tell_failure(item.id, None, item.error, [], self.as_json)
             else:
@@ -282,7 +290,11 @@ class Run:
     def _end(self, outcome: Outcome, count: _Count) -> None:
         """Note and tell what became of an item. Raises its error where it is the run's own."""
         request, journal = outcome.request, self.batch.journal
-        warnings = [*outcome.warnings, *self.words(str(request.arguments.get("prompt") or ""))]
+        own = list(dict.fromkeys(outcome.warnings))
+        for text in own:
+            if not output.warned(line := f"{request.id}: {text}"):  # each step down is told when it is taken
+                output.warn(text if self.alone else line)
+        warnings = [*own, *self.words(str(request.arguments.get("prompt") or ""))]
         if outcome.error is None:
             count.made += 1
             if journal:
@@ -329,14 +341,15 @@ def _summary(count: _Count) -> str:
 
 
 def with_journal(batch: Batch, path: Path, stack: ExitStack) -> Batch:
-    """A batch that keeps a journal; a resumed one with the seed that the journal's last run began with.
+    """A batch that keeps a journal. Its seed is that of the journal's runs before: the same rows are the same items,
+    which are then known as made.
 
     Raises UsageError for a journal of another pipeline that is to be resumed.
     """
     journal = stack.enter_context(opened(path))
-    if not batch.resume or not journal.header:
+    if not journal.header:
         return replace(batch, journal=journal)
-    if journal.header.get("pipeline") != batch.key:
+    if batch.resume and journal.header.get("pipeline") != batch.key:
         raise UsageError(f"{path} is of another pipeline", "choose another --journal, or leave --resume out")
     return replace(batch, journal=journal, origin=int(journal.header["seed"]))
 

@@ -354,11 +354,13 @@ def _placement(values: Mapping[str, Any]) -> Placement:
 
 
 def memory_size(text: str) -> int:
-    """Bytes of a size as people write it: 12GiB, 12G and 12 are GiB, 12GB is 12,000,000,000. Raises UsageError."""
+    """Bytes of a size as people write it: 12GiB and 12G are GiB, 12GB is 12,000,000,000. Raises UsageError."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(iB|B)?", text.strip(), re.IGNORECASE)
+    if found and not found[2] and not found[3]:
+        raise UsageError(f"--device-memory {text}: {text} of what?", f"add the unit, for example {text.strip()}GiB")
     if not found or not float(found[1]):
         raise UsageError(f"--device-memory {text!r} is no size", "for example 12GiB")
-    power = " KMGT".index(found[2].upper() or ("G" if not found[3] else " "))
+    power = " KMGT".index(found[2].upper() or " ")
     return int(float(found[1]) * float(1000 if (found[3] or "").upper() == "B" else 1024) ** power)
 
 

@@ -51,9 +51,10 @@ def parameter(flag: Flag, panel: str) -> inspect.Parameter:
     declared = option_name(flag)
     if flag.kind == "boolean":
         declared += f"/--no-{declared[2:]}"
-    annotation: Any = list[base] if flag.many else base
+    # A file that is named twice must be noticed: of an option that takes one value, Typer keeps the last.
+    annotation: Any = list[base] if flag.many or flag.kind in MEDIA_KINDS else base
     default = None if flag.kind == "json" or flag.default is None else flag.default
-    if flag.many and default is not None and not isinstance(default, list):
+    if (flag.many or flag.kind in MEDIA_KINDS) and default is not None and not isinstance(default, list):
         default = [default]
     return inspect.Parameter(
         flag.name,
@@ -93,13 +94,17 @@ def with_parameters(function: Callable[..., Any], parameters: Iterable[inspect.P
 def arguments(flags: Iterable[Flag], values: dict[str, Any]) -> dict[str, Any]:
     """Call arguments from a command's parsed values: JSON decoded, single values of lists bare where they may be.
 
-    Raises UsageError for text that is no JSON.
+    Raises UsageError for text that is no JSON, and for several files where one is taken.
     """
     called: dict[str, Any] = {}
     for flag in flags:
         value = values.get(flag.name)
         if flag.kind == "json" and value is not None:
             value = parse_json(value, option_name(flag))
+        if not flag.many and flag.kind in MEDIA_KINDS and isinstance(value, list | tuple):
+            if len(value) > 1:
+                raise UsageError(f"{option_name(flag)} is given {len(value)} times", "this pipeline takes one")
+            value = value[0] if value else None
         if flag.many and isinstance(value, list | tuple):
             value = value[0] if flag.scalar and len(value) == 1 else list(value)
         if value is not None and value != []:

@@ -8,10 +8,11 @@ import secrets
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from difflib import get_close_matches
+from math import prod
 from typing import Any, Literal
 
 from .. import measured
-from ..batch import SEEDS, Batch
+from ..batch import PER_CALL, SEEDS, Batch
 from ..errors import Exit, UsageError
 from ..metadata import About
 from ..plugins import providers
@@ -24,6 +25,9 @@ from . import batches, looking, output, tree
 from .flags import CONTEXT, arguments, option, option_name, parameter, parse_json, reporting, with_parameters
 
 CALL, RUN = "Call arguments", "Run options"
+# Pixels in all, up to which no prediction is asked for: it takes 20 ms to import.
+ORDINARY = 1024 * 1024
+AMOUNT = {"width": 1024, "height": 1024, "num_frames": 1, **dict.fromkeys(PER_CALL, 1)}
 CHUNK = 20  # items that are made side by side where components are offloaded
 
 
@@ -94,6 +98,11 @@ def options(kind: OutputKind, arguments: Collection[str] = ()) -> list[inspect.P
         ),
         option("overwrite", bool, False, "Replace files that exist.", "--overwrite", panel=RUN),
         option(
+            "force", bool, False,
+            "Try it although it is predicted to need more than twice the memory that this machine has in all.",
+            "--force", panel=RUN,
+        ),
+        option(
             "no_metadata", bool, False,
             "Leave out of the files what they were made with (diffpipe inspect and reproduce need it).",
             "--no-metadata", panel=RUN,
@@ -153,11 +162,14 @@ def _generate(
         alone = total == 1 and batch.journal is None
         looks = stack.enter_context(looking.opened(values, manifest, batch))
         read = _reader(batch)
+        sized = {"width", "height"} & set(batch.flags)
         about = None if values["no_metadata"] else About(reference, batch.fit, values["batch_size"])
 
         def check(first: Request) -> None:
             if source.stream is None:
-                read(first)
+                given = read(first)
+                if not sized and (picture := next(_frames_of(given), None)):  # results are as large as it
+                    batch.limit({**given, "width": picture.width, "height": picture.height})
                 if batch.seed is None and not batch.swept:
                     output.say(f"seed {first.seed}")
 
@@ -193,12 +205,16 @@ def _batch(
     preset = batches.from_presets(values["args"] or [], by_name, names, values["strict"])
     own = {name: preset.pop(name) for name in ("seed", "count") if name in preset}
     own |= {name: values[name] for name in ("seed", "count") if name in explicit}
-    chosen |= _set(values["set"] or [], by_name, manifest)
+    given = _set(values["set"] or [], by_name, manifest)
+    for name in given.keys() & explicit:
+        raise UsageError(f"{name} is given by itself and by --set", "leave one of them out")
+    chosen |= given
     swept = sweeps(values["sweep"] or [], by_name, names | {"seed"})
     for name in swept:
         if name in explicit or name in chosen:
             raise UsageError(f"{name} is given by itself and by --sweep", "leave one of them out")
     several = bool(values["prompts_from"] or swept)
+    count = own.get("count", 1)
     return Batch(
         flags=by_name,
         names=names,
@@ -215,12 +231,38 @@ def _batch(
         key=entry.key,
         origin=secrets.randbelow(SEEDS),
         seed=own.get("seed"),
-        count=own.get("count", 1),
+        count=count,
         swept=swept,
         fit=values["fit"],
         resume=values["resume"] or values["retry_failed"],
         retry=values["retry_failed"],
+        limit=_limit(entry, manifest, values, values["batch_size"] if several else min(values["batch_size"], count)),
     )
+
+
+def _limit(
+    entry: Entry, manifest: Mapping[str, Any], values: Mapping[str, Any], at_once: int
+) -> Callable[[Mapping[str, Any]], None]:
+    """What raises for call arguments that need far more memory than there is; nothing does under --force."""
+    found: list[Callable[[Mapping[str, Any]], None]] = []
+
+    def limit(arguments: Mapping[str, Any]) -> None:
+        sizes = [int(arguments.get(name) or usual) for name, usual in AMOUNT.items()]
+        if values["force"] or prod(sizes) * at_once <= ORDINARY:
+            return
+        if not found:
+            from ..forecast import check_of
+
+            found.append(check_of(manifest, entry.sources(), at_once, values["step_down"]))
+        found[0](arguments)
+
+    return limit
+
+
+def _frames_of(arguments: Mapping[str, Any]) -> Iterator[Any]:
+    """The pictures, and frames of videos, among call arguments with media read."""
+    for value in arguments.values():
+        yield from (one for one in (value if isinstance(value, list) else [value]) if hasattr(one, "getbbox"))
 
 
 def _reader(batch: Batch) -> Callable[[Request], Mapping[str, Any]]:
@@ -233,9 +275,26 @@ def _reader(batch: Batch) -> Callable[[Request], Mapping[str, Any]]:
             from ..engine.run import read_media
 
             last = request.arguments, read_media(batch.flags, request.arguments, fit=batch.fit)
+            _tell_of_stretching(batch, last[1])
         return last[1]
 
     return read
+
+
+def _tell_of_stretching(batch: Batch, arguments: Mapping[str, Any]) -> None:
+    """Say when a starting picture has other proportions than the result: image-to-image pipelines stretch it to those
+    (VaeImageProcessor.preprocess, resize_mode "default")."""
+    width, height = (
+        arguments.get(side) or (batch.flags[side].default if side in batch.flags else None)
+        for side in ("width", "height")
+    )
+    picture = next(_frames_of({"image": arguments.get("image")}), None)
+    if not (picture and width and height and "strength" in batch.flags):
+        return
+    if abs(picture.width * height - picture.height * width) > max(width, height) * max(picture.size) / 100:
+        line = f"--image is {picture.width} x {picture.height}: it is stretched to {width} x {height}; --fit crops it"
+        if not output.warned(line):
+            output.warn(line)
 
 
 def _numbered(show: Callable[[str, int, int], None], total: int | None) -> Callable[[Request, int, int], None]:
@@ -268,6 +327,8 @@ def _set(texts: list[str], flags: Mapping[str, Flag], manifest: Mapping[str, Any
                 f"--set {text}: the pipeline takes no {name!r}" if mark else f"--set {text} is not KEY=JSON",
                 f"did you mean {near[0]}?" if near else f"it takes: {', '.join(sorted(known))}",
             )
+        if name in chosen:
+            raise UsageError(f"--set {name} is given twice", "leave one of them out")
         chosen[name] = _text_or_json(value, flags.get(name), text)
     return chosen
 

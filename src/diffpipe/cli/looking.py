@@ -13,12 +13,13 @@ from .. import gallery
 from ..batch import Batch
 from ..errors import DiffpipeError, UsageError
 from ..metadata import parsed
-from ..specs import FORMATS, Artifact, Outcome, OutputKind, Request
+from ..specs import FORMATS, MEDIA_KINDS, Artifact, Outcome, OutputKind, Request
 from . import output
 from .flags import option
 
 PANEL = "Looking"
 MARK = "diffpipe preview"  # what a preview file says of itself, so that no other file is taken for one
+PLACE = ("kind", "format", "index", "of")  # what a file says of its result that --json does not
 WIDTH = 40  # columns of a preview in a terminal
 
 
@@ -174,9 +175,14 @@ class Looks:
             return
         paths = tuple(self.batch.journal.paths(line))
         with self._forgiving():
-            request = Request(0, line["seed"], _arguments_in(paths[0]), paths, id=line["id"], item=line["item"])
-            kind = self.manifest["kind"]
-            self.add(request, tuple(Artifact(path, line["seed"], 0, kind, line["seconds"]) for path in paths))
+            told = [_told_in(path) for path in paths]
+            called, fps = _call_in(told[0])
+            request = Request(0, line["seed"], called, paths, fps=fps, id=line["id"], item=line["item"])
+            self.add(request, tuple(self._artifact(line, *one) for one in zip(paths, told, strict=True)))
+
+    def _artifact(self, line: Mapping[str, Any], path: str, told: Mapping[str, Any]) -> Artifact:
+        own = {name: value for name, value in told.get("result", {}).items() if name not in PLACE}
+        return Artifact(path, line["seed"], 0, self.manifest["kind"], line["seconds"], own)
 
     def end(self) -> None:
         with self._forgiving():
@@ -193,17 +199,28 @@ class Looks:
                 self._told = True
 
 
-def _arguments_in(path: str) -> dict[str, Any]:
-    """The call arguments that a file says it was made with; {} where it says nothing."""
+def _told_in(path: str) -> dict[str, Any]:
+    """What a file says it was made with; {} where it says nothing."""
     from ..engine.media import read_text
 
     text = read_text(Path(path)).get("diffpipe")
-    return dict(parsed(text)["arguments"]) if text else {}
+    return parsed(text) if text else {}
+
+
+def _call_in(told: Mapping[str, Any]) -> tuple[dict[str, Any], float | None]:
+    """The call arguments, input files by name alone, and the frames a second that were asked for."""
+    media = {
+        name: [one["file"] for one in value] if isinstance(value, list) else value["file"]
+        for name, value in told.get("media", {}).items()
+    }
+    return {**told.get("arguments", {}), **media}, told.get("fps")
 
 
 def caption(request: Request, batch: Batch) -> str:
     """The prompt, and on a line of its own what varies in a sweep, or else the seed."""
     values = {**request.arguments, "seed": request.seed}
+    media = [name for name in values if name in batch.flags and batch.flags[name].kind in MEDIA_KINDS]
+    values |= {name: gallery.names(values[name]) for name in media}  # a sheet tells no folders
     swept = [f"{name}={values[name]}" for name in batch.swept if name in values and name != "prompt"]
     return f"{values.get('prompt') or ''}\n{', '.join(swept) or f'seed {request.seed}'}"
 
@@ -215,7 +232,7 @@ def opened(values: Mapping[str, Any], manifest: Mapping[str, Any], batch: Batch)
     if values["contact_sheet"]:
         from ..engine.sheet import Sheet
 
-        sheet = Sheet(values["contact_sheet"])
+        sheet = Sheet(values["contact_sheet"], overwrite=batch.outputs.overwrite or batch.resume)
     if not values["gallery"]:
         looks = Looks(manifest, batch, sheet, None)
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import json
 import logging
 import os
@@ -20,6 +21,7 @@ TOKEN = re.compile(r"\b(hf_|api_org_)[A-Za-z0-9]{8,}|(?<=[Bb]earer )\S+")
 TOKEN_VARIABLES = ("HF_TOKEN", "HUGGINGFACE_HUB_ACCESS_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 
 _quiet = False
+_warned: set[str] = set()
 
 
 def redact(text: str) -> str:
@@ -65,7 +67,13 @@ def say(text: str) -> None:
 
 
 def warn(text: str) -> None:
+    _warned.add(text)
     print(redact(f"warning: {text}"), file=sys.stderr)
+
+
+def warned(text: str) -> bool:
+    """Whether this very warning was told already."""
+    return text in _warned
 
 
 def fail(error: DiffpipeError) -> None:
@@ -81,7 +89,18 @@ def result(line: str, *, flush: bool = True) -> None:
 
 
 def result_json(value: Any, *, flush: bool = True) -> None:
-    result(json.dumps(value, ensure_ascii=False), flush=flush)
+    result(json.dumps(value, ensure_ascii=not _unicode()), flush=flush)
+
+
+def _unicode() -> bool:
+    return (sys.stdout.encoding or "utf-8").lower().replace("-", "") in ("utf8", "cp65001")
+
+
+def forgive() -> None:
+    """Let no character end a run as it is printed: pipes on Windows, and old locales, lack most. Names of files that
+    are no UTF-8 are printed as the bytes they are."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape" if _unicode() else "backslashreplace")
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -57,6 +58,7 @@ OPTIONS = [
         "Where it goes, as generate takes it. Default: NAME-reproduced.EXT in the current folder.", "--output", "-o",
         panel=RUN, metavar="TEMPLATE",
     ),
+    option("overwrite", bool, False, "Replace the file that is there.", "--overwrite", panel=RUN),
     option("verify", bool, False, "Compare it with FILE, and tell what differs.", "--verify", panel=RUN),
     option(
         "allow_pickle", bool, False, "Load pickled weights, which can run code.", "--allow-pickle", panel=RUN,
@@ -84,9 +86,11 @@ def _reproduce(file: Path, values: Mapping[str, Any]) -> Exit:
     with output.reading("reading") as report:
         entry = entry_of(document, _given(values), Store(), output.say, report)
     manifest = entry.manifest()
-    target = _target(document, manifest, file, values["output"])
+    target = _target(document, manifest, file, values["output"], values["overwrite"])
+    if values["verify"] and os.path.abspath(target) == os.path.abspath(file):
+        raise UsageError(f"--verify compares {file.name} with what would replace it", "choose another -o")
     arguments = _arguments(document, manifest, file, values["set"] or [], values["force"])
-    made = _made(entry, manifest, document, arguments, target)
+    made = _made(entry, manifest, document, arguments, target, values["overwrite"])
     shown = {"path": made.path, "seed": made.seed, "key": entry.key, "seconds": round(made.seconds, 3)}
     if not values["verify"]:
         _tell(shown, [made.path], values["json"])
@@ -119,14 +123,16 @@ def _tell(shown: Mapping[str, Any], lines: Iterable[str], as_json: bool) -> None
         output.result(line)
 
 
-def _target(document: Mapping[str, Any], manifest: Mapping[str, Any], file: Path, template: str | None) -> str:
-    """Where the file goes: as generate would put it, never over another. Raises UsageError where it cannot."""
+def _target(
+    document: Mapping[str, Any], manifest: Mapping[str, Any], file: Path, template: str | None, overwrite: bool
+) -> str:
+    """Where the file goes: as generate would put it. Raises UsageError where it cannot."""
     kind: OutputKind = manifest["kind"]
     known, recorded = FORMATS[kind], document["result"]["format"]
     own = template is not None and Path(template).suffix[1:].lower() in known
     stem = file.stem.replace("{", "{{").replace("}", "}}")
     form = recorded if recorded in known and not own else None
-    outputs = Outputs(template, form, kind=kind, default=f"{stem}-reproduced.{{ext}}")
+    outputs = Outputs(template, form, overwrite, kind=kind, default=f"{stem}-reproduced.{{ext}}")
     values = {
         "name": document["pipeline"]["name"],
         "key": document["pipeline"]["key"][:SHORT],
@@ -159,7 +165,12 @@ def _arguments(
 
 
 def _made(
-    entry: Entry, manifest: dict[str, Any], document: Mapping[str, Any], arguments: dict[str, Any], target: str
+    entry: Entry,
+    manifest: dict[str, Any],
+    document: Mapping[str, Any],
+    arguments: dict[str, Any],
+    target: str,
+    overwrite: bool,
 ) -> Artifact:
     """The file, made again: of the results of the call the one that it was. Raises what the call raises."""
     from ..engine import media
@@ -193,7 +204,7 @@ def _made(
             problem = f"the call made {len(outcome.artifacts)} results, and this was number {index + 1}"
             raise DiffpipeError(problem, "its settings are of another version of the pipeline")
         made = outcome.artifacts[index]
-        placed = media.publish(Path(made.path), wanted)
+        placed = media.publish(Path(made.path), wanted, overwrite=overwrite)
         return Artifact(str(placed), made.seed, index, made.kind, made.seconds, made.details)
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Iterator, Mapping
+from inspect import signature
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ UP = re.compile(r"\.(lora_B|lora\.up|\w+_lora\.up|lora_linear_layer\.up|lora_up)
 DOWN = re.compile(r"\.(lora_A|lora\.down|lora_linear_layer\.down|lora_down)\.weight$")
 # What the loaders of a Flux Control LoRA widen by design: it takes the control picture's latents beside its own.
 WIDENED = {"x_embedder"}
+CONTROL = "FluxControlPipeline"
 # The least share of an adapter's layers that must be in the model. Pruned models have half of the original's and take
 # its LoRAs (SSD-1B those of SDXL). Models that share some names and widths are told by what they lack altogether: of
 # a Flux LoRA 57% are in Qwen Image, which has no single blocks; of a Qwen LoRA a third are in Flux.
@@ -66,9 +68,24 @@ def check(pipeline: Any, path: Path, label: str, settings: Settings, *, pickle: 
     if ups and not any(bool(tensor.any()) for tensor in ups.values()):
         raise UsageError(f"the LoRA {label} changes no layer: its weights are all zero", HINT)
     fitting = _fitting(label, pipeline, list(ups), parts)
-    if reshaped := [width for name, part in parts.items() for width in _reshaped(shapes[name], _shapes(part))]:
+    changed = {name: _shapes(part) for name, part in parts.items()}
+    widened = [layer for name in parts for layer in WIDENED if changed[name].get(layer) != shapes[name].get(layer)]
+    if reshaped := [width for name in parts for width in _reshaped(shapes[name], changed[name])]:
         raise _other_shape(label, pipeline, reshaped[0])
+    if widened and not takes_control(pipeline):
+        raise UsageError(
+            f"{label} is a Control LoRA, which needs a control picture; {pipeline.__name__} takes none",
+            f"build it for {CONTROL}: diffpipe build custom --class {CONTROL} --model SOURCE --lora {label}",
+        )
     return Fit(min(fitting, len(ups)), len(ups))
+
+
+def takes_control(pipeline: Any) -> bool:
+    """Whether a pipeline joins a control picture to the denoiser's own input, as no ControlNet does."""
+    from .load import pipeline_parts
+
+    taken, parts = signature(pipeline.__call__).parameters, pipeline_parts(pipeline)[0]
+    return "control_image" in taken and "controlnet" not in parts
 
 
 def _shell(pipeline: Any, parts: Mapping[str, Any]) -> Any:

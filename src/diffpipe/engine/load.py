@@ -8,7 +8,7 @@ import inspect
 import json
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -97,26 +97,25 @@ def register_deprecated(library: str) -> None:
 
 
 def check(
-    spec: Mapping[str, Any], pipeline: type, layout: Mapping[str, tuple[str, str]], settings: Mapping[str, Any]
+    spec: Mapping[str, Any],
+    pipeline: type,
+    layout: Mapping[str, tuple[str, str]],
+    settings: Mapping[str, Any],
+    hint: str,
 ) -> None:
     """Everything about a build that only diffusers knows, before any weight is fetched.
 
     `spec`: scheduler, scheduler_config, components, device. `layout`: component -> (library, class) of the folder.
-    `settings`: the configuration of its scheduler.
+    `settings`: the configuration of its scheduler. `hint`: what fits the model, where it lacks a part.
     Raises UsageError.
     """
     expected, optional = pipeline_parts(pipeline)
     missing = expected - optional - set(layout) - set(spec["components"])
     if missing:
         raise UsageError(
-            f"{pipeline.__name__} needs {', '.join(sorted(missing))}, which this model does not have",
-            "choose the provider and --type that fit the model, or add the part with --component NAME=SOURCE",
+            f"{pipeline.__name__} needs {', '.join(sorted(missing))}, which this model does not have", hint
         )
-    for name in spec["components"]:
-        if name not in expected:
-            near = get_close_matches(name, sorted(expected), n=1)
-            hint = f"did you mean {near[0]}?" if near else f"it has: {', '.join(sorted(expected))}"
-            raise UsageError(f"{pipeline.__name__} has no component {name!r}", hint)
+    check_names(pipeline, spec["components"])
     for name in set(spec["components"]) - set(layout):
         raise UsageError(f"{spec['components'][name]} does not say the class of {name}", "name a folder that has it")
     for library, name in layout.values():
@@ -126,6 +125,17 @@ def check(
     shipped = component_class(*layout["scheduler"]) if "scheduler" in layout else None
     schedulers.check(spec, pipeline, shipped, settings)
     choose_device(spec["device"])
+
+
+def check_names(pipeline: type, names: Iterable[str]) -> None:
+    """Raises UsageError for the name of a component that a pipeline does not have."""
+    expected = pipeline_parts(pipeline)[0]
+    for name in names:
+        if name not in expected:
+            near = get_close_matches(name, sorted(expected), n=1)
+            meant = f"did you mean {near[0]}? " if near else ""
+            hint = f"{meant}it has: {', '.join(sorted(expected))}"
+            raise UsageError(f"{pipeline.__name__} has no component {name!r}", hint)
 
 
 def missing_packages(part: type) -> list[str]:

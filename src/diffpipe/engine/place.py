@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import re
 import warnings
+from textwrap import shorten
 from typing import Any
 
 from ..errors import UsageError
@@ -83,12 +85,29 @@ def quiet_libraries() -> None:
     import diffusers
     import transformers
 
-    diffusers.utils.logging.set_verbosity(logging.CRITICAL)  # what it logs as an error, it raises or recovers from
+    # What diffusers logs as an error, it raises or recovers from.
+    diffusers.utils.logging.set_verbosity_warning()
+    diffusers.utils.logging.disable_default_handler()
+    logging.getLogger("diffusers").addHandler(_CUT)
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     logging.captureWarnings(True)
     warnings.simplefilter("default")
+
+
+class _Cut(logging.Handler):
+    """Passes on, as a warning of our own, that a prompt is longer than a text encoder reads: diffusers only logs it."""
+
+    WORDS = re.compile(r"following part of your input was truncated because .*?(\d+) tokens: (.*)", re.DOTALL)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if said := self.WORDS.search(record.getMessage()):
+            lost = shorten(said[2].strip("[]'\" "), 60, placeholder="…")
+            log.warning("the prompt is longer than the %s tokens that a text encoder reads; cut off: %s", said[1], lost)
+
+
+_CUT = _Cut(logging.WARNING)
 
 
 def memory_now(device: str) -> str:

@@ -28,8 +28,8 @@ OnStep = Callable[[int, int], None]  # steps done, steps in all
 Texts = Callable[[Mapping[str, Any]], Mapping[str, str]]  # facts of a result -> what its file says of itself
 
 
-# What diffpipe passes itself, so that a user cannot.
-TENSORS = re.compile(r".*(embeds|latents|callback_on_step_end_tensor_inputs)")
+# What diffpipe passes itself, so that a user cannot, and IP-Adapters, which no pipeline can be built with yet.
+TENSORS = re.compile(r".*(embeds|latents|callback_on_step_end_tensor_inputs)|.*ip_adapter.*")
 OWN = frozenset(
     {"self", "generator", "output_type", "return_dict", "callback", "callback_steps", "callback_on_step_end"}
 )

@@ -171,6 +171,11 @@ def check(spec: Mapping[str, Any], pipeline: type, shipped: Any, settings: Mappi
                 f"did you mean {near[0]}?" if near else f"it has: {', '.join(known)}",
             )
         _check_setting(chosen, name, value)
+    try:
+        replaced(shipped.from_config(dict(settings)), {"class": spec["scheduler"], "config": spec["scheduler_config"]})
+    except Exception as error:  # constructors refuse a value in any way they like
+        reason = " ".join(str(error).split())[:200]
+        raise UsageError(f"{chosen.__name__} cannot be set up so: {reason}", "check --scheduler-config") from error
 
 
 def _check_setting(scheduler: Any, name: str, value: Any) -> None:

@@ -23,10 +23,11 @@ BACK, INK, SOFT = (255, 255, 255), (30, 30, 30), (110, 110, 110)
 
 
 class Sheet:
-    """A contact sheet at a path, page by page as pictures come. `page` is how many were written."""
+    """A contact sheet at a path, page by page as pictures come. `pages` is how many were written. Without `overwrite`,
+    a page goes beside the file that has its name."""
 
-    def __init__(self, path: Path) -> None:
-        self.path, self.pages = path, 0
+    def __init__(self, path: Path, *, overwrite: bool = False) -> None:
+        self.path, self.overwrite, self.pages = path, overwrite, 0
         self._cells: list[tuple[Any, str]] = []
 
     def add(self, artifacts: Sequence[Artifact], caption: str) -> None:
@@ -42,7 +43,7 @@ class Sheet:
             return
         self.pages += 1
         path = self.path if self.pages == 1 else self.path.with_name(f"{self.path.stem}-{self.pages}{self.path.suffix}")
-        media.write_image(composed(self._cells), path, overwrite=True)
+        media.write_image(composed(self._cells), path, overwrite=self.overwrite)
         self._cells = []
 
 

@@ -27,7 +27,8 @@ from diffpipe.specs import MEDIA_KINDS, Flag, FlagKind, PipelineType, canonical_
 def read_flags(pipeline_class: type, row: PipelineType | None = None) -> tuple[Flag, ...]:
     """Every argument of the class's `__call__` that fits a command line, in the order of the signature.
 
-    What does not fit: embeddings, latents, callbacks, generators, tensors, and what shapes the return value. `row` has
+    What does not fit: embeddings, latents, callbacks, generators, tensors, what shapes the return value, and the
+    pictures of IP-Adapters, which no pipeline can be built with yet. `row` has
     the last word: its `defaults` replace the signature's (an argument with a default is not required), its `flags`
     replace any field of a Flag, or take the flag away (None). A row that names a `kind` gives a flag to an argument
     that would not have had one, or to one that only the row's own engine code takes (those come last).
@@ -96,7 +97,8 @@ def _parameters(call: Callable[..., Any]) -> dict[str, inspect.Parameter]:
 
 
 # Names that never fit, whatever their type: callback_steps is an int, callback_on_step_end_tensor_inputs a list.
-_NEVER = re.compile(r"output_type|return_dict|generator|.*callback.*|_.*")
+# No pipeline can be built with an IP-Adapter yet: its pictures would lead nowhere.
+_NEVER = re.compile(r"output_type|return_dict|generator|.*callback.*|.*ip_adapter.*|_.*")
 _TENSOR_NAMES = re.compile(r"latents|embed")
 
 

@@ -196,7 +196,7 @@ def _reason(chosen: Option, count: int, plain: Option, machine: Machine) -> str:
 def _needs(one: Option, machine: Machine) -> str:
     """What a placement needs and what there is, of whichever memory is short."""
     words = f"{gib(needed(one.peak, machine.device))} of {gib(machine.memory)}"
-    if one.host > machine.host - HOST_RESERVE:
+    if machine.device != "cpu" and one.host > machine.host - HOST_RESERVE:
         words += f" and {gib(one.host + HOST_RESERVE)} of {gib(machine.host)} of host memory"
     return words
 

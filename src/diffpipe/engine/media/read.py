@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...errors import UsageError
+from ...errors import NotFoundError, UsageError
 
 PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
 
@@ -115,12 +115,21 @@ def opened(path: Path, option: str, kind: str) -> Iterator[Any]:
     try:
         with av.open(f"file:{path}", options=options, metadata_errors="replace") as container:
             yield container
+    except FileNotFoundError as error:
+        raise missing(path, option) from error
     except av.FFmpegError as error:
         system = error.strerror if isinstance(error, OSError) else None
+        problem = f"cannot read {path.name}: {system or f'it is no {kind}, or it is damaged'}"
         raise UsageError(
-            f"{option or f'the {kind}'}: cannot read {path.name}: {system or f'it is no {kind}, or it is damaged'}",
+            f"{option}: {problem}" if option else problem,
             "give an MP4, WebM or GIF file, or a folder of pictures" if kind == "video" else f"give a {kind} file",
         ) from error
+
+
+def missing(path: Path, option: str) -> NotFoundError:
+    """That there is no such file, in the words of every option that takes one."""
+    problem = f"there is no file {path.name}"
+    return NotFoundError(f"{option}: {problem}" if option else problem, "check the path")
 
 
 def natural(path: Path) -> list[tuple[int, str]]:
@@ -140,6 +149,8 @@ def _picture(path: Path, mode: str, option: str) -> Any:
         raise UsageError(
             f"{option or 'the picture'}: {path.name} has more than {most} million pixels", "make it smaller first"
         ) from error
+    except FileNotFoundError as error:
+        raise missing(path, option) from error
     except (OSError, SyntaxError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "it is no picture, or it is damaged"
         raise UsageError(

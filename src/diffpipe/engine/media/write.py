@@ -93,9 +93,9 @@ def write_audio(sound: Sound, path: Path, *, overwrite: bool = True, text: Mappi
     return _whole(path, overwrite, lambda file: encode_sound(heard, file, kind, text))
 
 
-def publish(made: Path, path: Path) -> Path:
+def publish(made: Path, path: Path, *, overwrite: bool = False) -> Path:
     """Give a finished file, or folder of frames, its name, beside what is there. Returns where it lies."""
-    return _publish_folder(made, path, False) if made.is_dir() else _publish(made, path, False)
+    return _publish_folder(made, path, overwrite) if made.is_dir() else _publish(made, path, overwrite)
 
 
 def finite(values: Any) -> Any:
