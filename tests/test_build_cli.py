@@ -527,7 +527,8 @@ REFUSED_BY_DIFFUSERS: dict[str, tuple[str, int, str, str]] = {
     "a word that the scheduler does not know": (
         'stable-diffusion --model {}/stable-diffusion --scheduler-config {"beta_schedule":"steep"}',
         2,
-        "DDIMScheduler cannot be set up so: steep is not implemented for",
+        "DDIMScheduler cannot be set up so: steep is not implemented for "
+        "<class 'diffusers.schedulers.scheduling_ddim.DDIMScheduler'>",
         "check --scheduler-config",
     ),
     "an unknown component": (

@@ -130,8 +130,18 @@ BAD: dict[str, tuple[str, int, str, str]] = {
     ),
     "a misspelt pipeline": ("flxu --prompt x", 3, "there is no pipeline 'flxu'", "did you mean flux"),
     "no such key": ("abcdef123456 --prompt x", 3, "there is no pipeline 'abcdef123456'", "diffpipe pipelines list "),
-    "width": ("flux --prompt x --width 33", 2, "--width 33 is no multiple of 16", "the nearest: 32 or 48; --fit takes it by itself"),
-    "width by --set": ("flux --prompt x --set width=33", 2, "--width 33 is no multiple of 16", "the nearest: 32 or 48; --fit takes it by itself"),
+    "width": (
+        "flux --prompt x --width 33",
+        2,
+        "--width 33 is no multiple of 16",
+        "the nearest: 32 or 48; --fit takes it by itself",
+    ),
+    "width by --set": (
+        "flux --prompt x --set width=33",
+        2,
+        "--width 33 is no multiple of 16",
+        "the nearest: 32 or 48; --fit takes it by itself",
+    ),
     "no steps": (
         "flux --prompt x --num-inference-steps 0",
         2,
@@ -243,7 +253,12 @@ BAD: dict[str, tuple[str, int, str, str]] = {
     "an attribute of a field": ("flux --prompt x -o {name.x}.png", 2, "--output: there is no field {name.x}", ""),
     "a bad format spec": ("flux --prompt x -o {seed:zz}.png", 2, "--output: ", "for example out/"),
     "an open brace": ("flux --prompt x -o {", 2, "--output: ", "for example out/"),
-    "an unknown ending": ("flux --prompt x -o x.gif", 2, "pictures are not written as .gif", "use .png, .jpg, .jpeg or .webp"),
+    "an unknown ending": (
+        "flux --prompt x -o x.gif",
+        2,
+        "pictures are not written as .gif",
+        "use .png, .jpg, .jpeg or .webp",
+    ),
     "two formats": (
         "flux --prompt x -o x.png --format jpg",
         2,

@@ -77,6 +77,28 @@ def test_a_component_that_is_one_file_of_a_repository(
         assert made.tobytes() == whole.tobytes()
 
 
+def test_other_weights_of_the_same_commit_have_another_key(
+    checkpoints: Path, repositories: dict[str, Path], tmp_path: Path
+) -> None:
+    """A variant is asked for of which the cache, without the network, holds a part."""
+    for part in ("transformer", "vae"):
+        name = f"{part}/diffusion_pytorch_model.fp16.safetensors"
+        shutil.copy(checkpoints / "flux-fp16" / name, repositories["org/flux"] / name)
+    build = ("build", "flux", "--model", "org/flux")
+    with serve(repositories) as hub:
+        cli = Cli(tmp_path / "home", tmp_path)
+        env = {"HF_ENDPOINT": hub.url}
+        cli(*build, "--name", "plain", env=env, check=True)
+        whole = cli(*build, "--variant", "fp16", "--name", "whole", env=env, check=True)
+    same = cli(*build, "--variant", "fp16", "--name", "same", "--offline", check=True)
+    for file in tmp_path.glob("huggingface/**/transformer/*.fp16.safetensors"):
+        file.unlink()
+    other = cli(*build, "--variant", "fp16", "--name", "other", "--offline", "--force", check=True)
+
+    assert same.stdout.split()[1] == whole.stdout.split()[1]
+    assert other.stdout.split()[1] != whole.stdout.split()[1]
+
+
 def test_files_that_the_hub_cache_lost_are_fetched_again(
     checkpoints: Path, repositories: dict[str, Path], tmp_path: Path
 ) -> None:

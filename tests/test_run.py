@@ -15,7 +15,6 @@ from diffpipe.engine.run import Result, keep_unmasked, numbered, read_media, run
 from diffpipe.errors import DiffpipeError, Exit, UsageError
 from diffpipe.specs import Flag, Request
 
-
 PICTURES = {"kind": "image"}
 
 
@@ -143,7 +142,8 @@ def test_one_picture_is_the_mask_of_every_frame(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("masks", "video", "says"), [(2, True, "--mask has 2 frames but --video has 3"), (3, False, "--mask needs a --video")]
+    ("masks", "video", "says"),
+    [(2, True, "--mask has 2 frames but --video has 3"), (3, False, "--mask needs a --video")],
 )
 def test_a_mask_that_does_not_fit_its_video_is_refused(tmp_path: Path, masks: int, video: bool, says: str) -> None:
     frames, mask = write_masks(tmp_path / "frames", 3), write_masks(tmp_path / "masks", masks)

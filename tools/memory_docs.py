@@ -282,9 +282,9 @@ are too high, and components of unknown size count as nothing.
 ## Chunks under model offload
 
 With `--cpu-offload model`, up to 20 items are made side by side: all are encoded, then denoised, then decoded, so that
-each component comes to the device once for all of them. Results are the same to the bit; they are told when the chunk is
-done. Prompts from a stream, `--fail-fast`, `--step-cache` and pipelines that diffpipe calls in several stages are
-made one by one.
+each component comes to the device once for all of them. Results are the same to the bit; they are told when the
+chunk is done. Prompts from a stream, `--fail-fast`, `--step-cache` and pipelines that diffpipe calls in several
+stages are made one by one.
 
 ## What runs measure
 

@@ -206,7 +206,9 @@ def _section(source: Source) -> dict[str, Any]:
     section: dict[str, Any] = {"kind": "hub" if source.kind == "hub" else "local", "subfolder": source.subfolder}
     if source.kind == "hub":
         section |= {"repository": source.label, "commit": source.commit, "variant": source.variant}
-        if source.role.startswith("lora") or source.single:
+        # A cache without the network may hold a part of what the commit has: other files of it would then be taken.
+        chosen = source.variant or any(path.endswith(PICKLES) for path in source.files)
+        if source.role.startswith("lora") or source.single or chosen:
             section["files"] = sorted(source.files)
     else:
         section["files"] = {path: info.digest for path, info in source.files.items()}

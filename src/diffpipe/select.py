@@ -90,9 +90,7 @@ def quantized_by_default(components: Iterable[str]) -> list[str]:
 def without_weights(files: Mapping[str, T], components: Collection[str]) -> dict[str, T]:
     """A folder's files but for the weights of some components."""
     return {
-        path: info
-        for path, info in files.items()
-        if PurePosixPath(path).parts[0] not in components or is_setting(path)
+        path: info for path, info in files.items() if PurePosixPath(path).parts[0] not in components or is_setting(path)
     }
 
 
