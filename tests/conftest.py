@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from inputs import inputs as inputs  # a fixture
 
 TESTS = Path(__file__).parent
@@ -21,6 +22,11 @@ NOWHERE = "http://127.0.0.1:9"  # the discard port, where nothing listens: a tes
 HEAVY = {"torch", "diffusers", "transformers", "PIL", "numpy", "peft", "accelerate", "av"}
 Done = subprocess.CompletedProcess[str]
 TEMPORARY = pytest.StashKey[Path]()
+
+
+# How long an example takes says nothing on a busy machine.
+settings.register_profile("diffpipe", deadline=None)
+settings.load_profile("diffpipe")
 
 
 def pytest_configure(config: pytest.Config) -> None:

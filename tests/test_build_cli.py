@@ -767,3 +767,18 @@ def test_a_copy_is_used_once_the_first_folder_was_edited(warm: Warm, checkpoints
     again = built(warm, "flux", "--model", second, *FLOAT, "--name", "copied")
     assert (again["key"], again["cached"]) == (made["key"], True)
     assert warm("pipelines", "verify", "copied").returncode == 0
+
+
+def test_a_tokenizer_with_code_of_its_own_is_refused_before_any_question(
+    warm: Warm, copy_of: Callable[..., Path]
+) -> None:
+    folder = copy_of("flux", "auto")
+    index = json.loads((folder / "model_index.json").read_text())
+    index["tokenizer"] = ["transformers", "AutoTokenizer"]
+    (folder / "model_index.json").write_text(json.dumps(index))
+    config = json.loads((folder / "tokenizer" / "tokenizer_config.json").read_text())
+    config["auto_map"] = {"AutoTokenizer": ["own.OwnTokenizer", None]}
+    (folder / "tokenizer" / "tokenizer_config.json").write_text(json.dumps(config))
+    done = warm("build", "flux", "--model", folder)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"{folder} wants to run code of its own for tokenizer" in done.stderr

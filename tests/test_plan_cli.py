@@ -117,7 +117,7 @@ def test_a_combination_that_does_not_work_is_refused_before_anything_is_read(cli
 
 @pytest.mark.parametrize(
     ("text", "count"),
-    [("12GiB", 12 * GIB), ("12G", 12 * GIB), ("12", 12 * GIB), ("8gb", 8 * 10**9), ("512MiB", 1 << 29)],
+    [("12GiB", 12 * GIB), ("12G", 12 * GIB), ("8gb", 8 * 10**9), ("512MiB", 1 << 29)],
 )
 def test_sizes_of_memory(text: str, count: int) -> None:
     from diffpipe.cli.build import memory_size
@@ -143,6 +143,8 @@ def test_what_is_no_size_of_memory(text: str) -> None:
 
     with pytest.raises(UsageError, match="is no size"):
         memory_size(text)
+    with pytest.raises(UsageError, match="12 of what"):
+        memory_size("12")
 
 
 def test_a_gpu_that_is_not_here_needs_a_size(cli: Cli) -> None:
@@ -186,8 +188,10 @@ def test_a_plan_of_a_repository_downloads_no_weights(cli: Cli, checkpoints: Path
         hub.requests.clear()
         again = cli("plan", *args, env={**home, "HF_ENDPOINT": hub.url}, check=True)
         assert not [request for request in hub.requests if request.path.endswith(".safetensors")]
-    made = json.loads(online.stdout)
-    assert json.loads(again.stdout)["components"] == made["components"]
+        made = json.loads(online.stdout)
+        assert json.loads(again.stdout)["components"] == made["components"]
+        nowhere = {**home, "DIFFPIPE_HOME": "/proc/none", "HF_ENDPOINT": hub.url}  # nothing can be kept there
+        assert json.loads(cli("plan", *args, env=nowhere, check=True).stdout)["components"] == made["components"]
     assert not list(cached.rglob("*.safetensors"))
     local = planned(cli, "flux", "--model", checkpoints / "flux", "--device", "cpu")
     assert made["components"] == local["components"]

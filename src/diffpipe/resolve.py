@@ -30,6 +30,7 @@ REPOSITORY = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 ADAPTER = re.compile(r"lora|lokr|loha|hada_|\.diff|\.alpha|dora")  # in the names of an adapter's tensors, in any layout
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 EMBEDDED = "embedded:"
+AUTO_CONFIGS = ("config.json", "tokenizer_config.json", "processor_config.json", "preprocessor_config.json")
 QUANTIZERS = {"quanto": "optimum-quanto", "torchao": "torchao"}  # backend -> the package that decides what it makes
 
 Report = Callable[[str, int], None]
@@ -299,6 +300,8 @@ def _pin_pipeline(
             "convert it with diffusers, or name the checkpoint file itself",
         )
     index = _model_index(read("model_index.json"), model, names, spec)
+    if not spec.trust_remote_code:
+        _refuse_own_classes(index, model, names, read)
     parts = select.parts_of_checkpoint(tensors, select.components_of(index)) if tensors is not None else set()
     single = {name for name, text in spec.components.items() if _is_single(text)}
     chosen = select.pipeline_files(
@@ -555,6 +558,23 @@ def _model_index(text: str, model: str, names: Iterable[str], spec: BuildSpec) -
             "diffpipe loads folders made of diffusers and transformers parts only",
         )
     return index
+
+
+def _refuse_own_classes(
+    index: Mapping[str, Any], model: str, names: Collection[str], read: Callable[[str], str]
+) -> None:
+    """Raises UsageError where a class would be looked up in code of the model's own.
+
+    transformers' Auto classes do that where a configuration has an auto_map; they would ask at the terminal first.
+    """
+    parts = select.components_of(index).items()
+    for name in (name for name, (library, kind) in parts if library == "transformers" and kind.startswith("Auto")):
+        for path in (f"{name}/{file}" for file in AUTO_CONFIGS):
+            if path in names and '"auto_map"' in read(path):
+                raise UsageError(
+                    f"{model} wants to run code of its own for {name}",
+                    "read it, then pass --trust-remote-code if you trust it",
+                )
 
 
 @functools.cache

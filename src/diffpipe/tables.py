@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from importlib.resources import files as package_files
 from pathlib import Path
@@ -118,9 +119,8 @@ def _request(spec: BuildSpec) -> dict[str, Any]:
 
 
 def _keep(path: Path, found: Table, commit: str | None) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     parts = [part.to_json() for part in found.parts]
-    write_json(
+    _write(
         path,
         {"pipeline": found.pipeline, "parts": parts, "disk": found.disk, "sizes": found.sizes, "commit": commit},
     )
@@ -244,9 +244,15 @@ def _cached_header(repository: hub.Repository, path: str, store: Store, offline:
         return dict(json.loads(kept.read_bytes()))
     except (OSError, ValueError):
         header = hub.read_header(repository, path, offline)
-    kept.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    write_json(kept, header)
+    _write(kept, header)
     return header
+
+
+def _write(path: Path, value: Any) -> None:
+    """Keep what was read; a cache that may only be read stays as it is."""
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        write_json(path, value)
 
 
 def _headers(source: Source, prefix: str, read: _Reader) -> list[dict[str, Any]]:
