@@ -446,3 +446,15 @@ def test_a_prompt_that_is_cut_and_a_picture_that_is_stretched_are_told(warm: War
     assert told == [stretched, f"warning: {cut}"]
     fitted = warm(*run, "--image", "wide.png", "--fit", "-o", "fit.png", cwd=work, check=True)
     assert "stretched" not in fitted.stderr
+
+
+def test_a_finished_file_that_was_changed_costs_a_resumed_run_nothing_else(warm: Warm, work: Path) -> None:
+    (work / "p.txt").write_text("a fox\na cat\n")
+    words = ("generate", "demo", "--prompts-from", "p.txt", *SMALL, "--seed", 5, "-o", "out/{index}.png")
+    warm(*words, cwd=work, check=True)
+    (work / "out" / "1.png").write_bytes(b"mine")
+    (work / "p.txt").write_text("a fox\na cat\na panda\n")
+    done = warm(*words, "--resume", cwd=work)
+    assert (done.returncode, done.stdout) == (7, "out/3.png\n")
+    assert [error.partition(": ")[2] for error in errors(done)] == ["p.txt line 1: out/1.png exists already"]
+    assert (work / "out" / "1.png").read_bytes() == b"mine"

@@ -276,7 +276,9 @@ class Run:
                 count.earlier += 1
                 count.failed_earlier += item.line["status"] == "failed"
                 self.earlier(item.line)
-            elif self.keep_going:
+            elif self.keep_going or (self.batch.resume and self.source.again):
+                # A file was checked whole before: what is refused only now (a finished file that was changed since)
+                # must not cost the others.
                 count.failed += 1
                 before = (journal.last(item.id) if journal else None) or {"status": "failed"}
                 # What was made or begun stays known: refusing it now ("made already") takes nothing back.
