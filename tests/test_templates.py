@@ -250,7 +250,7 @@ def test_a_place_where_no_file_can_be_is_refused(work: Path) -> None:
         ("out/a/{seed}/x.png", "out/a"),
         ("a{{b}}/x.png", "a{b}"),
         ("{prompt}/x.png", "."),
-        ("/tmp/x/{id}.png", "/tmp/x"),
+        ("/made/x/{id}.png", "/made/x"),
         ("/{id}.png", "/"),
         ("../up/x.png", "../up"),
     ],
