@@ -237,10 +237,8 @@ class Runner:
         item = Item([])
         memory = local.Memory(step_down, chunk, item.told.append, item.noted.extend)
         read = lambda request: read_media(flags, request.arguments)  # noqa: E731
-        found = local.run(
-            manifest, locate(self.entry, manifest), requests, read, lambda *_: None, batch_size, memory=memory
-        )
-        item.outcomes.extend(found)
+        how = local.How(read, lambda *_: None, batch_size, memory=memory)
+        item.outcomes.extend(local.run(manifest, locate(self.entry, manifest), requests, how))
         return item
 
     def request(self, name: str, number: int) -> Request:

@@ -104,7 +104,8 @@ def test_pictures_are_the_same_with_it_and_without(warm: Warm, tmp_path: Path, m
             Request(at, at, {"prompt": prompt, "guidance_scale": scale, **small}, (str(tmp_path / name / f"{at}.png"),))
             for at, (prompt, scale) in enumerate(calls)
         ]
-        done = list(local.run(manifest, locate(entry, manifest), requests, lambda r: r.arguments, lambda *_: None))
+        how = local.How(lambda request: request.arguments, lambda *_: None)
+        done = list(local.run(manifest, locate(entry, manifest), requests, how))
         assert [outcome.error for outcome in done] == [None] * len(calls)
         return [Path(outcome.artifacts[0].path).read_bytes() for outcome in done]
 

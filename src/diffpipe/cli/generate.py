@@ -17,6 +17,8 @@ from ..errors import Exit, UsageError
 from ..metadata import About
 from ..plugins import providers
 from ..prompts import sweeps
+from ..runners import reading
+from ..runners.job import Ears, Job
 from ..specs import FORMATS, FRAME_RATES, MEDIA_KINDS, NOUNS, Flag, Outcome, OutputKind, Request
 from ..store import SHORT, Entry, Store
 from ..templates import BATCH_TEMPLATE, DEFAULT_TEMPLATE, Outputs
@@ -28,7 +30,6 @@ CALL, RUN = "Call arguments", "Run options"
 # Pixels in all, up to which no prediction is asked for: it takes 20 ms to import.
 ORDINARY = 1024 * 1024
 AMOUNT = {"width": 1024, "height": 1024, "num_frames": 1, **dict.fromkeys(PER_CALL, 1)}
-CHUNK = 20  # items that are made side by side where components are offloaded
 
 
 def make() -> Any:
@@ -161,30 +162,31 @@ def _generate(
             batch.journal.begin(batch.key, batch.origin)
         alone = total == 1 and batch.journal is None
         looks = stack.enter_context(looking.opened(values, manifest, batch))
-        read = _reader(batch)
+        read = reading.reader(batch.flags, batch.fit, _once)
         sized = {"width", "height"} & set(batch.flags)
         about = None if values["no_metadata"] else About(reference, batch.fit, values["batch_size"])
 
         def check(first: Request) -> None:
             if source.stream is None:
                 given = read(first)
-                if not sized and (picture := next(_frames_of(given), None)):  # results are as large as it
+                if not sized and (picture := next(reading.frames_of(given), None)):  # results are as large as it
                     batch.limit({**given, "width": picture.width, "height": picture.height})
                 if batch.seed is None and not batch.swept:
                     output.say(f"seed {first.seed}")
 
+        # What comes from a stream is made at once, and --fail-fast stops at the item that failed.
+        several = source.again and keep_going is not False
+        seen = looking.previews(values)
+        previews = (seen.every, seen.decode) if seen else None
+        job = Job(values["batch_size"], several, batch.fit, about, values["step_down"], previews)
+
         def make(requests: Iterator[Request]) -> Iterator[Outcome]:
             from ..runners import local
 
-            note = functools.partial(measured.add, entry.folder)
-            # What comes from a stream is made at once, and --fail-fast stops at the item that failed.
-            several = source.again and keep_going is not False
-            memory = local.Memory(values["step_down"], CHUNK if several else 1, output.warn, note)
-            size, seen = values["batch_size"], looking.previews(values)
             with output.steps(reference, total or 0) as show:
-                shown = _numbered(show, total)
-                made = local.run(manifest, locations, requests, read, shown, size, about, memory, seen)
-                yield from looking.watched(made, looks)
+                ears = Ears(_numbered(show, total), _once, seen.show if seen else None)
+                how = local.how_of(job, ears, read, functools.partial(measured.add, entry.folder))
+                yield from looking.watched(local.run(manifest, locations, requests, how), looks)
 
         return batches.Run(source, batch, make, check, words, keep_going, values["json"], alone, looks.earlier)()
 
@@ -259,42 +261,10 @@ def _limit(
     return limit
 
 
-def _frames_of(arguments: Mapping[str, Any]) -> Iterator[Any]:
-    """The pictures, and frames of videos, among call arguments with media read."""
-    for value in arguments.values():
-        yield from (one for one in (value if isinstance(value, list) else [value]) if hasattr(one, "getbbox"))
-
-
-def _reader(batch: Batch) -> Callable[[Request], Mapping[str, Any]]:
-    """Reads a request's media; those of the request before are not read again."""
-    last: tuple[Mapping[str, Any] | None, dict[str, Any]] = (None, {})
-
-    def read(request: Request) -> Mapping[str, Any]:
-        nonlocal last
-        if request.arguments is not last[0]:
-            from ..engine.run import read_media
-
-            last = request.arguments, read_media(batch.flags, request.arguments, fit=batch.fit)
-            _tell_of_stretching(batch, last[1])
-        return last[1]
-
-    return read
-
-
-def _tell_of_stretching(batch: Batch, arguments: Mapping[str, Any]) -> None:
-    """Say when a starting picture has other proportions than the result: image-to-image pipelines stretch it to those
-    (VaeImageProcessor.preprocess, resize_mode "default")."""
-    width, height = (
-        arguments.get(side) or (batch.flags[side].default if side in batch.flags else None)
-        for side in ("width", "height")
-    )
-    picture = next(_frames_of({"image": arguments.get("image")}), None)
-    if not (picture and width and height and "strength" in batch.flags):
-        return
-    if abs(picture.width * height - picture.height * width) > max(width, height) * max(picture.size) / 100:
-        line = f"--image is {picture.width} x {picture.height}: it is stretched to {width} x {height}; --fit crops it"
-        if not output.warned(line):
-            output.warn(line)
+def _once(line: str) -> None:
+    """Warn of what was not warned of yet."""
+    if not output.warned(line):
+        output.warn(line)
 
 
 def _numbered(show: Callable[[str, int, int], None], total: int | None) -> Callable[[Request, int, int], None]:

@@ -188,15 +188,10 @@ def _made(
         path = str(Path(folder, f"result{wanted.suffix}"))
         request = Request(0, document["seed"], arguments, (path,), fps=document.get("fps"))
         with output.steps(name, 1) as show:
-            runs = local.run(
-                manifest,
-                locate(entry, manifest),
-                [request],
-                lambda request: read_media(flags, request.arguments, fit=fit),
-                lambda _, done, steps: show("1/1", done, steps),
-                about=about,
-                memory=local.Memory(tell=output.warn),
-            )
+            read = lambda request: read_media(flags, request.arguments, fit=fit)  # noqa: E731
+            on_step = lambda _, done, steps: show("1/1", done, steps)  # noqa: E731
+            how = local.How(read, on_step, about=about, memory=local.Memory(tell=output.warn))
+            runs = local.run(manifest, locate(entry, manifest), [request], how)
             (outcome,) = runs
         if outcome.error:
             raise outcome.error

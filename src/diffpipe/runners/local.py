@@ -18,11 +18,13 @@ from ..build import versions
 from ..errors import DiffpipeError, Exit
 from ..resolve import placement_of
 from ..specs import MEDIA_KINDS, Artifact, Outcome, Placement, Request
+from .job import CHUNK, Ears, Job
+from .reading import Read
 
 log = logging.getLogger("diffpipe.run")
 
 OnStep = Callable[[Request, int, int], None]
-Read = Callable[[Request], Mapping[str, Any]]
+Note = Callable[[Sequence[Mapping[str, Any]]], None]
 Make = Callable[[list[Request]], list[list[Artifact]]]  # the files of requests that go into one call
 Call = Callable[[list[Request], Any, Placement], list[list[Artifact]]]  # the same, with a pipeline in a placement
 
@@ -45,52 +47,60 @@ class Memory:
     step_down: bool = True
     chunk: int = 1
     tell: Callable[[str], None] = lambda text: None
-    note: Callable[[Sequence[Mapping[str, Any]]], None] | None = None
+    note: Note | None = None
 
 
 STEPPING = Memory()
 
 
-def run(
-    manifest: Mapping[str, Any],
-    locations: Mapping[str, Path],
-    requests: Iterable[Request],
-    read: Read,
-    on_step: OnStep,
-    batch_size: int = 1,
-    about: metadata.About | None = None,
-    memory: Memory = STEPPING,
-    previews: Any = None,
-) -> Iterator[Outcome]:
-    """What becomes of each request, in order; one that fails does not stop the others, a full disk does.
+@dataclass(frozen=True)
+class How:
+    """How requests are made, and who is told of it. `read` gives a request's call arguments with media read.
 
-    `read` gives a request's call arguments with media read. `batch_size`: how many requests that differ in seed and
-    prompts alone go into one call. `about`: what the files say of the run, None for files that say nothing.
-    `previews`: how what is being made is shown (see engine.preview), None for not at all.
+    `batch_size`: how many requests that differ in seed and prompts alone go into one call. `about`: what the files say
+    of the run, None for files that say nothing. `previews`: how what is being made is shown (see engine.preview), None
+    for not at all.
     """
-    session = Session(manifest, locations, about, memory, previews)
-    for outcome in session.outcomes(requests, read, on_step, batch_size):
-        log.info("%s; %s", _told(outcome), session.memory_now())
+
+    read: Read
+    on_step: OnStep
+    batch_size: int = 1
+    about: metadata.About | None = None
+    memory: Memory = STEPPING
+    previews: Any = None
+
+
+def how_of(job: Job, ears: Ears, read: Read, note: Note) -> How:
+    """A job as this process does it. `note` is given the peaks of memory that were measured."""
+    memory = Memory(job.step_down, CHUNK if job.several else 1, ears.tell, note)
+    previews = None
+    if ears.show and job.previews:
+        from ..engine.preview import Preview
+
+        previews = Preview(ears.show, *job.previews)
+    return How(read, ears.on_step, job.batch_size, job.about, memory, previews)
+
+
+def run(
+    manifest: Mapping[str, Any], locations: Mapping[str, Path], requests: Iterable[Request], how: How
+) -> Iterator[Outcome]:
+    """What becomes of each request, in order; one that fails does not stop the others, a full disk does."""
+    session = Session(manifest, locations)
+    for outcome in session.outcomes(requests, how):
+        log.info("%s; %s", told(outcome), session.memory_now())
         yield outcome
 
 
 class Session:
-    """A pipeline that is loaded once, and all that is needed to make requests with it."""
+    """A pipeline that is loaded once, and all that is needed to make requests with it, by one thread."""
 
-    def __init__(
-        self,
-        manifest: Mapping[str, Any],
-        locations: Mapping[str, Path],
-        about: metadata.About | None,
-        memory: Memory,
-        previews: Any,
-    ) -> None:
+    def __init__(self, manifest: Mapping[str, Any], locations: Mapping[str, Path]) -> None:
         stay_offline()
         started = time.perf_counter()
         from ..engine import held, load, meter, place, prompt_cache
 
         place.quiet_libraries()
-        self.manifest, self.memory, self.previews = manifest, memory, previews
+        self.manifest = manifest
         self.device = place.choose_device(manifest["config"]["placement"]["device"])
         log.info("imports took %.2f s; device %s", time.perf_counter() - started, self.device)
         started = time.perf_counter()
@@ -105,25 +115,30 @@ class Session:
 
         built = placement_of(manifest["config"])
         self.holder = held.Held(loaded, built, self.device, stored="weights" in locations)
-        self.told = metadata.Run(manifest, about, versions(), place.kind(self.device)) if about else None
+        self.versions, self.kind = versions(), place.kind(self.device)
         took = time.perf_counter() - started
         log.info("%s loaded in %.2f s (%s)", manifest["pipeline"], took, manifest["config"]["dtype"])
 
-    def outcomes(
-        self, requests: Iterable[Request], read: Read, on_step: OnStep, batch_size: int = 1
-    ) -> Iterator[Outcome]:
+    def outcomes(self, requests: Iterable[Request], how: How) -> Iterator[Outcome]:
         """What becomes of each request, in order."""
+        call = functools.partial(self._call, how, self._said(how.about))
+        if how.memory.chunk > 1 and how.batch_size == 1 and self.side_by_side():
+            waiting = iter(requests)
+            while several := list(itertools.islice(waiting, how.memory.chunk)):
+                yield from self._chunk(several, how.memory, call)
+        else:
+            for group in groups(requests, self.manifest, how.batch_size):
+                yield from _outcomes(group, functools.partial(self._make, how.memory, call))
+
+    def side_by_side(self) -> bool:
+        """Whether requests are faster made side by side, as components are offloaded one by one."""
         from ..engine import chunk
 
-        call = functools.partial(self._call, read, on_step)
-        side_by_side = self.memory.chunk > 1 and batch_size == 1 and self.call is None
-        if side_by_side and chunk.possible(self.holder.pipe):
-            waiting = iter(requests)
-            while several := list(itertools.islice(waiting, self.memory.chunk)):
-                yield from self._chunk(several, call)
-        else:
-            for group in groups(requests, self.manifest, batch_size):
-                yield from _outcomes(group, functools.partial(self._make, call))
+        return self.call is None and chunk.possible(self.holder.pipe)
+
+    def _said(self, about: metadata.About | None) -> metadata.Run | None:
+        """What the files of a run say, None for nothing."""
+        return metadata.Run(self.manifest, about, self.versions, self.kind) if about else None
 
     def memory_now(self) -> str:
         """Peak memory so far, for the log."""
@@ -132,36 +147,36 @@ class Session:
         return place.memory_now(self.device)
 
     def _call(
-        self, read: Read, on_step: OnStep, group: list[Request], pipe: Any, placed: Placement
+        self, how: How, run: metadata.Run | None, group: list[Request], pipe: Any, placed: Placement
     ) -> list[list[Artifact]]:
         """One call of the pipeline for requests that go together."""
         from ..engine import run as engine_run
 
-        arguments = [read(request) for request in group]
+        arguments = [how.read(request) for request in group]
         stepped_down = placed if placed != self.holder.built else None
-        said = replace(self.told, stepped_down=stepped_down) if self.told else None
+        said = replace(run, stepped_down=stepped_down) if run else None
         texts = [metadata.texts(said, request) for request in group] if said else []
-        report = functools.partial(on_step, group[0])
-        return engine_run.run(pipe, self.manifest, group, arguments, report, self.call, texts, self.previews)
+        report = functools.partial(how.on_step, group[0])
+        return engine_run.run(pipe, self.manifest, group, arguments, report, self.call, texts, how.previews)
 
-    def _make(self, call: Call, group: list[Request]) -> list[list[Artifact]]:
+    def _make(self, memory: Memory, call: Call, group: list[Request]) -> list[list[Artifact]]:
         """The files of a group; a single request steps down where memory runs out."""
 
         def work(pipe: Any, placed: Placement) -> list[list[Artifact]]:
             self.watch.start()
             made = call(group, pipe, placed)
-            if self.memory.note and (peaks := self.watch.stop()):
+            if memory.note and (peaks := self.watch.stop()):
                 dtype = self.manifest["config"]["dtype"]
-                self.memory.note(measured.records(peaks, dtype, self.device, placed, made))
+                memory.note(measured.records(peaks, dtype, self.device, placed, made))
             return made
 
         def tell(text: str) -> None:
             log.warning("%s", text)
-            self.memory.tell(f"{group[0].id or f'seed {group[0].seed}'}: {text}")
+            memory.tell(f"{group[0].id or f'seed {group[0].seed}'}: {text}")
 
-        return self.holder.make(work, tell, step_down=self.memory.step_down and len(group) == 1)
+        return self.holder.make(work, tell, step_down=memory.step_down and len(group) == 1)
 
-    def _chunk(self, requests: list[Request], call: Call) -> Iterator[Outcome]:
+    def _chunk(self, requests: list[Request], memory: Memory, call: Call) -> Iterator[Outcome]:
         """The outcomes of requests that are made side by side; what ran out of memory there is made by itself."""
         from ..engine import chunk, placement
 
@@ -178,7 +193,7 @@ class Session:
             placement.release(self.device)
         for request, outcome in zip(requests, found, strict=True):
             if outcome is None:
-                yield from _outcomes([request], functools.partial(self._make, call))
+                yield from _outcomes([request], functools.partial(self._make, memory, call))
             else:
                 yield replace(outcome, artifacts=tuple(replace(file, seconds=seconds) for file in outcome.artifacts))
 
@@ -246,7 +261,7 @@ class _Warnings(logging.Handler):
         logging.getLogger("diffpipe").removeHandler(self)
 
 
-def _told(outcome: Outcome) -> str:
+def told(outcome: Outcome) -> str:
     """An outcome as a line of the log."""
     if outcome.error:
         return f"seed {outcome.request.seed}: {outcome.error.message}"
