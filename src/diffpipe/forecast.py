@@ -54,6 +54,17 @@ def check_of(manifest: Mapping[str, Any], recorded: Mapping[str, Any], batch_siz
     return check
 
 
+def needed(manifest: Mapping[str, Any], recorded: Mapping[str, Any]) -> tuple[int, int]:
+    """Bytes of host and of device memory that an ordinary run of a pipeline is predicted to need; 0 where unknown."""
+    flags = {flag["name"]: Flag.from_json(flag) for flag in manifest["flags"]}
+    found = built_table(manifest, recorded)
+    task = _task(manifest, found, flags, {}, 1)
+    if task is None:
+        return 0, 0
+    predicted = peaks(found.parts, placement_of(manifest["config"]), task)
+    return max(peak.host for peak in predicted), max(peak.device for peak in predicted)
+
+
 def _task(
     manifest: Mapping[str, Any], found: Table, flags: Mapping[str, Flag], arguments: Sizes, batch_size: int
 ) -> Task | None:

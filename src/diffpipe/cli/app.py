@@ -20,6 +20,7 @@ COMMANDS = {
     "generate": "Make pictures, video or sound with a built pipeline.",
     "pipelines": "List, show, rename, remove, prune or verify built pipelines.",
     "providers": "List or show the families that can be built.",
+    "worker": "List or stop the workers that keep pipelines loaded.",
     "inspect": "Show what a file was made with.",
     "reproduce": "Make a file again with what it was made with, and compare.",
     "doctor": "Show versions, devices, memory, cache, token and hub.",

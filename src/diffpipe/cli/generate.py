@@ -23,7 +23,7 @@ from ..specs import FORMATS, FRAME_RATES, MEDIA_KINDS, NOUNS, Flag, Outcome, Out
 from ..store import SHORT, Entry, Store
 from ..templates import BATCH_TEMPLATE, DEFAULT_TEMPLATE, Outputs
 from ..vocabulary import read, unknown_words
-from . import batches, looking, output, tree
+from . import batches, looking, output, tree, worker
 from .flags import CONTEXT, arguments, option, option_name, parameter, parse_json, reporting, with_parameters
 
 CALL, RUN = "Call arguments", "Run options"
@@ -115,6 +115,7 @@ def options(kind: OutputKind, arguments: Collection[str] = ()) -> list[inspect.P
             "--step-down/--no-step-down", panel=RUN,
         ),
         *looking.options(kind),
+        *worker.options(RUN),
         *batches.options(noun),
         *reporting(RUN, f"Print a JSON object a {noun} instead of its path."),
     ]  # fmt: skip
@@ -139,6 +140,7 @@ def _generate(
     output.set_up(quiet=values["quiet"], verbose=values["verbose"], log_file=values["log_file"])
     from ..verify import locate
 
+    workers = worker.Workers(Store(), entry, reference, manifest, values)
     with ExitStack() as stack:
         source = batches.source(values["prompts_from"], values["prompts_format"], stack)
         batch = _batch(reference, entry, manifest, flags, values, explicit)
@@ -185,8 +187,12 @@ def _generate(
 
             with output.steps(reference, total or 0) as show:
                 ears = Ears(_numbered(show, total), _once, seen.show if seen else None)
-                how = local.how_of(job, ears, read, functools.partial(measured.add, entry.folder))
-                yield from looking.watched(local.run(manifest, locations, requests, how), looks)
+                if workers.find():
+                    made = workers.run(requests, job, ears)
+                else:
+                    how = local.how_of(job, ears, read, functools.partial(measured.add, entry.folder))
+                    made = local.run(manifest, locations, requests, how)
+                yield from looking.watched(made, looks)
 
         return batches.Run(source, batch, make, check, words, keep_going, values["json"], alone, looks.earlier)()
 

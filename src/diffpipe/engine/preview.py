@@ -47,6 +47,15 @@ class Preview:
             self._told = True
 
 
+def picture_of(data: bytes) -> Any:
+    """The picture in a PNG that another process sent."""
+    import io
+
+    from PIL import Image
+
+    return Image.open(io.BytesIO(data), formats=["PNG"])
+
+
 def observer(pipe: Any, arguments: Mapping[str, Any], preview: Preview) -> Observer:
     """What a callback tells each step to. It changes nothing; where it fails, it warns once, and the call goes on.
 

@@ -140,6 +140,14 @@ class Session:
         """What the files of a run say, None for nothing."""
         return metadata.Run(self.manifest, about, self.versions, self.kind) if about else None
 
+    def device_memory(self) -> int | None:
+        """Bytes of the GPU's memory that torch holds; None without a GPU."""
+        if not self.device.startswith("cuda"):
+            return None
+        import torch
+
+        return int(torch.cuda.memory_reserved(self.device))
+
     def memory_now(self) -> str:
         """Peak memory so far, for the log."""
         from ..engine import place
@@ -228,13 +236,14 @@ def _outcomes(group: list[Request], make: Make) -> list[Outcome]:
         if len(group) > 1:
             log.info("a call of %d failed (%s): one by one", len(group), error)
             return [one for request in group for one in _outcomes([request], make)]
-        return [Outcome(group[0], warnings=tuple(told.texts), error=_as_ours(error))]
+        return [Outcome(group[0], warnings=tuple(told.texts), error=as_ours(error))]
     return [
         Outcome(request, tuple(artifacts), tuple(told.texts)) for request, artifacts in zip(group, made, strict=True)
     ]
 
 
-def _as_ours(error: Exception) -> DiffpipeError:
+def as_ours(error: Exception) -> DiffpipeError:
+    """An error as the user is told of it."""
     if isinstance(error, DiffpipeError):
         return error
     ours = DiffpipeError(f"{type(error).__name__}: {error}", "this is a bug: run again with --traceback and report it")

@@ -1,0 +1,37 @@
+"""Room in memory for one more worker: the idlest of the others end first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ..forecast import needed
+from ..machine import gpus, host_free
+from ..store import Entry, Store
+from . import warm
+
+
+def make(store: Store, entry: Entry, manifest: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """Stop idle workers, the idlest first, until what a pipeline needs is free or none is left; those that ended.
+
+    What is needed is predicted (see forecast), for the pipeline's usual size. Nothing ends where that is not known.
+    """
+    others = [one for one in warm.running(store) if one["status"] and not one["status"]["busy"]]
+    if not others:
+        return
+    host, device = needed(manifest, entry.sources())
+    others.sort(key=lambda one: -one["status"]["idle"])
+    while others and _short(manifest, host, device):
+        idlest = others.pop(0)
+        warm.stop(idlest["place"], idlest["status"]["pid"])
+        yield idlest
+
+
+def _short(manifest: Mapping[str, Any], host: int, device: int) -> bool:
+    """Whether less memory is free than is needed, here or on the pipeline's GPU."""
+    free = host_free()
+    if free is not None and host > free:
+        return True
+    number = int(manifest["config"]["placement"]["device"].partition(":")[2] or 0)
+    there = next((gpu.free for gpu in gpus() if gpu.index == number), None)
+    return there is not None and device > there
