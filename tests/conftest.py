@@ -35,10 +35,12 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[TEMPORARY] = folder
     for name in [name for name in os.environ if name.startswith(("HF_", "HUGGING", "DIFFPIPE_", "TRANSFORMERS_"))]:
         del os.environ[name]
+    (folder / "run").mkdir(mode=0o700)
     os.environ |= {
         "DIFFPIPE_HOME": str(folder / "cache"),
         "HF_HOME": str(folder / "huggingface"),
         "XDG_CACHE_HOME": str(folder / "xdg"),
+        "XDG_RUNTIME_DIR": str(folder / "run"),
         "HF_ENDPOINT": NOWHERE,
         "NO_PROXY": "*",
         "OMP_NUM_THREADS": "1",

@@ -509,7 +509,7 @@ def test_pipelines_remove(stocked: tuple[Cli, str, str], forge: Forge) -> None:
 def test_pipelines_prune(stocked: tuple[Cli, str, str], tmp_path: Path) -> None:
     cli, first, other = stocked
     nothing = json.loads(cli("pipelines", "prune", "--json", check=True).stdout)
-    assert nothing == {"dry_run": False, "entries": [], "names": [], "leftovers": [], "weights": []}
+    assert nothing == {"dry_run": False, "entries": [], "names": [], "leftovers": [], "weights": [], "imported": []}
     truncated(cli.home / "pipelines" / first / "manifest.json")
     os.utime(cli.home / "pipelines" / other / "summary.json", (time.time() - 10 * 86400,) * 2)
     planned = json.loads(cli("pipelines", "prune", "--dry-run", "--unused-for", "10", "--json", check=True).stdout)

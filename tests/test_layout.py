@@ -26,19 +26,21 @@ SOURCE = Path(__file__).parent.parent / "src" / "diffpipe"
 LAYERS = (
     {"errors", "vocabulary"},
     {"specs", "tally"},
-    {"diffpipe", "catalog", "files", "select", "prompts", "templates", "checks"},
+    {"files"},
+    {"remote"},
+    {"diffpipe", "catalog", "select", "prompts", "templates", "checks"},
     {"hub", "plugins", "store", "journal", "memory", "machine", "measured"},
-    {"batch", "metadata", "gallery"},
-    {"resolve", "weights"},
-    {"build"},
-    {"verify", "prune", "tables"},
-    {"reproduce", "placing", "forecast"},
+    {"batch", "metadata", "gallery", "streams"},
+    {"resolve", "weights", "blobs"},
+    {"build", "contents"},
+    {"verify", "prune", "tables", "incoming"},
+    {"reproduce", "placing", "forecast", "bundle"},
     {"runners"},
     {"cli"},
     {"__main__"},
 )
 # The engine stands beside the layers: it sees these, and is imported by these, inside functions only.
-SEEN_BY_ENGINE = {"errors", "specs", "files", "select", "catalog", "memory"}
+SEEN_BY_ENGINE = {"errors", "specs", "files", "remote", "select", "catalog", "memory"}
 USERS_OF_ENGINE = {"build", "runners", "cli"}
 
 # Third-party packages that only some rooms know.
@@ -59,11 +61,14 @@ HEAVY = {
 ROOMS = {name: {"engine"} for name in HEAVY} | {
     "huggingface_hub": {"hub"},
     "httpx2": {"hub"},
+    "fsspec": {"remote", "streams"},
+    "ray": {"runners"},
+    "pyarrow": {"runners"},
     "typer": {"cli"},
     "textual_image": {"cli"},
     "rich": {"cli", "hub"},
 }
-SLOW_TO_IMPORT = HEAVY | {"huggingface_hub", "httpx2", "engine"}
+SLOW_TO_IMPORT = HEAVY | {"huggingface_hub", "httpx2", "fsspec", "ray", "pyarrow", "engine"}
 
 
 class Import(NamedTuple):

@@ -196,7 +196,7 @@ def checkpoint(given: Path | None, folder: Path) -> None:
         (folder / "flux").symlink_to(given.absolute())
         return
     maker = Path(__file__).resolve().parent.parent / "tests" / "checkpoints.py"
-    subprocess.run([sys.executable, str(maker), str(folder / "made")], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([sys.executable, str(maker), str(folder / "made")], check=True, capture_output=True)
     (folder / "flux").symlink_to(folder / "made" / "flux")
 
 
@@ -209,6 +209,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="diffpipe-bench-") as name:
         folder = Path(name)
         os.environ |= {"DIFFPIPE_HOME": str(folder / "home"), "HF_HOME": str(folder / "huggingface"), "COLUMNS": "120"}
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # pip compiles what it installs
         (folder / "bare.py").write_text(BARE)
         checkpoint(options.checkpoint, folder)
         build = [*diffpipe(), "build", "flux", "--model", "flux", "--quiet"]

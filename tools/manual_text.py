@@ -35,6 +35,8 @@ ENVIRONMENT = {
 FILES = {
     "pipelines/KEY/": "a built pipeline: summary.json, manifest.json (its configuration and flags, with a digest) and "
     "sources.json (where its files lie on this machine)",
+    "weights/KEY/": "quantized weights",
+    "blobs/, sources/": "files that came in bundles, and their names",
     "names/NAME": "the key that a name stands for",
     "headers/": "the names and shapes of tensors that plan read of repositories",
     "pins/, digests/": "what branches and tags stood for; digests of local files, to read them once",
@@ -58,6 +60,7 @@ EXAMPLES = {
         "diffpipe reproduce demo-7.png --verify",
     ),
     "What is there, and is it whole?": ("diffpipe pipelines list", "diffpipe pipelines verify"),
+    "Take it to another machine:": ("diffpipe pipelines export mine mine.tar", "diffpipe pipelines import mine.tar"),
 }
 CALL_FLAGS = (
     "Flags of a pipeline are read from its own call when it is built: their names, types, defaults and help are those "

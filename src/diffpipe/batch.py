@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import prod
 from typing import Any
 
+from . import remote
 from .checks import check_files, checked
 from .errors import DiffpipeError, UsageError
 from .journal import Journal
 from .prompts import MOST, OWN, Row, crossed, shown, typed
-from .specs import MAX_SEED, Flag, Request, digest
+from .specs import MAX_SEED, MEDIA_KINDS, Flag, Request, digest
 from .tally import Tally
-from .templates import Outputs, paths, whole_template, within
+from .templates import Outputs, base_of, paths, whole_template, within
 
 SEEDS = 2**32  # seeds are drawn below this: short enough to type, and every tool accepts them
 ID = 16  # hex digits of an item's digest that are its id
@@ -48,6 +50,11 @@ class Batch:
     retry: bool = False
     thorough: bool = True
     limit: Callable[[Mapping[str, Any]], None] = lambda arguments: None
+
+    @cached_property
+    def media(self) -> frozenset[str]:
+        """The names of the arguments that are files."""
+        return frozenset(name for name, flag in self.flags.items() if flag.kind in MEDIA_KINDS)
 
 
 @dataclass(frozen=True)
@@ -94,6 +101,7 @@ def items(rows: Iterable[Row], batch: Batch) -> Iterator[Request | Refused | Ear
     The same rows and batch give the same items. Raises UsageError for an --output that cannot be used.
     """
     used = _Used()
+    remote.forget()
     template = whole_template(batch.outputs)
     for row in rows:
         for wanted in _wanted(row, batch, used):
@@ -140,7 +148,7 @@ def _wanted(row: Row, batch: Batch, used: _Used) -> Iterator[_Wanted | Refused]:
 
 def _item(wanted: _Wanted, batch: Batch, used: _Used, template: tuple[str, str]) -> Request | Earlier:
     """A request with its own id and paths. Raises UsageError where it cannot have them."""
-    item = digest({"arguments": wanted.arguments, "seed": wanted.seed, "key": batch.key})
+    item = digest({"arguments": _lasting(wanted.arguments, batch), "seed": wanted.seed, "key": batch.key})
     item_id = _item_id(wanted, item, used)
     per_call = max(int(wanted.arguments.get(name) or 1) for name in PER_CALL)
     index, used.results = used.results, used.results + per_call
@@ -190,11 +198,22 @@ def _earlier(item_id: str, item: str, before: Mapping[str, Any], batch: Batch, j
     if before["status"] == "failed":
         return Earlier(item_id, before) if batch.resume and not batch.retry else None
     if batch.resume:
-        return Earlier(item_id, before) if not batch.thorough or journal.intact(before) else None
+        return Earlier(item_id, before) if not batch.thorough or _intact(before, batch, journal) else None
     if batch.outputs.overwrite:
         return None
     hint = "pass --resume to skip what is done, --overwrite to make it again, or another -o or --seed for new ones"
     raise UsageError(f"{item_id} was made already", hint)
+
+
+def _intact(before: Mapping[str, Any], batch: Batch, journal: Journal) -> bool:
+    url = remote.is_url(batch.outputs.template or "")
+    return journal.intact(before, base_of(batch.outputs) if url else "")
+
+
+def _lasting(arguments: Mapping[str, Any], batch: Batch) -> Mapping[str, Any]:
+    """Call arguments as what an item is known by: a URL that is signed anew is the same file."""
+    named = batch.media & arguments.keys()
+    return {**arguments, **{name: remote.lasting(arguments[name]) for name in named}} if named else arguments
 
 
 def _drawn_seed(own: Mapping[str, Any], given: Mapping[str, Any], count: int, batch: Batch, used: _Used) -> int:
@@ -202,7 +221,7 @@ def _drawn_seed(own: Mapping[str, Any], given: Mapping[str, Any], count: int, ba
 
     Swept values have no part in it: what a sweep changes is compared on the same noise.
     """
-    row = digest({"arguments": given, "count": count, "key": batch.key})
+    row = digest({"arguments": _lasting(given, batch), "count": count, "key": batch.key})
     which = f"id {own['id']}" if "id" in own else str(used.seen.add(f"row {row}"))
     return int(digest([batch.origin, row, which])[:16], 16) % (SEEDS - count)
 

@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from . import remote
 from .errors import NotFoundError, UsageError
 from .specs import MEDIA_KINDS, Flag, nearest
 
@@ -51,12 +52,17 @@ def check_files(flags: Mapping[str, Flag], arguments: Mapping[str, Any]) -> None
             continue
         option = "--" + name.replace("_", "-")
         for path in arguments[name] if isinstance(arguments[name], list) else [arguments[name]]:
-            if not os.path.exists(path):
-                raise NotFoundError(f"{option}: there is no file {path}", "check the path")
-            if os.path.isdir(path) and flag.kind != "video":
-                raise UsageError(f"{option}: {path} is a folder", "name a file in it")
+            _check_file(flag, option, path)
         if "ip_adapter" in name:
             raise UsageError(f"{option} needs an IP-Adapter, which no pipeline can be built with yet", "leave it out")
+
+
+def _check_file(flag: Flag, option: str, path: str) -> None:
+    place = remote.on_disk(path) if remote.is_url(path) else path
+    if not (remote.exists(path) if place is None else os.path.exists(place)):
+        raise NotFoundError(f"{option}: there is no file {remote.shown(path)}", "check the path")
+    if place is not None and os.path.isdir(place) and flag.kind != "video":
+        raise UsageError(f"{option}: {remote.shown(path)} is a folder", "name a file in it")
 
 
 def _check_text(option: str, text: str) -> None:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from . import remote
 from .errors import CacheError, UsageError
 from .files import write_atomic
 from .specs import MEDIA_KINDS, Artifact, Flag, Request, digest
@@ -67,7 +68,7 @@ class Gallery:
         self._new, self._written = [], time.monotonic()
 
     def _item(self, artifact: Artifact, settings: Mapping[str, Any]) -> Item:
-        path = Path(artifact.path)
+        path = remote.local(artifact.path)
         # The command is left out: it has the arguments in the order in which they came.
         own = {name: value for name, value in settings.items() if name != "command"}
         key = digest({"settings": own, "file": path.name})[:12]
@@ -202,7 +203,7 @@ def settings_of(request: Request, manifest: Mapping[str, Any], name: str) -> dic
 
 def names(value: Any) -> Any:
     """Files without the folders they lie in."""
-    return [names(one) for one in value] if isinstance(value, list | tuple) else Path(value).name
+    return [names(one) for one in value] if isinstance(value, list | tuple) else Path(remote.shown(value)).name
 
 
 def command(name: str, flags: Mapping[str, Flag], arguments: Mapping[str, Any], request: Request) -> str:

@@ -3,8 +3,9 @@
 JSON lines. One when a run begins: {"journal": 1, "pipeline": KEY, "seed": N}. One when an item starts: {"id", "item",
 "status": "started", "seed", "paths"}. One when it ends, on disk (fsync) before the next item ends: {"id", "item",
 "status": "done" or "failed", "seed", "files": [{"path", "size", "digest"}], "seconds", "warnings", "error"}.
-`item` is the digest of pipeline, arguments and seed. Paths are relative to the journal's folder, with /. An item's last
-line counts. A last line that a crash cut short is dropped.
+`item` is the digest of pipeline, arguments and seed. Paths are relative to the journal's folder, with /; URLs are whole
+but for credentials, and have a "tag" where their store has one of a file's content. An item's last line counts. A last
+line that a crash cut short is dropped.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+from . import remote
 from .errors import CacheError, UsageError
 from .files import remove_leftovers, sha256
 from .tally import Tally
@@ -34,6 +37,7 @@ class Journal:
         self._reader, self._writer = reader, writer
         self._places = Tally(large=True)  # id -> 1 + where its last line begins
         self._end = 0
+        self._lock = threading.RLock()  # runs on many machines draw items in another thread than they end in
         self._read()
 
     def _read(self) -> None:
@@ -57,10 +61,11 @@ class Journal:
 
     def last(self, item_id: str) -> dict[str, Any] | None:
         """An item's last line, None if it has none."""
-        if not (place := self._places[item_id]):
-            return None
-        self._reader.seek(place - 1)
-        value = _parsed(self._reader.readline())
+        with self._lock:
+            if not (place := self._places[item_id]):
+                return None
+            self._reader.seek(place - 1)
+            value = _parsed(self._reader.readline())
         return value if value.get("id") == item_id else None
 
     def started(self, item_id: str, item: str, seed: int, paths: Sequence[str]) -> None:
@@ -73,15 +78,27 @@ class Journal:
         line = self.last(item_id)
         if line and line["status"] == "started":
             for path in self.paths(line):
-                remove_leftovers(Path(path))
+                if place := remote.on_disk(path) if remote.is_url(path) else path:
+                    remove_leftovers(Path(place))
 
     def done(
-        self, item_id: str, item: str, seed: int, paths: Sequence[str], seconds: float, warnings: Sequence[str] = ()
+        self,
+        item_id: str,
+        item: str,
+        seed: int,
+        paths: Sequence[str],
+        seconds: float,
+        warnings: Sequence[str] = (),
+        stored: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
-        """Note a finished item with size and digest of its files; they and the line are on disk when this returns."""
+        """Note a finished item with size and digest of its files; they and the line are on disk when this returns.
+
+        `stored`: what is known of files at URLs (see `Artifact.stored`), which need not be read again then.
+        """
         for path in paths:
-            _sync(Path(path))
-        files = [{"path": self._relative(path), **_state(Path(path))} for path in paths]
+            if not remote.is_url(path):
+                _sync(Path(path))
+        files = [{"path": self._relative(path), **((stored or {}).get(path) or _state_at(path))} for path in paths]
         line: dict[str, Any] = {"id": item_id, "item": item, "status": "done", "seed": seed, "files": files}
         self._write({**line, "seconds": round(seconds, 3), "warnings": list(warnings), "error": None})
 
@@ -91,32 +108,49 @@ class Journal:
         self._write({**line, "seconds": 0.0, "warnings": [], "error": error})
 
     def paths(self, line: Mapping[str, Any]) -> list[str]:
-        """The absolute paths that an item's line names."""
+        """The absolute paths, and URLs as shown, that an item's line names."""
         named = line.get("paths") or [file["path"] for file in line.get("files", ())]
-        return [os.path.abspath(self.path.parent / path) for path in named]
+        return [path if remote.is_url(path) else os.path.abspath(self.path.parent / path) for path in named]
 
-    def intact(self, line: Mapping[str, Any]) -> bool:
-        """Whether every file of a finished item is there with the content it was written with."""
+    def intact(self, line: Mapping[str, Any], like: str = "") -> bool:
+        """Whether every file of a finished item is there with the content it was written with.
+
+        `like`: a URL with the credentials for those in the journal, which has none. What a store's tag tells need not
+        be read. Raises DiffpipeError for a store that cannot be asked.
+        """
         files = line.get("files", ())
-        return bool(files) and all({"path": f["path"], **_state(self.path.parent / f["path"])} == f for f in files)
+        return bool(files) and all(self._is_as(file, like) for file in files)
+
+    def _is_as(self, file: Mapping[str, Any], like: str) -> bool:
+        path = str(file["path"])
+        if not remote.is_url(path):
+            return {"path": path, **_state(self.path.parent / path)} == file
+        url = remote.with_credentials(path, like)
+        noted = {name: file.get(name) for name in ("size", "digest")}
+        return remote.unchanged(url, file) or (remote.exists(url) and _state_at(url) == noted)
 
     def _relative(self, path: str) -> str:
+        if remote.is_url(path):
+            return remote.shown(path)
         return Path(os.path.relpath(path, self.path.parent)).as_posix()
 
     def _write(self, value: Mapping[str, Any], *, sync: bool = True) -> None:
         line = json.dumps(value).encode() + b"\n"
-        try:
-            if self._writer.write(line) < len(line):
-                raise OSError("the disk is full")
-            if sync:
-                os.fsync(self._writer.fileno())
-        except OSError as error:
-            self._writer.truncate(self._end)
-            reason = error.strerror or str(error)
-            raise CacheError(f"cannot write {self.path}: {reason}", "make room, then go on with --resume") from error
-        if "id" in value:
-            self._places[value["id"]] = self._end + 1
-        self._end += len(line)
+        with self._lock:
+            try:
+                if self._writer.write(line) < len(line):
+                    raise OSError("the disk is full")
+                if sync:
+                    os.fsync(self._writer.fileno())
+            except OSError as error:
+                self._writer.truncate(self._end)
+                reason = error.strerror or str(error)
+                raise CacheError(
+                    f"cannot write {self.path}: {reason}", "make room, then go on with --resume"
+                ) from error
+            if "id" in value:
+                self._places[value["id"]] = self._end + 1
+            self._end += len(line)
 
 
 @contextmanager
@@ -153,6 +187,15 @@ def _sync(path: Path) -> None:
     for file in path.iterdir() if path.is_dir() else (path,):
         with suppress(OSError), file.open("r+b") as stream:
             os.fsync(stream.fileno())
+
+
+def _state_at(path: str) -> dict[str, Any]:
+    """The same of a path or URL, which is read for it."""
+    if not remote.is_url(path):
+        return _state(Path(path))
+    if place := remote.on_disk(path):
+        return _state(Path(place))
+    return remote.state(path)
 
 
 def _state(path: Path) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from . import remote
 from .errors import DiffpipeError
 from .files import identity, sha256
 from .select import DENOISERS
@@ -133,7 +134,7 @@ def _media(value: Any) -> Any:
     """A media argument without where it lies: {"file", "digest"}, or a list of those."""
     if isinstance(value, list | tuple):
         return [_media(path) for path in value]
-    path = Path(value)
+    path = remote.local(value)
     return {"file": path.name, "digest": media_digest(path)}
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from . import weights
+from . import blobs, weights
 from .build import file_of
 from .files import readable
 from .specs import Source
@@ -22,13 +22,14 @@ DAY = 86400.0
 class Plan:
     """What pruning would remove: entries with the reason, names that stand for nothing, left-overs, unused weights.
 
-    `weights`: the key and bytes of quantized weights that no entry uses.
+    `weights`: the key and bytes of quantized weights that no entry uses. `imported`: the same of files from bundles.
     """
 
     entries: tuple[tuple[str, str], ...]
     names: tuple[str, ...]
     leftovers: tuple[Path, ...]
     weights: Mapping[str, int] = field(default_factory=dict)
+    imported: Mapping[str, int] = field(default_factory=dict)
 
     def lines(self) -> Iterator[str]:
         yield from (f"{key[:SHORT]} {reason}" for key, reason in self.entries)
@@ -38,10 +39,13 @@ class Plan:
             f"{key[:SHORT]} holds quantized weights ({readable(size)}) of no entry"
             for key, size in self.weights.items()
         )
+        if self.imported:
+            yield f"{len(self.imported)} imported files ({readable(sum(self.imported.values()))}) belong to no entry"
 
     def total(self) -> str:
         counts = f"{len(self.entries)} entries, {len(self.names)} names, {len(self.leftovers)} left-overs"
-        return counts + (f", {len(self.weights)} sets of quantized weights" if self.weights else "")
+        counts += f", {len(self.weights)} sets of quantized weights" if self.weights else ""
+        return counts + (f", {len(self.imported)} imported files" if self.imported else "")
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -49,6 +53,7 @@ class Plan:
             "names": list(self.names),
             "leftovers": [path.name for path in self.leftovers],
             "weights": [{"key": key, "bytes": size} for key, size in self.weights.items()],
+            "imported": [{"digest": name, "bytes": size} for name, size in sorted(self.imported.items())],
         }
 
 
@@ -60,7 +65,8 @@ def plan(store: Store, unused_for: int | None) -> Plan:
     kept = set(keys) - going
     names = tuple(name for name, key in store.names().items() if key not in kept and key not in going)
     unused = {key: weights.size(store, key) for key in weights.unused(store, frozenset(going))}
-    return Plan(tuple(sorted(entries)), names, tuple(store.leftovers()), unused)
+    imported = blobs.unused(store, frozenset(going))
+    return Plan(tuple(sorted(entries)), names, tuple(store.leftovers()), unused, imported)
 
 
 def execute(store: Store, planned: Plan) -> None:
@@ -70,6 +76,7 @@ def execute(store: Store, planned: Plan) -> None:
         store.drop_name(name)
     for key in planned.weights:
         weights.drop(store, key)
+    blobs.drop(store)
     for path in planned.leftovers:
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)

@@ -218,6 +218,55 @@ def _section(source: Source) -> dict[str, Any]:
     return section
 
 
+def sources_fit(config: Mapping[str, Any], sources: Iterable[Source], stored: Collection[str]) -> bool:
+    """Whether pinned sources are those that a configuration names, none missing: what comes from elsewhere may not be.
+
+    `stored`: the components whose quantized weights lie elsewhere, so that their files, and LoRAs, may be missing.
+    Of a repository only its commit can be compared: the configuration has no digests of its files.
+    """
+    named = {"base": config["base"], **({"config": config["config"]} if config["config"] else {})}
+    named |= {f"component:{name}": section for name, section in config["components"].items()}
+    named |= {f"lora:{number}": section for number, section in enumerate(config["loras"])}
+    found = {source.role: source for source in sources}
+    gone = {role for role in named if stored and role.startswith("lora:")} | {f"component:{name}" for name in stored}
+    if not set(named) - gone <= set(found) <= set(named):
+        return False
+    return all(_fits(named[role], source, bool(stored)) for role, source in found.items())
+
+
+def _fits(section: Mapping[str, Any], source: Source, partly: bool) -> bool:
+    """Whether a source is the one of its section; `partly`: or has some of its files."""
+    own = _section(source)
+    if any(section.get(name) != value for name, value in own.items() if name != "files"):
+        return False
+    if source.kind == "hub":
+        return "files" not in section or set(source.files) <= set(section["files"])
+    return own["files"] == section["files"] or (partly and own["files"].items() <= section["files"].items())
+
+
+def refuse_code(source: Source, folder: Path, classes: Mapping[str, tuple[str, str]], trust_remote_code: bool) -> None:
+    """What pinning a folder refuses, for one that came by another way: see `_model_index`, `_refuse_own_classes`.
+
+    `classes`: those that the pipeline's components are loaded as. Raises UsageError.
+    """
+
+    def read(path: str) -> str:
+        return (folder / path).read_text(encoding="utf-8", errors="replace")
+
+    if "model_index.json" in source.files:
+        spec = BuildSpec("", "", source.label, trust_remote_code=trust_remote_code)
+        _model_index(read("model_index.json"), source.label, source.files, spec)
+    if trust_remote_code or source.single:
+        return
+    index = {name: list(pair) for name, pair in classes.items()}
+    _refuse_own_classes(index, source.label, source.files, read)
+    name = source.role.removeprefix("component:")
+    if name in index:
+        inside = {path.removeprefix(f"{source.subfolder}/"): path for path in source.files}
+        files = {f"{name}/{path}": whole for path, whole in inside.items()}
+        _refuse_own_classes({name: index[name]}, source.label, files, lambda path: read(files[path]))
+
+
 def source_kind(text: str) -> str:
     """ "embedded", "file", "folder" or "hub": what a SOURCE on the command line is.
 

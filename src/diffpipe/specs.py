@@ -292,7 +292,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Artifact:
-    """A finished output file."""
+    """A finished output file. `stored`: of one at a URL what a journal notes: size, digest, and its store's tag."""
 
     path: str
     seed: int
@@ -300,6 +300,7 @@ class Artifact:
     kind: OutputKind
     seconds: float
     details: Mapping[str, Any] = field(default_factory=dict)
+    stored: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ pipelines/KEY/summary.json    what `pipelines list` prints (its mtime is the las
 pipelines/KEY/manifest.json   everything `generate` needs, immutable, with its own digest
 pipelines/KEY/sources.json    where the sources lie here, and the identity of each file
 weights/KEY/                  quantized weights (see weights.py)
+blobs/, sources/              source files that came in bundles (see blobs.py)
 names/NAME                    a key
 pins/, digests/, locks/, temporary/
 """
@@ -32,6 +33,7 @@ KEY = re.compile(r"[0-9a-f]{64}")
 PREFIX = re.compile(r"[0-9a-f]{6,64}")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 SHORT = 12  # hex digits of a key that are shown
+IMPORTED = "imported:"  # how the place of a source within the cache begins (see blobs.py)
 STALE = 3600.0  # seconds after which a temporary folder without a living lock is left over from a crash
 
 
@@ -47,15 +49,19 @@ class Entry:
         """The manifest. Raises CacheError if it was cut short or edited."""
         value = intact(self.folder / "manifest.json")
         if value.get("key") != self.key:
-            raise CacheError(f"the cache entry {self.key[:SHORT]} is damaged", f"build it again: {self.rebuild()}")
+            raise CacheError(f"the cache entry {self.key[:SHORT]} is damaged", self.mend())
         return value
 
     def sources(self) -> dict[str, Any]:
         """Where the sources lie on this machine and each file's identity at build time; {} if that is damaged."""
-        return intact(self.folder / "sources.json")
+        value = intact(self.folder / "sources.json")
+        root = self.folder.parent.parent / "sources"
+        told = value.get("locations", {}).items()
+        places = {role: str(root / at.removeprefix(IMPORTED)) for role, at in told if at.startswith(IMPORTED)}
+        return {**value, "locations": {**value["locations"], **places}} if places else value
 
     def set_sources(self, value: Mapping[str, Any]) -> None:
-        write_sealed(self.folder / "sources.json", value)
+        write_sealed(self.folder / "sources.json", _movable(value, self.folder.parent.parent))
 
     def faults(self) -> list[str]:
         """Which of the entry's own files were cut short or edited."""
@@ -76,6 +82,11 @@ class Entry:
             return f"diffpipe build {self.summary.get('provider')} --type {self.summary.get('type')} --model {model}"
         return f"diffpipe pipelines remove {self.key[:SHORT]}, then diffpipe build"
 
+    def mend(self) -> str:
+        """What to do about damage: the command that makes this entry, with what it does."""
+        imported = self.sources().get("command", [])[1:3] == ["pipelines", "import"]
+        return f"{'import' if imported else 'build'} it again: {self.rebuild()}"
+
     def last_used(self) -> float:
         """Seconds since the epoch; 0 when the entry is damaged."""
         try:
@@ -85,6 +96,14 @@ class Entry:
 
     def touch(self) -> None:
         os.utime(self.folder / "summary.json")
+
+
+def _movable(sources: Mapping[str, Any], root: Path) -> dict[str, Any]:
+    """A record of sources in which those within the cache are told by their place in it: a cache can be moved."""
+    within = str(root / "sources") + os.sep
+    told = sources["locations"].items()
+    places = {role: IMPORTED + at.removeprefix(within) for role, at in told if at.startswith(within)}
+    return {**sources, "locations": {**sources["locations"], **places}}
 
 
 def home() -> Path:
@@ -200,8 +219,8 @@ class Store:
         key = self.key(reference)
         entry = self.get(key)
         if entry is None:
-            again = Entry(key, self.root / "pipelines" / key, {}).rebuild()
-            raise CacheError(f"the cache entry of {reference} is missing or damaged", f"build it again: {again}")
+            mend = Entry(key, self.root / "pipelines" / key, {}).mend()
+            raise CacheError(f"the cache entry of {reference} is missing or damaged", mend)
         return entry
 
     def key(self, reference: str) -> str:
@@ -248,7 +267,8 @@ class Store:
 
         Over an older or damaged one, file by file: any mix of the two describes the same key, and no moment is without.
         """
-        files = {"manifest.json": manifest, "sources.json": sources, "summary.json": {**summary, "key": key}}
+        record = _movable(sources, self.root)
+        files = {"manifest.json": manifest, "sources.json": record, "summary.json": {**summary, "key": key}}
         target = self.folder("pipelines") / key
         if target.exists():
             _write_all(target, files)

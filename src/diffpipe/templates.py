@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from . import remote
 from .errors import UsageError
 from .specs import FORMATS, MAX_SEED, NOUNS, OutputKind
 from .tally import Tally
@@ -40,10 +41,15 @@ class Outputs:
 
 def folder_of(outputs: Outputs) -> Path:
     """The folder that all results are in: the folders of the template before its first field."""
+    return Path(base_of(outputs))
+
+
+def base_of(outputs: Outputs) -> str:
+    """The same as text, which may be a URL."""
     template, _ = whole_template(outputs)
     names = template.split("/")[:-1]
     fixed = next((at for at, name in enumerate(names) if "{" in name.replace("{{", "")), len(names))
-    return Path(fill("/".join(names[:fixed]) or ("/" if template.startswith("/") else "."), {}))
+    return fill("/".join(names[:fixed]) or ("/" if template.startswith("/") else "."), {})
 
 
 def within(outputs: Outputs, template: str) -> Outputs:
@@ -51,9 +57,12 @@ def within(outputs: Outputs, template: str) -> Outputs:
 
     Raises UsageError for one that leads out of it.
     """
-    if Path(template).is_absolute() or re.match(r"[A-Za-z]:", template) or ".." in re.split(r"[/\\]", template):
-        raise UsageError(f"the output {template!r} leads out of the output folder", "give a path inside it")
-    folder = str(folder_of(outputs)).replace("{", "{{").replace("}", "}}")
+    away = Path(template).is_absolute() or re.match(r"[A-Za-z]:", template) or remote.is_url(template)
+    if away or ".." in re.split(r"[/\\]", template):
+        problem = f"the output {remote.shown(template)!r} leads out of the output folder"
+        raise UsageError(problem, "give a path inside it")
+    base = base_of(outputs)
+    folder = (base if remote.is_url(base) else str(Path(base))).replace("{", "{{").replace("}", "}}")
     return replace(outputs, template=template if folder == "." else f"{folder}/{template}")
 
 
@@ -69,24 +78,26 @@ def paths(
 ) -> list[str]:
     """The path of each of an item's results, which have these numbers in the run; they are `taken` then.
 
-    `values` fill the `template` (index and ext apart). `own` are the absolute paths of files that are the item's
-    anyway. `unique`: its template must not lead to what is taken. Raises UsageError for a file that is there already,
-    and for a path at which none can be.
+    `values` fill the `template` (index and ext apart). `own` are the absolute paths (and URLs as shown) of files that
+    are the item's anyway. `unique`: its template must not lead to what is taken. Raises UsageError for a file that is
+    there already, and for a path at which none can be.
     """
     found: list[str] = []
     for number in numbers:
-        path = os.path.normpath(fill(template[0], {**values, "index": number, "ext": template[1]}))
+        filled = fill(template[0], {**values, "index": number, "ext": template[1]})
+        path = remote.normal(filled) if remote.is_url(filled) else os.path.normpath(filled)
         if os.path.splitext(path)[1][1:].lower() not in FORMATS[outputs.kind]:
             name = os.path.basename(path)
             raise UsageError(
                 f"--output: {name} is no name for a {NOUNS[outputs.kind]}", "give it a name before the dot"
             )
         if unique and not found and taken[path]:
-            raise UsageError(f"{path} is the output of an earlier item", "give each its own, for example with {id}")
+            problem = f"{remote.shown(path)} is the output of an earlier item"
+            raise UsageError(problem, "give each its own, for example with {id}")
         free = _free(path, outputs.template is None and not outputs.overwrite, taken, own)
         _check_place(free)
-        if _in_use(free, own) and not outputs.overwrite:
-            raise UsageError(f"{free} exists already", "choose another --output, or pass --overwrite")
+        if not outputs.overwrite and _in_use(free, own):
+            raise UsageError(f"{remote.shown(free)} exists already", "choose another --output, or pass --overwrite")
         found.append(free)
     return found
 
@@ -106,11 +117,16 @@ def _free(path: str, steps_aside: bool, taken: Tally, own: Collection[str]) -> s
 
 
 def _in_use(path: str, own: Collection[str]) -> bool:
+    if remote.is_url(path):
+        return remote.shown(path) not in own and remote.exists(path)
     return os.path.lexists(path) and os.path.abspath(path) not in own
 
 
 def _check_place(path: str) -> None:
     """Raises UsageError for a path at which no file can be made: a file in place of a folder, an over-long name."""
+    if remote.is_url(path):
+        _check_url(path)
+        return
     if os.path.isdir(path) and not path.endswith(".frames"):
         raise UsageError(f"--output: {path} is a folder", "end it in / to put files into it")
     if any(len(os.fsencode(part)) > 255 for part in path.split(os.sep)):
@@ -122,13 +138,23 @@ def _check_place(path: str) -> None:
         raise UsageError(f"--output: {folder} is a file, not a folder", "choose another place")
 
 
+def _check_url(url: str) -> None:
+    if place := remote.on_disk(url):
+        _check_place(place)
+    elif len(remote.split(url)[2].encode(errors="surrogatepass")) > remote.LONGEST:
+        problem = f"--output has a path of more than {remote.LONGEST} bytes"
+        raise UsageError(problem, "make it shorter, for example {prompt:.40}")
+
+
 def whole_template(outputs: Outputs) -> tuple[str, str]:
     """The template to fill and the extension: from --format, else the template's own ending, else png.
 
     Raises UsageError for a template that cannot be used.
     """
     template = outputs.default if outputs.template is None else outputs.template
-    if template.endswith(("/", "\\")) or os.path.isdir(template):
+    if remote.is_url(template):
+        template = _whole_url(template, outputs)
+    elif template.endswith(("/", "\\")) or os.path.isdir(template):
         template = str(Path(template) / outputs.default)
     check_template(template)
     literal, field, _, _ = list(string.Formatter().parse(template))[-1]
@@ -145,6 +171,15 @@ def whole_template(outputs: Outputs) -> tuple[str, str]:
     return template, extension
 
 
+def _whole_url(template: str, outputs: Outputs) -> str:
+    """A URL's template; one of a folder (or bucket) with the name of each file."""
+    remote.check_output(template)
+    if outputs.format == "frames" or template.endswith((".frames", ".frames/")):
+        raise UsageError("--output: folders of frames are not written to URLs", "use .mp4, .webm or .gif, or a folder")
+    bare = not remote.split(template)[2]
+    return f"{template.rstrip('/')}/{outputs.default}" if bare or template.endswith("/") else template
+
+
 def _endings(known: Collection[str]) -> str:
     """ ".png, .jpg or .webp"; "frames" is no ending that anybody knows."""
     *most, last = (f".{form}" if form != "frames" else "a folder of pictures (--format frames)" for form in known)
@@ -158,7 +193,7 @@ def check_template(template: str) -> None:
         parts = list(string.Formatter().parse(template))
     except ValueError:
         hint = f"{example}; {{{{ stands for {{"
-        raise UsageError(f"--output: a brace in {template!r} has no partner", hint) from None
+        raise UsageError(f"--output: a brace in {remote.shown(template)!r} has no partner", hint) from None
     for _, field, spec, conversion in parts:
         if field is None:
             continue

@@ -22,8 +22,7 @@ def locate(entry: Entry, manifest: dict[str, Any]) -> dict[str, Path]:
     """
     recorded = entry.sources()
     if not recorded:
-        again = f"build it again: {entry.rebuild()}"
-        raise CacheError(f"the cache entry {entry.key[:SHORT]} lost its record of sources", again)
+        raise CacheError(f"the cache entry {entry.key[:SHORT]} lost its record of sources", entry.mend())
     identities = recorded.get("identities", {})
     changed = False
     for source in map(Source.from_json, manifest["sources"]):
@@ -34,9 +33,10 @@ def locate(entry: Entry, manifest: dict[str, Any]) -> dict[str, Path]:
             if now is None or now != seen.get(path):
                 problem = check_file(source, path, place, info)
                 if problem:
-                    gone = now is None and source.kind in ("folder", "file")
-                    mend = "put it back, or give its new place to this" if gone else "build it again"
-                    raise CacheError(f"{problem} since {entry.key[:SHORT]} was built", f"{mend}: {entry.rebuild()}")
+                    mend = entry.mend()
+                    if now is None and source.kind in ("folder", "file") and mend.startswith("build"):
+                        mend = f"put it back, or give its new place to this: {entry.rebuild()}"
+                    raise CacheError(f"{problem} since {entry.key[:SHORT]} was built", mend)
                 seen[path], changed = now, True
     if changed:
         with suppress(OSError):  # a cache that may only be read serves as well
@@ -53,7 +53,7 @@ def _stored(entry: Entry, manifest: dict[str, Any]) -> dict[str, Path]:
     try:
         weights.files(store, key)
     except CacheError as error:
-        raise CacheError(error.message, f"build it again: {entry.rebuild()}") from error
+        raise CacheError(error.message, entry.mend()) from error
     return {"weights": weights.folder(store, key)}
 
 

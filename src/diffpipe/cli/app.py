@@ -18,7 +18,7 @@ COMMANDS = {
     "build": "Resolve, check and name a pipeline, and keep it in the cache.",
     "plan": "Show what a pipeline needs and how it would fit, without loading it.",
     "generate": "Make pictures, video or sound with a built pipeline.",
-    "pipelines": "List, show, rename, remove, prune or verify built pipelines.",
+    "pipelines": "List, show, rename, remove, prune, verify, export or import built pipelines.",
     "providers": "List or show the families that can be built.",
     "worker": "List or stop the workers that keep pipelines loaded.",
     "inspect": "Show what a file was made with.",

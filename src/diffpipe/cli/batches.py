@@ -14,12 +14,13 @@ from pathlib import Path
 from textwrap import shorten
 from typing import IO, Any, Literal
 
+from .. import remote
 from ..batch import Batch, Earlier, Refused, items
-from ..errors import DiffpipeError, Exit, NotFoundError, UsageError
+from ..errors import AccessError, DiffpipeError, Exit, NotFoundError, UsageError
 from ..journal import opened
 from ..prompts import ENDINGS, OWN, Row, fitting, preset, preset_names, rows
 from ..specs import Flag, Outcome, Request
-from ..templates import folder_of
+from ..templates import base_of
 from . import output
 from .flags import option
 
@@ -33,8 +34,8 @@ def options(noun: str) -> list[inspect.Parameter]:
     return [
         option(
             "prompts_from", str | None, None,
-            "Make what a file asks for: .txt (a prompt a line), .jsonl or .csv (call arguments by name, and id, "
-            "output, seed, count). - reads standard input as it comes.", panel=PANEL, metavar="FILE",
+            "Make what a file or URL asks for: .txt (a prompt a line), .jsonl or .csv (call arguments by name, and "
+            "id, output, seed, count). - reads standard input as it comes.", panel=PANEL, metavar="FILE|URL",
         ),
         option(
             "prompts_format", Literal["text", "jsonl", "csv"] | None, None,
@@ -66,7 +67,8 @@ def options(noun: str) -> list[inspect.Parameter]:
         ),
         option(
             "journal", Path | None, None,
-            "Where to note what was made. Default, with prompts or sweeps: NAME.journal.jsonl beside the output.",
+            "Where to note what was made. Default, with prompts or sweeps: NAME.journal.jsonl beside the output, in "
+            "the current folder where that is a URL.",
             panel=PANEL, metavar="FILE",
         ),
     ]  # fmt: skip
@@ -138,6 +140,7 @@ def source(prompts: str | None, form: str | None, stack: ExitStack) -> Source:
             raise UsageError("--prompts-from -: standard input is closed", "pipe prompts into it, or name a file")
         raw: IO[bytes] = sys.stdin.buffer
     else:
+        prompts = str(remote.local(prompts))  # a URL's is read twice, too
         try:
             raw = stack.enter_context(Path(prompts).open("rb"))  # noqa: SIM115
         except FileNotFoundError:
@@ -165,6 +168,8 @@ def validated(source: Source, batch: Batch, keep_going: bool) -> int:
     count = earlier = bad = 0
     for item in items(source.rows(batch.names | OWN.keys()), replace(batch, thorough=False)):
         if isinstance(item, Refused):
+            if isinstance(item.error, AccessError | remote.StoreError) and not keep_going:
+                raise item.error  # and not after as many timeouts as there are items
             bad += 1
             refused += [item] if len(refused) < MOST_SHOWN else []
         elif isinstance(item, Earlier):
@@ -202,15 +207,21 @@ def listed(source: Source, batch: Batch, keep_going: bool, as_json: bool) -> Exi
 
 
 def _list(item: Request, batch: Batch, as_json: bool) -> None:
+    paths = [remote.shown(path) for path in item.paths]
+    named = batch.media & item.arguments.keys()
+    arguments = {**item.arguments, **{name: _shown(item.arguments[name]) for name in named}}
     if as_json:
-        shown = {"id": item.id, "path": item.paths[0], "paths": item.paths, "seed": item.seed}
-        output.result_json({**shown, "arguments": item.arguments}, flush=False)
+        shown = {"id": item.id, "path": paths[0], "paths": paths, "seed": item.seed}
+        output.result_json({**shown, "arguments": arguments}, flush=False)
         return
-    swept = [f"{name}={item.arguments[name]}" for name in batch.swept if name in item.arguments]
-    prompt = shorten(str(item.arguments.get("prompt") or ""), 60, placeholder="…")
-    output.result(
-        "\t".join([" ".join(item.paths), f"seed={item.seed}", *swept, *([prompt] if prompt else [])]), flush=False
-    )
+    swept = [f"{name}={arguments[name]}" for name in batch.swept if name in arguments]
+    prompt = shorten(str(arguments.get("prompt") or ""), 60, placeholder="…")
+    output.result("\t".join([" ".join(paths), f"seed={item.seed}", *swept, *([prompt] if prompt else [])]), flush=False)
+
+
+def _shown(value: Any) -> Any:
+    """A path, or several, without credentials."""
+    return [_shown(one) for one in value] if isinstance(value, list) else remote.shown(str(value))
 
 
 # The run
@@ -300,8 +311,9 @@ class Run:
         if outcome.error is None:
             count.made += 1
             if journal:
-                paths = [artifact.path for artifact in outcome.artifacts]
-                journal.done(request.id, request.item, request.seed, paths, outcome.artifacts[0].seconds, warnings)
+                made = outcome.artifacts
+                paths, stored = [file.path for file in made], {file.path: file.stored for file in made if file.stored}
+                journal.done(request.id, request.item, request.seed, paths, made[0].seconds, warnings, stored)
             _tell(outcome, warnings, self.as_json)
             return
         count.failed += 1
@@ -361,4 +373,9 @@ def journal_path(values: Mapping[str, Any], batch: Batch) -> Path | None:
     wanted = ("prompts_from", "sweep", "journal", "resume", "retry_failed")
     if not any(values[name] for name in wanted):
         return None
-    return values["journal"] or folder_of(batch.outputs) / f"{batch.name}.journal.jsonl"
+    if given := values["journal"]:
+        if remote.was_url(given):
+            raise UsageError("--journal is a file here, not at a URL", "name a file on a disk")
+        return Path(given)
+    there = base_of(batch.outputs)
+    return (Path() if remote.is_url(there) else Path(there)) / f"{batch.name}.journal.jsonl"

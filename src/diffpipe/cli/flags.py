@@ -45,7 +45,7 @@ def parameter(flag: Flag, panel: str) -> inspect.Parameter:
         base = Literal[flag.choices]
     options: dict[str, Any] = {"help": _help(flag), "rich_help_panel": panel, "show_default": _default(flag)}
     if flag.kind in MEDIA_KINDS:
-        options["metavar"] = "FILE"
+        options["metavar"] = "FILE|URL"
     elif flag.kind in METAVARS:
         options["metavar"] = METAVARS[flag.kind]
     declared = option_name(flag)

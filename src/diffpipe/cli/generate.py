@@ -23,7 +23,7 @@ from ..specs import FORMATS, FRAME_RATES, MEDIA_KINDS, NOUNS, Flag, Outcome, Out
 from ..store import SHORT, Entry, Store
 from ..templates import BATCH_TEMPLATE, DEFAULT_TEMPLATE, Outputs
 from ..vocabulary import read, unknown_words
-from . import batches, looking, output, tree, worker
+from . import batches, clusters, looking, output, tree, worker
 from .flags import CONTEXT, arguments, option, option_name, parameter, parse_json, reporting, with_parameters
 
 CALL, RUN = "Call arguments", "Run options"
@@ -69,8 +69,9 @@ def options(kind: OutputKind, arguments: Collection[str] = ()) -> list[inspect.P
     return [
         option(
             "output", str | None, None,
-            f"Where the {noun}s go: a path with fields {{name}} {{key}} {{id}} {{index}} {{seed}} {{prompt}} {{ext}}, "
-            "or a folder ending in /. Default: {name}-{seed}.{ext}; of prompt files and sweeps {name}-{id}.{ext}",
+            f"Where the {noun}s go: a path or URL with fields {{name}} {{key}} {{id}} {{index}} {{seed}} {{prompt}} "
+            "{ext}, or a folder ending in /. Default: {name}-{seed}.{ext}; of prompt files and sweeps "
+            "{name}-{id}.{ext}",
             "--output", "-o", panel=RUN, metavar="TEMPLATE",
         ),
         option(
@@ -117,6 +118,7 @@ def options(kind: OutputKind, arguments: Collection[str] = ()) -> list[inspect.P
         *looking.options(kind),
         *worker.options(RUN),
         *batches.options(noun),
+        *clusters.options(),
         *reporting(RUN, f"Print a JSON object a {noun} instead of its path."),
     ]  # fmt: skip
 
@@ -140,6 +142,7 @@ def _generate(
     output.set_up(quiet=values["quiet"], verbose=values["verbose"], log_file=values["log_file"])
     from ..verify import locate
 
+    clusters.check(values)
     workers = worker.Workers(Store(), entry, reference, manifest, values)
     with ExitStack() as stack:
         source = batches.source(values["prompts_from"], values["prompts_format"], stack)
@@ -185,10 +188,15 @@ def _generate(
         def make(requests: Iterator[Request]) -> Iterator[Outcome]:
             from ..runners import local
 
+            if values["runner"] == "ray":
+                ears = Ears(lambda request, done, steps: None, _once)
+                made = clusters.run(values, entry, manifest, requests, job, ears, total)
+                yield from looking.watched(made, looks)
+                return
             with output.steps(reference, total or 0) as show:
                 ears = Ears(_numbered(show, total), _once, seen.show if seen else None)
                 if workers.find():
-                    made = workers.run(requests, job, ears)
+                    made = workers.run(requests, job, ears, alone=alone)
                 else:
                     how = local.how_of(job, ears, read, functools.partial(measured.add, entry.folder))
                     made = local.run(manifest, locations, requests, how)
@@ -256,7 +264,7 @@ def _limit(
 
     def limit(arguments: Mapping[str, Any]) -> None:
         sizes = [int(arguments.get(name) or usual) for name, usual in AMOUNT.items()]
-        if values["force"] or prod(sizes) * at_once <= ORDINARY:
+        if values["force"] or clusters.elsewhere(values) or prod(sizes) * at_once <= ORDINARY:
             return
         if not found:
             from ..forecast import check_of

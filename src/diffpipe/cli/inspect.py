@@ -10,8 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from .. import metadata
-from ..errors import DiffpipeError, NotFoundError
+from .. import metadata, remote
+from ..errors import DiffpipeError, NotFoundError, UsageError
 from ..store import SHORT
 from . import output, tree
 
@@ -44,6 +44,8 @@ def texts_of(file: Path) -> dict[str, str]:
 
     Raises NotFoundError for no file, UsageError for one that is no picture, video or sound, DiffpipeError for none.
     """
+    if remote.was_url(file):
+        raise UsageError(f"{file.name} is at a URL", "copy it here first")
     if not file.exists():
         raise NotFoundError(f"there is no file {file}", "check the path")
     from ..engine import media

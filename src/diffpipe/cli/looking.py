@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .. import gallery
+from .. import gallery, remote
 from ..batch import Batch
 from ..errors import DiffpipeError, UsageError
 from ..metadata import parsed
@@ -58,6 +58,7 @@ PREVIEWS = (
 
 def check(values: Mapping[str, Any], batch: Batch) -> None:
     """Raises UsageError for what cannot be written, or would replace a file, before anything is loaded."""
+    _check_urls(values, batch)
     if sheet := values["contact_sheet"]:
         _check_picture("--contact-sheet", sheet)
         if sheet.exists() and not (batch.outputs.overwrite or batch.resume):
@@ -71,6 +72,21 @@ def check(values: Mapping[str, Any], batch: Batch) -> None:
             raise UsageError(f"--preview {shown} is a file that is no preview", "choose another name")
     elif shown == "none" and (values.get("preview_every") or values.get("preview_decode")):
         raise UsageError("--preview-every and --preview-decode need --preview", "pass --preview terminal, or a file")
+
+
+def _check_urls(values: Mapping[str, Any], batch: Batch) -> None:
+    """Sheets, galleries and previews are files here; of results at URLs they are made from what is fetched back, as
+    `remote.shown` names it."""
+    there = batch.outputs.template or ""
+    secret = remote.is_url(there) and "@" in remote.split(there)[1]
+    for given in ("contact_sheet", "gallery", "preview"):
+        name = f"--{given.replace('_', '-')}"
+        if remote.was_url(Path(values.get(given) or "")):
+            raise UsageError(f"{name} is made here, not at a URL", "name a place on a disk")
+        if secret and given != "preview" and values[given]:
+            raise UsageError(f"{name} cannot show results that need a password", "leave it out")
+    if remote.is_url(there):
+        remote.check_bucket(there)
 
 
 def _check_picture(name: str, path: Path) -> None:
@@ -203,7 +219,7 @@ def _told_in(path: str) -> dict[str, Any]:
     """What a file says it was made with; {} where it says nothing."""
     from ..engine.media import read_text
 
-    text = read_text(Path(path)).get("diffpipe")
+    text = read_text(remote.local(path)).get("diffpipe")
     return parsed(text) if text else {}
 
 

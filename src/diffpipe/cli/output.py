@@ -25,11 +25,15 @@ _warned: set[str] = set()
 
 
 def redact(text: str) -> str:
-    """Text with every access token replaced, wherever it came from."""
+    """Text with every access token replaced, wherever it came from, and URLs without credentials."""
     for variable in TOKEN_VARIABLES:
         secret = os.environ.get(variable)
         if secret:
             text = text.replace(secret, "[token]")
+    if "://" in text:
+        from ..remote import hidden
+
+        text = hidden(text)
     return TOKEN.sub("[token]", text)
 
 
@@ -156,6 +160,41 @@ def steps(label: str, total: int) -> Iterator[Callable[[str, int, int], None]]:
         yield show
 
 
+class Items:
+    """Progress over items that several workers make; nothing is shown by itself."""
+
+    def item(self) -> None:
+        """One more is done."""
+
+    def workers(self, count: int) -> None:
+        """So many have work."""
+
+
+@contextmanager
+def items(label: str, total: int | None) -> Iterator[Items]:
+    """A progress bar on stderr over items, with their speed; on anything but a terminal, nothing."""
+    if _quiet or not sys.stderr.isatty():
+        yield Items()
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    speed = TextColumn("{task.fields[speed]}")
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), speed, TimeRemainingColumn())
+    # As for `steps`.
+    with Progress(*columns, console=console(), transient=True, redirect_stdout=sys.stdout.isatty()) as progress:
+        task = progress.add_task(label, total=total, speed="")
+
+        class Shown(Items):
+            def item(self) -> None:
+                speed = progress.tasks[0].speed
+                progress.update(task, advance=1, speed=f"{speed:.2f}/s" if speed else "")
+
+            def workers(self, count: int) -> None:
+                progress.update(task, description=f"{label}, {count} workers")
+
+        yield Shown()
+
+
 @contextmanager
 def reading(label: str) -> Iterator[Callable[[str, int], None] | None]:
     """A byte counter on stderr for reading local files; on anything but a terminal, nothing.
@@ -178,6 +217,39 @@ def reading(label: str) -> Iterator[Callable[[str, int], None] | None]:
     finally:
         for progress in shown:
             progress.stop()
+
+
+@contextmanager
+def copying(label: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on stderr for bytes; on anything but a terminal, nothing. Yields a function of (done, in all).
+
+    It appears with the first byte, as `reading`'s does.
+    """
+    if _quiet or not sys.stderr.isatty():
+        yield lambda done, total: None
+        return
+    shown: list[Any] = []
+
+    def show(done: int, total: int) -> None:
+        if not shown:
+            shown.append(_byte_bar(label, total))
+            shown[0].start()
+        shown[0].update(shown[0].task_ids[0], completed=done)
+
+    try:
+        yield show
+    finally:
+        for progress in shown:
+            progress.stop()
+
+
+def _byte_bar(label: str, total: int) -> Any:
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    progress = Progress(*columns, TimeRemainingColumn(), console=console(), transient=True)
+    progress.add_task(label, total=total)
+    return progress
 
 
 def _byte_counter() -> Any:

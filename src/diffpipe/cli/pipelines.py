@@ -36,12 +36,17 @@ ROWS = {
     "remove": "Remove a pipeline; its last name takes the cache entry with it. Models stay.",
     "prune": "Remove entries that can no longer be used, and what crashes left.",
     "verify": "Read every file again and compare it with the build.",
+    "export": "Write a pipeline with all its files as one file, a bundle.",
+    "import": "Take in a bundle, each file checked by its digest.",
 }
 
 
 def make() -> Any:
-    text = "List, show, rename, remove, prune or verify built pipelines."
-    commands = {"list": list_, "show": show, "rename": rename, "remove": remove, "prune": prune, "verify": verify}
+    text = "List, show, rename, remove, prune, verify, export or import built pipelines."
+    commands = {
+        "list": list_, "show": show, "rename": rename, "remove": remove, "prune": prune, "verify": verify,
+        "export": export, "import": import_,
+    }  # fmt: skip
     return tree.group("pipelines", text, lambda: ROWS, lambda name: _command(commands, name))
 
 
@@ -203,11 +208,67 @@ def verify(
     if bad:
         entry = store.get(bad[0]) or Entry(bad[0], store.root / "pipelines" / bad[0], {})
         # Nothing stands for it any more: most likely its successor is built already.
-        hint = (
-            f"build it again: {entry.rebuild()}" if bad[0] in names else f"diffpipe pipelines remove {bad[0][:SHORT]}"
-        )
+        hint = entry.mend() if bad[0] in names else f"diffpipe pipelines remove {bad[0][:SHORT]}"
         raise CacheError(f"{len(bad)} of {len(found)} pipelines are not what was built", hint)
     if dangling:
         raise CacheError(
             f"the name {dangling[0]} stands for no entry", f"diffpipe pipelines prune, or remove {dangling[0]}"
         )
+
+
+def export(
+    pipeline: Pipeline,
+    target: Annotated[
+        str,
+        typer.Argument(metavar="TARGET", help="A file, or a URL such as s3://BUCKET/NAME.tar; in a folder: KEY.tar."),
+    ],
+    force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
+    json: Json = False,
+) -> None:
+    from .. import bundle
+
+    store = Store()
+    entry = store.find(pipeline)
+    name = pipeline if pipeline in store.name_list() else ""
+    with output.copying("exporting") as progress:
+        done = bundle.export(store, entry, target, progress, output.say, name=name, force=force)
+    if done.there:
+        output.say(f"{entry.key[:SHORT]} is there already: nothing to do")
+    if json:
+        output.result_json({"key": entry.key, "target": done.name, "bytes": done.bytes, "there": done.there})
+    else:
+        output.result(done.name)
+
+
+def import_(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A bundle's file or URL.")],
+    name: Annotated[
+        str | None, typer.Option("--name", metavar="NAME", help="Its name here (default: its own, where that is free).")
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Import what is here already; take its name from another pipeline.")
+    ] = False,
+    allow_pickle: Annotated[
+        bool, typer.Option("--allow-pickle", help="Take pickled checkpoints, which can run code when loaded.")
+    ] = False,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Take pipelines that run code of their own.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    from .. import bundle
+
+    store = Store()
+    options = bundle.Options(name or "", "", force, allow_pickle, trust_remote_code)
+    with output.copying("importing") as progress:
+        done = bundle.bring(store, source, options, progress, output.say)
+    short = done.entry.key[:SHORT]
+    if done.there:
+        output.say(f"{done.name or short} is in the cache already ({short}): nothing to do")
+    if not done.name:
+        output.say(f"its name stands for another pipeline here: diffpipe pipelines rename {short} NAME gives it one")
+    if json:
+        row = {"name": done.name, "key": done.entry.key, "bytes": done.bytes, "there": done.there}
+        output.result_json(row)
+    else:
+        output.result(f"{done.name or '-'} {short}")

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from .. import metadata
+from .. import metadata, remote
 from ..errors import DiffpipeError, Exit, UsageError
 from ..reproduce import Given, call_of, changes, entry_of, find_media, verdict
 from ..specs import FORMATS, Artifact, Flag, OutputKind, Request
@@ -127,6 +127,8 @@ def _target(
     document: Mapping[str, Any], manifest: Mapping[str, Any], file: Path, template: str | None, overwrite: bool
 ) -> str:
     """Where the file goes: as generate would put it. Raises UsageError where it cannot."""
+    if template and remote.is_url(template):
+        raise UsageError("--output: a file is reproduced here, not at a URL", "name a place on a disk")
     kind: OutputKind = manifest["kind"]
     known, recorded = FORMATS[kind], document["result"]["format"]
     own = template is not None and Path(template).suffix[1:].lower() in known

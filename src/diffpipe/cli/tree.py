@@ -32,6 +32,13 @@ class Command(typer.core.TyperCommand):
     def get_help_option(self, ctx: Any) -> Any:
         return _defaulted(super().get_help_option(ctx))
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """While completing, only which options were given counts: values are not checked, as pydantic would."""
+        if ctx.resilient_parsing:
+            for parameter in self.get_params(ctx):
+                parameter.process_value = _as_given  # type: ignore[assignment, method-assign]
+        return super().parse_args(ctx, args)
+
     def format_options(self, ctx: Any, formatter: Any) -> None:
         sections: dict[str, list[tuple[str, str]]] = {}
         for parameter in self.get_params(ctx):
@@ -47,6 +54,10 @@ class Command(typer.core.TyperCommand):
     def shell_complete(self, ctx: Any, incomplete: str) -> Any:
         """Flag names; all of them where nothing is typed yet, as a command is followed by nothing else."""
         return _described(super().shell_complete(ctx, incomplete or "-"))
+
+
+def _as_given(_ctx: Any, value: Any) -> Any:
+    return value
 
 
 def _described(items: Any) -> Any:

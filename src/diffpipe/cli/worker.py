@@ -105,7 +105,7 @@ def stop(
         raise NotFoundError(f"no worker of {pipeline} runs", "diffpipe worker list shows those that do")
     for one in found:
         row = _row(store, one)
-        warm.stop(one["place"], row["pid"])
+        warm.stop(one["place"])
         if json:
             output.result_json({"names": row["names"], "key": row["key"], "pid": row["pid"]})
         else:
@@ -174,6 +174,7 @@ class Workers:
     def __init__(self, store: Store, entry: Entry, name: str, manifest: Mapping[str, Any], values: Mapping[str, Any]):
         self.store, self.entry, self.name, self.manifest = store, entry, name, manifest
         self.allowed, self.keep = wanted(values)
+        self.kept = 0.0  # seconds that the next worker is kept
         self.insisted = values["keep_warm"] is not None
         self.link: Any = None
 
@@ -186,11 +187,12 @@ class Workers:
         try:
             found = warm.find(self.store, self.entry.key, output.warn)
             if isinstance(found, warm.Link):
-                self.link = found
-                self.keep = found.said["keep"] if self.keep is None else self.keep
+                self.link, self.kept = found, found.said["keep"] if self.keep is None else self.keep
             elif keep := self.keep or found:
-                self.keep = keep
+                self.kept = keep
                 self.link = self.start()
+        except warm.Unusable as error:
+            output.warn(f"{error.message}: this run does not use it")
         except DiffpipeError as error:
             if self.insisted or not isinstance(error, CacheError):
                 raise
@@ -204,10 +206,15 @@ class Workers:
         for freed in room.make(self.store, self.entry, self.manifest):
             names = ", ".join(_row(self.store, freed)["names"]) or freed["status"]["key"][:SHORT]
             output.say(f"memory is short: stopped the worker of {names}, idle for {_duration(freed['status']['idle'])}")
-        return warm.start(self.store, self.entry.key, self.keep or 0)
+        return warm.start(self.store, self.entry.key, self.kept)
 
-    def run(self, requests: Iterator[Request], job: Job, ears: Ears) -> Iterator[Outcome]:
-        from ..runners import worker
+    def run(self, requests: Iterator[Request], job: Job, ears: Ears, *, alone: bool) -> Iterator[Outcome]:
+        """What becomes of each request. `alone`: it is the only one, and fails if the worker dies of it."""
+        from ..runners import away, worker
 
-        told = sys.stderr.isatty()
-        return worker.run(self.link, self.start, self.manifest, requests, job, ears, self.keep, told)
+        told, tries = sys.stderr.isatty(), 1 if alone else worker.TRIES
+
+        def make(made_here: Iterator[Request]) -> Iterator[Outcome]:
+            return worker.run(self.link, self.start, self.manifest, made_here, job, ears, self.keep, told, tries)
+
+        return away.run(make, requests)

@@ -125,3 +125,12 @@ def memory_now(device: str) -> str:
     if device.startswith("cuda"):
         parts.append(f"peak device memory {torch.cuda.max_memory_allocated(device) / 1e6:.0f} MB")
     return ", ".join(parts)
+
+
+def device_memory(device: str) -> int | None:
+    """Bytes of a GPU's memory that torch holds; None without a GPU."""
+    if not device.startswith("cuda"):
+        return None
+    import torch
+
+    return int(torch.cuda.memory_reserved(device))

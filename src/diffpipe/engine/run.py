@@ -9,10 +9,12 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+from .. import remote
 from ..errors import DiffpipeError, Exit, UsageError
 from ..specs import FRAME_RATES, MEDIA_KINDS, Artifact, Flag, OutputKind, Request, nearest
 from . import media, outputs, preview
@@ -53,7 +55,7 @@ def read_media(flags: Mapping[str, Flag], arguments: Mapping[str, Any], *, fit: 
     for name, flag in flags.items():
         if flag.kind in MEDIA_KINDS and name in arguments:
             value = arguments[name]
-            many = [_read(flag, Path(path)) for path in (value if isinstance(value, list) else [value])]
+            many = [_read(flag, remote.local(path)) for path in (value if isinstance(value, list) else [value])]
             read[name] = many if isinstance(value, list) else many[0]
     _repeat_masks(flags, read)
     if fit:
@@ -258,15 +260,13 @@ def keep_unmasked(picture: Any, arguments: Mapping[str, Any]) -> Any:
 
 def numbered(paths: Sequence[str], results: Sequence[Result]) -> list[str]:
     """A path for each result: where there are more than planned, -2, -3, … after the last; extras by their role."""
-    last = Path(paths[-1])
     main = [result for result in results if not result.role]
     suffixes = range(2, len(main) - len(paths) + 2)
-    more = [str(last.with_name(f"{last.stem}-{suffix}{last.suffix}")) for suffix in suffixes]
-    first = Path(paths[0])
+    more = [remote.beside(paths[-1], str(suffix)) for suffix in suffixes]
     extras = [result.role for result in results if result.role]
     numbers = [extras[:place].count(role) for place, role in enumerate(extras, 1)]
     marks = [role if number == 1 else f"{role}-{number}" for role, number in zip(extras, numbers, strict=True)]
-    return [*paths, *more][: len(main)] + [str(first.with_name(f"{first.stem}-{mark}{first.suffix}")) for mark in marks]
+    return [*paths, *more][: len(main)] + [remote.beside(paths[0], mark) for mark in marks]
 
 
 def _facts(result: Result, path: str, place: int, count: int) -> dict[str, Any]:
@@ -280,26 +280,33 @@ def _no_text(_facts: Mapping[str, Any]) -> Mapping[str, str]:
 
 
 def _write(result: Result, path: str, request: Request, seconds: float, text: Mapping[str, str]) -> Artifact:
-    place, overwrite = Path(path), request.overwrite
+    asked = remote.shown(path)
+    write = partial(_encode, result, overwrite=request.overwrite, text=text)
     try:
-        if result.kind == "image":
-            written = media.write_image(result.content, place, overwrite=overwrite, text=text)
-        elif result.kind == "video":
-            written = media.write_video(
-                result.content, place, fps=result.fps, sound=result.sound, overwrite=overwrite, text=text
-            )
+        if remote.is_url(path):
+            written, stored = media.write_at(path, write, overwrite=request.overwrite)
         else:
-            written = media.write_audio(result.content, place, overwrite=overwrite, text=text)
+            written, stored = str(write(Path(path))), {}
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         raise DiffpipeError(
-            f"cannot write {path}: {error.strerror or error}",
+            f"cannot write {asked}: {error.strerror or error}",
             "free some space" if full else "choose another --output",
             Exit.CACHE,
         ) from error
-    if str(written) != path:
-        log.warning("%s was made by another process meanwhile; wrote %s", path, written)
-    return Artifact(str(written), request.seed, request.index, result.kind, seconds, _details(result))
+    if written != path:
+        log.warning("%s was made by another process meanwhile; wrote %s", asked, remote.shown(written))
+    details = _details(result)
+    return Artifact(remote.shown(written), request.seed, request.index, result.kind, seconds, details, stored)
+
+
+def _encode(result: Result, path: Path, *, overwrite: bool, text: Mapping[str, str]) -> Path:
+    if result.kind == "image":
+        return media.write_image(result.content, path, overwrite=overwrite, text=text)
+    if result.kind == "video":
+        fps, sound = result.fps, result.sound
+        return media.write_video(result.content, path, fps=fps, sound=sound, overwrite=overwrite, text=text)
+    return media.write_audio(result.content, path, overwrite=overwrite, text=text)
 
 
 def _details(result: Result) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from .. import remote
 from ..specs import Artifact
 from . import media
 from .media.read import PICTURES, natural, opened
@@ -33,7 +34,7 @@ class Sheet:
     def add(self, artifacts: Sequence[Artifact], caption: str) -> None:
         """Add an item's files. Raises OSError if a page that is full cannot be written."""
         for artifact in artifacts:
-            self._cells.append((thumbnail(Path(artifact.path), artifact.kind, LARGEST), caption))
+            self._cells.append((thumbnail(remote.local(artifact.path), artifact.kind, LARGEST), caption))
             if len(self._cells) == MOST:
                 self.write()
 

@@ -55,7 +55,8 @@ class Listener(Protocol):
     """Where connections come in."""
 
     def accept(self, timeout: float) -> Channel | None:
-        """The next connection of this user's; None where there is none within so many seconds."""
+        """The next connection of this user's; None where there is none within so many seconds. Raises OSError where
+        none can come any more, or none be taken."""
 
     def in_place(self) -> bool:
         """Whether clients can still find it."""
@@ -72,7 +73,8 @@ def folder() -> Path:
     Raises CacheError where it is another's, or open to others: what lies there cannot be trusted then.
     """
     own = os.environ.get("XDG_RUNTIME_DIR") or ""
-    base = Path(own) / "diffpipe" if own and os.path.isdir(own) else Path(tempfile.gettempdir(), f"diffpipe-{_user()}")
+    usable = os.path.isabs(own) and os.path.isdir(own)
+    base = Path(own) / "diffpipe" if usable else Path(tempfile.gettempdir(), f"diffpipe-{_user()}").absolute()
     try:
         base.mkdir(mode=0o700, exist_ok=True)
         found = os.lstat(base)
@@ -221,7 +223,7 @@ class _Sockets:
         self.socket.settimeout(timeout)
         try:
             made, _ = self.socket.accept()
-        except OSError:
+        except TimeoutError:
             return None
         if not _same_user(made):
             made.close()
@@ -237,6 +239,7 @@ class _Sockets:
     def close(self) -> None:
         if self.in_place():
             self.path.unlink(missing_ok=True)
+        self.inode = 0
         self.socket.close()
 
 
@@ -286,12 +289,17 @@ class _Fifos:
         os.mkfifo(path, 0o600)
         self.door = os.open(path, os.O_RDWR | os.O_NONBLOCK)  # held open for writing too: it never ends
         self.inode = path.stat().st_ino
+        self.names: list[str] = []
+        self.rest = b""
 
     def accept(self, timeout: float) -> Channel | None:
-        with suppress(OSError, Lost):
-            if _ready(self.door, select.POLLIN, timeout):
-                name = os.read(self.door, DOOR_LINE).decode("ascii", "replace").strip()
-                if len(name) == DOOR_LINE - 1 and name.isalnum():
+        if not self.names and _ready(self.door, select.POLLIN, timeout):
+            *lines, rest = (self.rest + os.read(self.door, DOOR_LINE * BACKLOG)).split(b"\n")
+            self.names, self.rest = [line.decode("ascii", "replace") for line in lines], rest[-DOOR_LINE:]
+        while self.names:
+            name = self.names.pop(0)
+            if len(name) == DOOR_LINE - 1 and name.isalnum():
+                with suppress(OSError):  # that client has left
                     return self._entered(self.path.with_name(name))
         return None
 
@@ -313,7 +321,9 @@ class _Fifos:
     def close(self) -> None:
         if self.in_place():
             self.path.unlink(missing_ok=True)
-        os.close(self.door)
+        if self.inode:
+            self.inode = 0
+            os.close(self.door)
 
 
 def _own_fifo(path: Path, mode: int) -> int:

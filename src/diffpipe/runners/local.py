@@ -97,9 +97,9 @@ class Session:
     def __init__(self, manifest: Mapping[str, Any], locations: Mapping[str, Path]) -> None:
         stay_offline()
         started = time.perf_counter()
-        from ..engine import held, load, meter, place, prompt_cache
+        from ..engine import held, load, meter, place, prompt_cache, start
 
-        place.quiet_libraries()
+        start.start(manifest, locations)
         self.manifest = manifest
         self.device = place.choose_device(manifest["config"]["placement"]["device"])
         log.info("imports took %.2f s; device %s", time.perf_counter() - started, self.device)
@@ -142,11 +142,9 @@ class Session:
 
     def device_memory(self) -> int | None:
         """Bytes of the GPU's memory that torch holds; None without a GPU."""
-        if not self.device.startswith("cuda"):
-            return None
-        import torch
+        from ..engine import place
 
-        return int(torch.cuda.memory_reserved(self.device))
+        return place.device_memory(self.device)
 
     def memory_now(self) -> str:
         """Peak memory so far, for the log."""
@@ -231,7 +229,7 @@ def _outcomes(group: list[Request], make: Make) -> list[Outcome]:
         with told:
             made = make(group)
     except Exception as error:  # whatever happens to one item must not cost the others
-        if getattr(error, "exit_code", None) == Exit.CACHE:
+        if getattr(error, "exit_code", None) in (Exit.CACHE, Exit.ACCESS):  # nor could the others be written
             raise
         if len(group) > 1:
             log.info("a call of %d failed (%s): one by one", len(group), error)

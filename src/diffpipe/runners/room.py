@@ -23,7 +23,7 @@ def make(store: Store, entry: Entry, manifest: Mapping[str, Any]) -> Iterator[Ma
     others.sort(key=lambda one: -one["status"]["idle"])
     while others and _short(manifest, host, device):
         idlest = others.pop(0)
-        warm.stop(idlest["place"], idlest["status"]["pid"])
+        warm.stop(idlest["place"])
         yield idlest
 
 

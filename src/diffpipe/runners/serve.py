@@ -28,15 +28,16 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from .. import measured
+from .. import measured, remote
 from ..errors import DiffpipeError, Exit
 from ..machine import resident
-from ..specs import Flag, Request
+from ..specs import Flag, Outcome, Request
 from ..store import Entry, Store
 from ..verify import locate
 from . import channel, warm
@@ -48,6 +49,7 @@ log = logging.getLogger("diffpipe.worker")
 
 GUESTS = 200  # clients at once
 LOOK = 0.5  # seconds between looks at the clock and the socket
+SPACE = "free some space, or use --no-worker"
 STOPPED = DiffpipeError("the worker was stopped", "run it again; a batch goes on with --resume")
 
 
@@ -62,6 +64,7 @@ class Guest:
         self.umask = 0o077
         self.steps = False
         self.spool: Path | None = None
+        self.arguments: Mapping[str, Any] = {}  # of the request that came last
         self.how: Any = None
 
     def tell(self, **message: Any) -> None:
@@ -82,17 +85,41 @@ class Guest:
             shutil.rmtree(self.spool, ignore_errors=True)
 
 
+class Wanted(NamedTuple):
+    """Requests that go together. `files`: the client's names of their input files, and where what it sent of them lies;
+    `forget`: what lies of files that only earlier requests needed.
+    """
+
+    guest: Guest
+    requests: list[Request]
+    files: Mapping[str, str]
+    forget: list[Path]
+
+    def named(self, text: str) -> str:
+        """A text with the client's names of its files."""
+        for name, spooled in self.files.items():
+            text = text.replace(spooled, remote.shown(name))
+        return text
+
+    def renamed(self, outcome: Outcome) -> Outcome:
+        if outcome.error:
+            outcome.error.message = self.named(outcome.error.message)
+        return replace(outcome, warnings=tuple(map(self.named, outcome.warnings)))
+
+
 class Worker:
     """One pipeline, its guests, and the queue of what they want. The main thread alone touches the pipeline."""
 
-    def __init__(self, place: Path, store: Store, entry: Entry, keep: float) -> None:
-        self.place, self.entry, self.keep = place, entry, keep
+    def __init__(self, place: Path, lock: warm.Lock, store: Store, entry: Entry, keep: float) -> None:
+        self.place, self.lock, self.entry, self.keep = place, lock, entry, keep
         self.manifest = entry.manifest()
         self.flags = {flag["name"]: Flag.from_json(flag) for flag in self.manifest["flags"]}
         self.about = {"key": entry.key, "pid": os.getpid(), "home": str(store.root), **warm.greeting()}
         self.listener = channel.listen(place)
-        self.queue: queue.SimpleQueue[tuple[Guest, list[Request]] | None] = queue.SimpleQueue()
+        self.queue: queue.SimpleQueue[Wanted | None] = queue.SimpleQueue()
+        self.wanted: Wanted | None = None  # what is being made
         self.guests: set[Guest] = set()
+        self.door = threading.Lock()  # held to let a guest in, to let none in any more, and to count what guests want
         self.session: Any = None
         self.side_by_side = False
         self.requests = 0
@@ -103,13 +130,14 @@ class Worker:
 
     def run(self) -> None:
         """Load, then make what is asked for, until it is told to stop or nothing was asked for `keep` seconds."""
-        threading.Thread(target=self._welcome, daemon=True).start()
+        for work in (self._welcome, self._give_signs):
+            threading.Thread(target=work, daemon=True).start()
         try:
             self._load()
             while not self._over():
                 with suppress(queue.Empty):
                     if (wanted := self.queue.get(timeout=LOOK)) is not None:
-                        self._make(*wanted)
+                        self._make(wanted)
         except DiffpipeError as error:
             self._dismiss(error)
         else:
@@ -119,50 +147,60 @@ class Worker:
         from .local import Session
 
         try:
-            self.session = Session(self.manifest, locate(self.entry, self.manifest))
+            session = Session(self.manifest, locate(self.entry, self.manifest))
         except DiffpipeError:
             raise
         except Exception as error:
             raise DiffpipeError(f"{type(error).__name__}: {error}", "--no-worker --traceback shows where") from error
-        self.side_by_side = self.session.side_by_side()
+        self.side_by_side = session.side_by_side()
+        self.session = session
         self.last = time.monotonic()
         for guest in list(self.guests):
             self._ready(guest)
 
     def _over(self) -> bool:
-        if self.stopping:
-            return True
-        idle = not self.guests and self.queue.empty()
-        return idle and (self.retiring or time.monotonic() - self.last >= self.keep)
+        with self.door:  # whoever was let in is served
+            idle = not self.guests and self.queue.empty()
+            self.stopping |= idle and (self.retiring or time.monotonic() - self.last >= self.keep)
+            return self.stopping
 
-    def _make(self, guest: Guest, requests: list[Request]) -> None:
+    def _make(self, wanted: Wanted) -> None:
         """Make what goes together, unless the guest has left."""
         from . import local
 
-        assert guest.job
-        if guest.how is None:
-            ears = Ears(self._on_step(guest), lambda line: guest.tell(tell=line), self._shown(guest))
-            read = reader(self.flags, guest.job.fit, ears.tell)
-            guest.how = local.how_of(guest.job, ears, read, functools.partial(measured.add, self.entry.folder))
-        os.umask(guest.umask)
-        self.numbers = {id(request): number for number, request in enumerate(requests)}
+        self.wanted, guest = wanted, wanted.guest
         try:
-            made = self.session.outcomes([] if guest.gone else requests, guest.how)
-            for number, outcome in enumerate(made):
+            for left in wanted.forget:
+                shutil.rmtree(left, ignore_errors=True)
+            os.umask(guest.umask)
+            for outcome in self._made(wanted):
+                if outcome.error and (self.stopping or guest.gone):
+                    break  # told with all that is left, or to nobody
                 self.requests += 1
-                guest.tell(
-                    outcome=outcome_json(outcome),
-                    number=number,
-                    log=f"{local.told(outcome)}; {self.session.memory_now()}",
-                )
+                log_line = f"{local.told(outcome)}; {self.session.memory_now()}"
+                guest.tell(outcome=outcome_json(outcome), log=log_line)
         except DiffpipeError as error:
             guest.fail(error)
         except Exception as error:
             guest.fail(local.as_ours(error))
         finally:
             os.umask(0o077)
-            guest.waiting -= 1
+            with self.door:
+                guest.waiting -= 1
             self.last = time.monotonic()
+
+    def _made(self, wanted: Wanted) -> Iterator[Outcome]:
+        from . import local
+
+        guest = wanted.guest
+        if guest.gone or not guest.job:
+            return
+        if guest.how is None:
+            ears = Ears(self._on_step(guest), self._tell(guest), self._shown(guest))
+            read = reader(self.flags, guest.job.fit, ears.tell)
+            guest.how = local.how_of(guest.job, ears, read, functools.partial(measured.add, self.entry.folder))
+        self.numbers = {id(request): number for number, request in enumerate(wanted.requests)}
+        yield from map(wanted.renamed, self.session.outcomes(wanted.requests, guest.how))
 
     def _on_step(self, guest: Guest) -> Any:
         def on_step(request: Request, done: int, steps: int) -> None:
@@ -173,18 +211,29 @@ class Worker:
 
         return on_step
 
+    def _tell(self, guest: Guest) -> Any:
+        def tell(line: str) -> None:
+            guest.tell(tell=self.wanted.named(line) if self.wanted else line)
+
+        return tell
+
     def _shown(self, guest: Guest) -> Any:
         def show(picture: Any) -> None:
             with io.BytesIO() as stream:
                 picture.save(stream, "PNG")
-                guest.tell(picture=base64.b64encode(stream.getvalue()).decode())
+                data = base64.b64encode(stream.getvalue()).decode()
+            if len(data) < channel.LARGEST - 1024:
+                guest.tell(picture=data)
+            else:
+                show(picture.reduce(2))
 
         return show
 
     def _dismiss(self, error: DiffpipeError) -> None:
         """Close the door, then tell whoever is there."""
-        self.stopping = True
-        self.listener.close()
+        with self.door:
+            self.stopping = True
+            self.listener.close()
         for guest in list(self.guests):
             guest.fail(error)
             guest.leave()
@@ -192,19 +241,34 @@ class Worker:
     # Threads that listen
 
     def _welcome(self) -> None:
-        """Let clients in, tell those that wait that this process lives, and keep the socket in its place."""
-        said = time.monotonic()
+        """Let clients in, and keep the socket in its place."""
         while not self.stopping:
-            with suppress(OSError):
-                if not self.listener.in_place() and not self.stopping:
-                    self.listener.close()
-                    self.listener = channel.listen(self.place)
-            with suppress(OSError, ValueError):
-                if came := self.listener.accept(LOOK):
-                    threading.Thread(target=self._attend, args=(Guest(came),), daemon=True).start()
-            if time.monotonic() - said >= warm.LIFE:
-                said = time.monotonic()
-                for guest in list(self.guests):
+            try:
+                self._stay()
+                came = self.listener.accept(LOOK)
+            except (OSError, Lost) as error:  # no folder, or no descriptors left
+                log.info("nobody can come in: %s", error)
+                time.sleep(LOOK)
+                continue
+            if came:
+                threading.Thread(target=self._attend, args=(Guest(came),), daemon=True).start()
+
+    def _stay(self) -> None:
+        """Listen anew where the socket was removed. Where the lock was too, another worker may be there: end."""
+        with self.door:
+            if self.stopping or self.listener.in_place():
+                return
+            self.retiring = self.retiring or not self.lock.counts()
+            if not self.retiring:
+                self.listener.close()
+                self.listener = channel.listen(self.place)
+
+    def _give_signs(self) -> None:
+        """Tell those that wait that this process lives."""
+        while not self.stopping:
+            time.sleep(warm.LIFE)
+            for guest in list(self.guests):
+                if guest.waiting or not self.session:  # who waits, reads
                     guest.tell(alive=True)
 
     def _attend(self, guest: Guest) -> None:
@@ -216,27 +280,43 @@ class Worker:
             if "ask" in greeting:
                 self._answer(guest, greeting["ask"])
                 return
-            if len(self.guests) >= GUESTS or self.retiring or self.stopping:
+            if refused := self._refused(guest):
+                guest.tell(refused=refused)
                 return
-            self.guests.add(guest)
             guest.tell(welcome=warm.PROTOCOL, keep=self.keep, **self.about)
             while not guest.gone:
                 if message := guest.channel.receive(LOOK):
                     self._take(guest, message)
-        except (Lost, KeyError, ValueError, TypeError, AttributeError) as error:
-            log.info("a client left: %s", error)
+        except OSError as error:
+            guest.fail(DiffpipeError(f"the worker cannot keep an input file: {error.strerror}", SPACE, Exit.CACHE))
+        except Exception as error:  # whatever a client sends must not cost the others
+            log.info("a client left: %s: %s", type(error).__name__, error)
         finally:
-            self.guests.discard(guest)
+            with self.door:
+                if guest in self.guests:
+                    self.guests.remove(guest)
+                    self.last = time.monotonic()
             guest.leave()
-            self.last = time.monotonic()
+
+    def _refused(self, guest: Guest) -> str | None:
+        """Let a guest in, or say why not."""
+        with self.door:
+            if self.stopping or self.retiring:
+                return "the worker is about to end"
+            if len(self.guests) >= GUESTS:
+                return f"the worker has {GUESTS} clients already"
+            self.guests.add(guest)
+        return None
 
     def _answer(self, guest: Guest, asked: str) -> None:
         if asked == "status":
             guest.tell(status=self._status())
             return
-        self.retiring = True
-        self.stopping = self.stopping or asked == "stop"
-        guest.tell(going=len(self.guests))
+        with self.door:
+            self.retiring = True
+            self.stopping |= asked == "stop"
+            left = len(self.guests)
+        guest.tell(going=left)
         self.queue.put(None)
 
     def _status(self) -> dict[str, Any]:
@@ -263,12 +343,12 @@ class Worker:
         elif "file" in message:
             self._spool(guest, message)
         elif "make" in message:
-            requests = [request_of(request) for request in message["make"]]
-            files = {path: str(self._spooled(guest, *where)) for path, where in message["files"].items()}
-            for number in message["forget"]:
-                shutil.rmtree(self._spooled(guest, number, ""), ignore_errors=True)
-            guest.waiting += 1
-            self.queue.put((guest, [_with_files(request, self.flags, files) for request in requests]))
+            files = {name: str(self._spooled(guest, *where)) for name, where in message["files"].items()}
+            requests = [self._with_files(guest, request_of(request), files) for request in message["make"]]
+            forget = [self._spooled(guest, number, "") for number in message["forget"]]
+            with self.door:
+                guest.waiting += 1
+            self.queue.put(Wanted(guest, requests, files, forget))
 
     def _ready(self, guest: Guest) -> None:
         if guest.job:
@@ -286,26 +366,23 @@ class Worker:
     def _spool(self, guest: Guest, message: Message) -> None:
         path = self._spooled(guest, message["file"], message["name"])
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with path.open("ab") as stream:
-                stream.write(base64.b64decode(message["piece"]))
-        except OSError as error:
-            hint = "free some space, or use --no-worker"
-            guest.fail(DiffpipeError(f"the worker cannot keep an input file: {error.strerror}", hint, Exit.CACHE))
+        with path.open("ab") as stream:
+            stream.write(base64.b64decode(message["piece"]))
 
+    def _with_files(self, guest: Guest, request: Request, files: Mapping[str, str]) -> Request:
+        """A request with the paths of its client's files replaced by those of what the client sent.
 
-def _with_files(request: Request, flags: Mapping[str, Flag], files: Mapping[str, str]) -> Request:
-    """A request with the paths of its client's files replaced by those of what the client sent."""
-    from dataclasses import replace
+        Raises KeyError for a file that was not sent: this process opens none of its own accord.
+        """
 
-    if not files:
-        return request
+        def here(value: Any) -> Any:
+            return [here(one) for one in value] if isinstance(value, list) else files[value]
 
-    def here(value: Any) -> Any:
-        return [here(one) for one in value] if isinstance(value, list) else files.get(value, value)
-
-    media = warm.media_of(request.arguments, flags)
-    return replace(request, arguments={**request.arguments, **{name: here(value) for name, value in media.items()}})
+        media = {name: here(value) for name, value in warm.media_of(request.arguments, self.flags).items()}
+        arguments = {**request.arguments, **media}
+        if arguments != guest.arguments:  # else the same object, which need not be read again
+            guest.arguments = arguments
+        return replace(request, arguments=guest.arguments)
 
 
 def main() -> None:
@@ -321,15 +398,22 @@ def main() -> None:
     if entry is None:
         return
     warm.clear_spools(Path(place))
-    worker = Worker(Path(place), store, entry, float(keep))
+    code = Exit.OK
     try:
-        worker.run()
+        warm.pid_file(Path(place)).write_text(str(os.getpid()))
+        Worker(Path(place), lock, store, entry, float(keep)).run()
+    except SystemExit:
+        pass  # asked to by a signal
+    except Exception:
+        log.exception("the worker failed")
+        code = Exit.FAILED
     finally:
-        worker.listener.close()
-        warm.clear_spools(Path(place))
-        warm.log_of(Path(place)).unlink(missing_ok=True)
+        if lock.counts():  # else what lies there is another worker's
+            warm.sweep(Path(place))
+            if not code:
+                warm.log_of(Path(place)).unlink(missing_ok=True)
     sys.stderr.flush()
-    os._exit(0)  # tearing down torch takes most of a second, and leaves the memory taken meanwhile
+    os._exit(code)  # tearing down torch takes most of a second, and leaves the memory taken meanwhile
 
 
 if __name__ == "__main__":

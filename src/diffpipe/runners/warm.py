@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import glob
 import hashlib
+import logging
 import os
 import shutil
 import signal
@@ -25,11 +26,15 @@ from ..store import Store
 from . import channel
 from .channel import Channel, Lost, Message
 
+log = logging.getLogger("diffpipe.run")
+
 PROTOCOL = 1
 LIFE = 5.0  # seconds between two signs of life
 SILENCE = 60.0  # seconds without a sign of life after which a worker is given up
+WELCOME = 20.0  # seconds a worker's welcome may take, while it imports and loads
 STARTING = 30.0  # seconds a worker has from its start to its welcome
 GOING = 20.0  # seconds a worker has to stop in
+PARTING = 2.0  # seconds a worker takes to end that lets nobody in any more and has no clients
 ANSWER = 5.0  # seconds an idle worker's answer may take
 NAMED = 24  # hex digits of the key in a place's name
 # What of a process's environment changes the bytes that torch computes, or the device it computes on.
@@ -37,6 +42,8 @@ SETTINGS = (
     "ATEN_", "CUBLAS_", "CUDA_", "DNNL_", "HIP_", "HSA_", "MKL_", "NVIDIA_", "OMP_", "ONEDNN_", "OPENBLAS_", "PYTORCH_",
     "ROCR_", "TORCH_", "ZE_", "DIFFUSERS_",
 )  # fmt: skip
+# What of it names folders, maybe from the current one on.
+SEARCHED = {"PYTHONPATH", "HF_HOME", "HF_HUB_CACHE", "XDG_CACHE_HOME", "TMPDIR"}
 
 
 @functools.cache
@@ -45,12 +52,19 @@ def greeting() -> dict[str, Any]:
     own = {name: value for name, value in os.environ.items() if name.startswith(SETTINGS)}
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     text = repr((sorted(own.items()), cores)).encode(errors="surrogateescape")
-    found = {"diffpipe": __version__, "python": sys.version.split()[0], **versions()}
+    found = {**versions(), "diffpipe": __version__, "python": sys.version.split()[0]}
     return {"versions": found, "installation": _short(sys.prefix), "settings": hashlib.sha256(text).hexdigest()[:16]}
 
 
 def _short(path: str) -> str:
     return hashlib.sha256(os.fsencode(path)).hexdigest()[:16]
+
+
+class Unusable(DiffpipeError):
+    """A worker is there that this process must not use, or that lets nobody in."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason, "try again later, or use --no-worker")
 
 
 @dataclass(frozen=True)
@@ -59,6 +73,7 @@ class Link:
 
     channel: Channel
     said: Message
+    place: Path
 
 
 # Places
@@ -78,7 +93,24 @@ def places(store: Store) -> Iterator[Path]:
             yield path.with_suffix("")
 
 
-def lock(place: Path, timeout: float = 5.0) -> Any:
+@dataclass(frozen=True)
+class Lock:
+    """A lock that is held. `inode`: its file's."""
+
+    held: Any
+    inode: int
+
+    def release(self) -> None:
+        self.held.release()
+
+    def counts(self) -> bool:
+        """Whether it keeps others out: its file still is where they look for it."""
+        with suppress(OSError):
+            return os.stat(self.held.lock_file).st_ino == self.inode
+        return False
+
+
+def lock(place: Path, timeout: float = 5.0) -> Lock | None:
     """The lock that a worker holds while it lives; None where another holds it longer than so many seconds."""
     from filelock import FileLock, Timeout
 
@@ -87,18 +119,34 @@ def lock(place: Path, timeout: float = 5.0) -> Any:
         held.acquire(timeout=timeout)
     except Timeout:
         return None
-    return held
+    return Lock(held, os.stat(held.lock_file).st_ino)
 
 
 def clean(place: Path) -> bool:
     """Remove what a worker that died left behind; whether there is no worker."""
+    if not os.path.lexists(channel.path_of(place)) and not pid_file(place).exists():
+        return True
     held = lock(place, 0)
     if held is None:
         return False
-    channel.path_of(place).unlink(missing_ok=True)
-    clear_spools(place)
+    sweep(place)
     held.release()
     return True
+
+
+def sweep(place: Path) -> None:
+    """Remove what a worker that has ended, or ends now, has of files."""
+    channel.path_of(place).unlink(missing_ok=True)
+    pid_file(place).unlink(missing_ok=True)
+    with suppress(OSError):
+        if not log_of(place).stat().st_size:
+            log_of(place).unlink()
+    clear_spools(place)
+
+
+def pid_file(place: Path) -> Path:
+    """Where a worker that lives (holds its lock) has its process id."""
+    return place.with_suffix(".pid")
 
 
 def log_of(place: Path) -> Path:
@@ -144,48 +192,66 @@ def find(store: Store, key: str, tell: Callable[[str], None]) -> Link | float | 
     """The worker of a pipeline that may be used; else the seconds that one of other versions, now stopped, was to be
     kept; else None.
 
-    Raises CacheError for a folder or socket that cannot be trusted.
+    Raises CacheError for a folder or socket that cannot be trusted, Unusable where the worker must not be used.
     """
-    link = _welcomed(place_of(store, key))
-    if link is None or link.said.get("key") != key:
+    place = place_of(store, key)
+    try:
+        link = _welcomed(place)
+    except Lost:
+        if not clean(place):
+            tell("the worker did not answer: it was ended")
+            kill(place)
         return None
-    wanted = greeting()
-    if link.said.get("welcome") != PROTOCOL or any(
-        link.said.get(name) != wanted[name] for name in ("versions", "installation")
-    ):
-        link.channel.close()
-        return _retired(place_of(store, key), link, tell)
-    if link.said.get("settings") != wanted["settings"]:
-        link.channel.close()
-        tell("the worker was started with other settings (threads, devices): this run does not use it")
-        return None
-    return link
-
-
-def _welcomed(place: Path, timeout: float = SILENCE) -> Link | None:
-    connected = channel.connect(place)
-    if connected is None:
+    except Unusable:
+        if not _gone(place, PARTING):
+            raise
+        link = None
+    if link is None:
         clean(place)
         return None
-    with suppress(Lost):
+    if not _same(link, "versions", "installation"):
+        link.channel.close()
+        return _retired(link, tell)
+    return _checked(link)
+
+
+def _same(link: Link, *names: str) -> bool:
+    return link.said["welcome"] == PROTOCOL and all(link.said.get(name) == greeting()[name] for name in names)
+
+
+def _checked(link: Link) -> Link:
+    if _same(link, *greeting()):
+        return link
+    link.channel.close()
+    raise Unusable("the worker was started with other settings (threads, devices)")
+
+
+def _welcomed(place: Path, timeout: float = WELCOME) -> Link | None:
+    """A connection to the worker at a place, None where there is none.
+
+    Raises Lost where it says nothing of sense, Unusable where it lets nobody in.
+    """
+    connected = channel.connect(place)
+    if connected is None:
+        return None
+    try:
         connected.send({"hello": PROTOCOL})
-        said = connected.receive(timeout)
-        while said and "welcome" not in said and said.get("alive"):
-            said = connected.receive(timeout)
-        if said and "welcome" in said:
-            return Link(connected, said)
-    connected.close()
-    return None
+        said = connected.receive(timeout) or {}
+        if "welcome" in said:
+            return Link(connected, said, place)
+        raise Unusable(str(said["refused"])) if "refused" in said else Lost("no welcome")
+    except (Lost, Unusable):
+        connected.close()
+        raise
 
 
-def _retired(place: Path, link: Link, tell: Callable[[str], None]) -> float | None:
-    """Let a worker of other versions end; how long it was to be kept, or None where it still has clients."""
+def _retired(link: Link, tell: Callable[[str], None]) -> float:
+    """Let a worker of other versions end; how long it was to be kept. Raises Unusable where it still has clients."""
     answer: Message | None = None
     with suppress(Lost):
-        answer = ask(place, "retire")
-    if (answer or {}).get("going") or not _gone(place, GOING):
-        tell("the worker is of other versions and still at work: this run does not use it")
-        return None
+        answer = ask(link.place, "retire")
+    if (answer or {}).get("going") or not _gone(link.place, GOING):
+        raise Unusable("the worker is of other versions and still at work")
     tell("the worker was of other versions: it was stopped")
     return float(link.said.get("keep") or 0)
 
@@ -203,24 +269,33 @@ def _gone(place: Path, timeout: float) -> bool:
 def start(store: Store, key: str, keep: float) -> Link:
     """A worker that was started now, or by another process a moment ago.
 
-    Raises DiffpipeError where none comes up.
+    Raises DiffpipeError where none comes up, Unusable where another one is there.
     """
     import subprocess
 
     place = place_of(store, key)
     secret = ("HF_TOKEN", "HUGGINGFACE_HUB_ACCESS_TOKEN", "HUGGING_FACE_HUB_TOKEN")  # it is offline
     environment = {name: value for name, value in os.environ.items() if name not in secret}
+    for name in SEARCHED & environment.keys():  # it leaves this folder, which may go
+        folders = environment[name].split(os.pathsep)
+        environment[name] = os.pathsep.join(os.path.abspath(os.path.expanduser(folder)) for folder in folders)
     detached: dict[str, Any] = {"start_new_session": True}
     if sys.platform == "win32":
         detached = {"creationflags": subprocess.DETACHED_PROCESS | subprocess.CREATE_NEW_PROCESS_GROUP}
     words = [sys.executable, "-P", "-m", "diffpipe.runners.serve", str(place), str(store.root), key, str(keep)]
-    with open(os.open(log_of(place), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as log:
-        process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, **detached)
+    with open(os.open(log_of(place), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as printed:
+        detached |= {"stdin": subprocess.DEVNULL, "stdout": printed, "stderr": printed, "cwd": place.parent}
+        process = subprocess.Popen(words, env=environment, **detached)
     end = time.monotonic() + STARTING
     while time.monotonic() < end:
-        link = _welcomed(place, max(1.0, end - time.monotonic())) if channel.path_of(place).exists() else None
-        if link:
-            return link
+        try:
+            if link := _welcomed(place, max(1.0, end - time.monotonic())):
+                return _checked(link)
+        except Lost as error:
+            log.info("no welcome: %s", error)
+        except Unusable:  # about to end, or not to be used
+            if process.poll() is not None:
+                raise
         if process.poll() is not None and not channel.path_of(place).exists():
             break
         time.sleep(0.01)
@@ -236,7 +311,7 @@ def _last_line(place: Path) -> str:
 
 
 def running(store: Store) -> list[Message]:
-    """The status of every worker of this cache; {"pid": None, …} of one that does not answer."""
+    """Place and status of every worker of this cache; the status is None of one that does not answer."""
     found = []
     for place in list(places(store)):
         try:
@@ -249,21 +324,25 @@ def running(store: Store) -> list[Message]:
     return found
 
 
-def stop(place: Path, pid: int | None) -> None:
+def stop(place: Path) -> None:
     """End a worker; its item stops at the next step. One that does not end in time is killed."""
     with suppress(Lost):
-        answer = ask(place, "stop")
-        if answer is None:
+        if ask(place, "stop") is None:
             return
-    if not _gone(place, GOING) and pid:
-        kill(pid)
-        _gone(place, GOING)
+        if _gone(place, GOING):
+            clean(place)
+            return
+    kill(place)
+
+
+def kill(place: Path) -> None:
+    """End a worker that does not answer."""
+    with suppress(OSError, ValueError):
+        pid = int(pid_file(place).read_text())
+        if not _gone(place, 0):  # else the number may be another process's by now
+            os.kill(pid, signal.SIGKILL if hasattr(signal, "SIGKILL") else signal.SIGTERM)
+    _gone(place, GOING)
     clean(place)
-
-
-def kill(pid: int) -> None:
-    with suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL if hasattr(signal, "SIGKILL") else signal.SIGTERM)
 
 
 # Input files

@@ -9,10 +9,12 @@ import os
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from .. import remote
 from ..errors import DiffpipeError, UsageError
 from ..files import identity, remove_leftovers
 from ..specs import Flag, Outcome, Request
@@ -25,6 +27,7 @@ log = logging.getLogger("diffpipe.run")
 
 AHEAD = 2  # groups of requests that are asked for at a time, so that the worker need not wait
 TRIES = 3  # times an item is asked for when workers die of it
+ENDED = "memory may have run out; --no-worker makes it in this process"
 Groups = Iterator[list[Request]]
 
 
@@ -55,14 +58,29 @@ class Client:
             self._hear(message, [])
         return bool(message["ready"])
 
+    def readable(self, requests: Sequence[Request]) -> tuple[list[Request], list[Outcome]]:
+        """The requests whose input files can be opened here, and the outcomes of the others."""
+        good: list[Request] = []
+        bad: list[Outcome] = []
+        for request in requests:
+            try:
+                for path in self._files(request):
+                    with _explained(path):
+                        os.close(os.open(remote.local(path), os.O_RDONLY))
+                good.append(request)
+            except DiffpipeError as error:
+                bad.append(Outcome(request, error=error))
+        return good, bad
+
     def ask(self, requests: Sequence[Request]) -> None:
         """Send requests, and before them the input files they name, opened here."""
         wanted: dict[tuple[str, tuple[int, ...]], int] = {}
         places: dict[str, tuple[int, str]] = {}
         for path in {path for request in requests for path in self._files(request)}:
-            content = (path, tuple(identity(Path(path))))
-            number = wanted[content] = self.sent[content] if content in self.sent else self._send(path)
-            places[path] = (number, _name(path))
+            here = str(remote.local(path))
+            content = (path, tuple(identity(Path(here))))
+            number = wanted[content] = self.sent[content] if content in self.sent else self._send(here)
+            places[path] = (number, _name(here))
         forget = [number for content, number in self.sent.items() if content not in wanted]
         self.sent = wanted
         made = [_absolute(request_json(request)) for request in requests]
@@ -74,7 +92,8 @@ class Client:
     def outcomes(self, asked: _Asked) -> Iterator[Outcome]:
         """What becomes of the requests that were asked for first."""
         while asked.left():
-            message = self._next()
+            with _as_typed_too(asked):
+                message = self._next()
             if "outcome" in message:
                 log.info("%s", message["log"])
                 request = asked.left()[0]
@@ -87,7 +106,7 @@ class Client:
         """The next message, which may be a sign of life. Raises Lost where none comes, the worker's error."""
         message = self.link.channel.receive(warm.SILENCE)
         if message is None:
-            warm.kill(self.link.said["pid"])
+            warm.kill(self.link.place)
             raise Lost("the worker did not answer")
         if "failed" in message:
             raise error_of(message["failed"])
@@ -112,12 +131,10 @@ class Client:
         """Send a file, or a folder's files, in pieces; the number it is known by."""
         number = next(self.numbers)
         inside = sorted(os.listdir(path)) if os.path.isdir(path) else [""]
-        try:
+        with _explained(path):
             for name in inside:
                 if not os.path.isdir(whole := os.path.join(path, name) if name else path):
                     self._send_file(whole, number, os.path.join(_name(path), name) if name else _name(path))
-        except OSError as error:
-            raise UsageError(f"cannot read {path}: {error.strerror}", "check the path and its permissions") from error
         return number
 
     def _send_file(self, path: str, number: int, name: str) -> None:
@@ -138,26 +155,32 @@ def run(
     ears: Ears,
     keep: float | None = None,
     steps: bool = False,
+    tries: int = TRIES,
 ) -> Iterator[Outcome]:
     """What becomes of each request, in order, made by a worker.
 
-    `restart` gives another one where it dies; items it had begun are made again, to the same paths. `keep`: seconds it
-    is to stay loaded from now on, None for as it was told before. `steps`: whether each step is told.
+    `restart` gives another one where it dies; items it had begun are made again, to the same paths, until so many have
+    died of one (`tries`), which has failed then. `keep`: seconds it is to stay loaded from now on, None for as it was
+    told before. `steps`: whether each step is told. Raises DiffpipeError where workers die before they make anything.
     """
     flags = {flag["name"]: Flag.from_json(flag) for flag in manifest["flags"]}
     waiting: deque[_Asked] = deque()
     groups: Groups | None = None
+    early = 0  # workers that were lost while nothing was asked of them
     while True:
         client = Client(link, flags, ears)
         try:
             side_by_side = client.begin(job, keep, steps)
             groups = groups or _groups(requests, manifest, job, side_by_side)
             for asked in waiting:
-                client.ask(asked.left())
+                client.ask(asked.requests)
             while True:
                 while len(waiting) < (AHEAD if job.several else 1) and (group := next(groups, None)):
-                    waiting.append(_Asked(group))
-                    client.ask(group)
+                    readable, refused = client.readable(group)
+                    yield from refused
+                    if readable:
+                        waiting.append(_Asked(readable))
+                        client.ask(readable)
                 if not waiting:
                     return
                 yield from client.outcomes(waiting[0])
@@ -165,37 +188,40 @@ def run(
         except Lost as error:
             log.info("the worker was lost: %s", error)
             client.link.channel.close()
-            _again(waiting)
-            yield from _given_up(waiting, TRIES if job.several else 1)
-            if not waiting and not job.several:
-                return
-            ears.tell("the worker ended; another goes on")
+            early += not waiting
+            if early >= tries:
+                raise DiffpipeError("the worker ended while it loaded the pipeline", ENDED) from error
+            yield from _given_up(waiting, tries)
+            if not waiting and groups:
+                if (next_one := next(groups, None)) is None:
+                    return
+                groups = itertools.chain([next_one], groups)
+            ears.tell("the worker ended; another one goes on")
             link = restart()
         finally:
             client.link.channel.close()
 
 
-def _again(waiting: deque[_Asked]) -> None:
-    """Let what a dead worker had be made again: what it may have left at the same paths is its own."""
-    for asked in waiting:
-        for request in (left := asked.left()):
-            for path in request.paths:
-                remove_leftovers(Path(path))
-        asked.requests, asked.came = [replace(request, overwrite=True) for request in left], 0
-    if waiting:
-        waiting[0].tries += 1
-        if not waiting[0].requests:
-            waiting.popleft()
-
-
 def _given_up(waiting: deque[_Asked], tries: int) -> Iterator[Outcome]:
-    """The outcomes of a group that so many workers have died of."""
-    if waiting and waiting[0].tries >= tries:
-        times = f"{tries} times" if tries > 1 else ""
-        for request in waiting.popleft().requests:
-            problem = f"the worker ended {times} while it made this".replace("  ", " ")
-            hint = "memory may have run out; --no-worker makes it in this process"
-            yield Outcome(request, error=DiffpipeError(problem, hint))
+    """Let what a dead worker had be made again, which may replace what it left; the outcomes of what that many died of.
+
+    A worker may have died between an item's file and its word of it.
+    """
+    for asked in waiting:
+        for path in (path for request in asked.left() for path in request.paths):
+            if not remote.is_url(path):
+                remove_leftovers(Path(path))
+        asked.requests, asked.came = [replace(request, overwrite=True) for request in asked.left()], 0
+    if not waiting:
+        return
+    first = waiting[0]
+    first.tries += 1
+    if first.tries >= tries or not first.requests:
+        waiting.popleft()
+    if first.tries >= tries:
+        times = f" {tries} times" if tries > 1 else ""
+        error = DiffpipeError(f"the worker ended{times} while it made this", ENDED)
+        yield from (Outcome(request, error=error) for request in first.requests)
 
 
 def _groups(requests: Iterable[Request], manifest: Mapping[str, Any], job: Job, side_by_side: bool) -> Groups:
@@ -210,17 +236,55 @@ def _groups(requests: Iterable[Request], manifest: Mapping[str, Any], job: Job, 
 
 def _absolute(request: dict[str, Any]) -> dict[str, Any]:
     """A request with its paths as they are from any folder: the worker has another current one."""
-    return {**request, "paths": [os.path.abspath(path) for path in request["paths"]]}
+    paths = [path if remote.is_url(path) else os.path.abspath(path) for path in request["paths"]]
+    return {**request, "paths": paths}
+
+
+def _folders(paths: Iterable[str]) -> dict[str, str]:
+    """The folders of relative paths: as the worker knows them -> as they were typed."""
+    typed = [path for path in paths if not (os.path.isabs(path) or remote.is_url(path))]
+    return {os.path.dirname(os.path.abspath(path)): os.path.dirname(path) for path in typed}
+
+
+def _told(text: str, folders: Mapping[str, str]) -> str:
+    """A text of the worker's with paths as they were typed."""
+    for folder, typed in folders.items():
+        if folder != os.sep:
+            text = text.replace(os.path.join(folder, ""), os.path.join(typed, ""))
+    return text
 
 
 def _as_typed(outcome: Outcome) -> Outcome:
-    """An outcome with relative paths where the request has them."""
-    asked = outcome.request.paths
-    if not asked or os.path.isabs(asked[0]):
-        return outcome
-    folder = os.path.dirname(asked[0])
-    made = (replace(one, path=os.path.join(folder, os.path.basename(one.path))) for one in outcome.artifacts)
-    return replace(outcome, artifacts=tuple(made))
+    """An outcome with relative paths, also in what is told of it, where the request has them."""
+    folders = _folders(outcome.request.paths)
+
+    def typed(path: str) -> str:
+        folder, name = os.path.split(path)
+        return os.path.join(folders.get(folder, folder), name)
+
+    if outcome.error:
+        outcome.error.message = _told(outcome.error.message, folders)
+    made = tuple(replace(one, path=typed(one.path)) for one in outcome.artifacts)
+    return replace(outcome, artifacts=made, warnings=tuple(_told(text, folders) for text in outcome.warnings))
+
+
+@contextmanager
+def _as_typed_too(asked: _Asked) -> Iterator[None]:
+    """The same for an error that ends the run."""
+    try:
+        yield
+    except DiffpipeError as error:
+        error.message = _told(error.message, _folders(path for request in asked.left() for path in request.paths))
+        raise
+
+
+@contextmanager
+def _explained(path: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        where = remote.shown(path)
+        raise UsageError(f"cannot read {where}: {error.strerror}", "check the path and its permissions") from error
 
 
 def _name(path: str) -> str:

@@ -3,6 +3,7 @@
 from .encode import AUDIO
 from .read import Clip, Sound, read_audio, read_image, read_video, resample
 from .text import KEYS, read_text
+from .url import publish_at, write_at
 from .write import IMAGE, SILENT, VIDEO, finite, publish, write_audio, write_image, write_video
 
 __all__ = [
@@ -15,11 +16,13 @@ __all__ = [
     "Sound",
     "finite",
     "publish",
+    "publish_at",
     "read_audio",
     "read_image",
     "read_text",
     "read_video",
     "resample",
+    "write_at",
     "write_audio",
     "write_image",
     "write_video",

@@ -1,0 +1,62 @@
+"""Files at URLs: written here as every file is, then published."""
+
+from __future__ import annotations
+
+import filecmp
+import os
+import posixpath
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ... import remote
+from ...errors import DiffpipeError
+from ...files import sha256
+from .text import read_text
+
+
+def write_at(url: str, write: Callable[[Path], object], *, overwrite: bool) -> tuple[str, dict[str, Any]]:
+    """Let `write` make a local file of the URL's name, and publish that (see `publish_at`). Raises OSError if it cannot
+    be written here."""
+    with tempfile.TemporaryDirectory(prefix="diffpipe-") as folder:
+        made = Path(folder, posixpath.basename(url))
+        write(made)
+        return publish_at(made, url, overwrite=overwrite)
+
+
+def publish_at(made: Path, url: str, *, overwrite: bool) -> tuple[str, dict[str, Any]]:
+    """Put a finished file at a URL: where it lies then, as `write_image` tells it, and its size, digest and, where the
+    store has one, tag.
+
+    A file that is there and was made with the same settings is kept: work may be done twice, as a worker was lost
+    before it could tell, and has one file. Raises DiffpipeError if it cannot be put there.
+    """
+    free, number = url, 1
+    while True:
+        try:
+            remote.publish(made, free, overwrite=overwrite)
+            return free, _stored(made, free)
+        except FileExistsError:
+            there = remote.fetched(free)
+            if _same(made, there):
+                return free, _stored(there, free)
+            number += 1
+            free = remote.beside(url, str(number))
+
+
+def _stored(file: Path, url: str) -> dict[str, Any]:
+    """What the journal notes of a file at a URL, of which this is a copy."""
+    tag = None if remote.on_disk(url) else (remote.stamp(url) or {}).get("tag")
+    return {"size": os.path.getsize(file), "digest": sha256(file)} | ({"tag": tag} if tag else {})
+
+
+def _same(made: Path, there: Path) -> bool:
+    """Whether two files are of the same item: byte for byte, or they say so. (A GPU need not make the same bytes.)"""
+    if filecmp.cmp(made, there, shallow=False):
+        return True
+    try:
+        told = read_text(made).get("diffpipe")
+        return told is not None and told == read_text(there).get("diffpipe")
+    except (DiffpipeError, OSError):  # somebody else's
+        return False
