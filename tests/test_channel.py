@@ -136,8 +136,7 @@ def test_an_end_is_told(connected: Callable[[Kind], tuple[Any, Any]], kind: Kind
     with pytest.raises(Lost):
         client.receive(5)
     with pytest.raises(Lost):
-        for _ in range(3):
-            client.send({"more": "x" * 1_000_000})
+        client.send({"more": "x" * 1_000_000})
     with pytest.raises(Lost):
         worker.receive(0)
 

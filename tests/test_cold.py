@@ -194,7 +194,6 @@ COMPILED = """
     [
         "pass",
         "import torch._dynamo.config",
-        "torch._dynamo.reset()",
         "TransformGetItemToIndex()",
         "from torch._dynamo import eval_frame",
         "import torch._dynamo.eval_frame as frames; frames.innermost_fn",

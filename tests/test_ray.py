@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from conftest import Cli
-from ray_nodes import Nodes, children, nodes
+from ray_nodes import Nodes, children, nodes, private
 
 from diffpipe.errors import DiffpipeError, Exit, UsageError
 from diffpipe.runners import cluster as clusters
@@ -89,9 +89,8 @@ def test_a_run_with_a_killed_worker_makes_what_the_local_runner_makes(
 
 def test_a_stream_is_made_as_it_comes_on_a_cluster_of_its_own(cli: Cli, demo: None, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "diffpipe", "generate", "demo", "--prompts-from", "-", "-o", f"{tmp_path}/out/"]
-    own = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
     with subprocess.Popen(
-        [*command, "--runner", "ray", "--ray-address", "local"], env=cli.environment(own),
+        [*command, "--runner", "ray", "--ray-address", "local"], env=cli.environment(private(tmp_path)),
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     ) as run:  # fmt: skip
         assert run.stdin
@@ -110,10 +109,10 @@ def test_a_stream_is_made_as_it_comes_on_a_cluster_of_its_own(cli: Cli, demo: No
 
 
 def test_another_node_gets_pipeline_and_pictures_and_sends_its_results(
-    cli: Cli, checkpoints: Path, tmp_path: Path
+    cli: Cli, demo: None, checkpoints: Path, tmp_path: Path
 ) -> None:
     source = Path(checkpoints) / "flux"
-    cli("build", "flux", "--type", "image-to-image", "--model", source, "--name", "tiny", check=True)
+    cli("build", "flux", "--type", "img2img", "--model", source, "--name", "tiny", check=True)
     cli("generate", "demo", "--prompt", "a fox", "-o", f"{tmp_path}/in.png", check=True)
     call = ["generate", "tiny", "--prompt", "x", "--image", f"{tmp_path}/in.png", "--seed", "1", "--count", "2"]
     call += ["--num-inference-steps", "2"]
@@ -226,8 +225,7 @@ def make(cli: Cli, ray_nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyP
     """Runs requests of these ids, in this process as the driver; `drawn` counts those that were asked for."""
     monkeypatch.setenv("DIFFPIPE_HOME", str(cli.home))
     for name, value in ray_nodes.environment.items():
-        if name.startswith("RAY_"):
-            monkeypatch.setenv(name, value)
+        monkeypatch.setenv(name, value)
     entry = Store().find("demo")
 
     def run(ids: list[str], drawn: list[str] | None = None, workers: int = 1, **job: Any) -> Iterator[Outcome]:
@@ -260,6 +258,8 @@ def test_every_item_comes_once_though_a_worker_and_the_feed_die(make: Make, ray_
     ids = ["a", "once", "wait", *(f"n{at}" for at in range(30))]
     run = make(ids, several=True)
     found = [next(run)]
+    while "wait" not in (tmp_path / "begun").read_text():
+        time.sleep(0.05)
     (feeding,) = [pid for pid, line in children(ray_nodes.processes[0].pid).items() if line.startswith("ray::Feed")]
     os.kill(feeding, signal.SIGKILL)
     (tmp_path / "go").touch()
@@ -269,7 +269,6 @@ def test_every_item_comes_once_though_a_worker_and_the_feed_die(make: Make, ray_
     begun = (tmp_path / "begun").read_text().splitlines()
     assert "once False" in begun  # the first time
     assert "once True" in begun  # again, over whatever the dead worker left
-    assert {line for line in begun if line.startswith("n0")} <= {"n0 False", "n0 True"}
 
 
 def test_an_item_that_kills_every_worker_fails_alone(make: Make, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
     python tools/measure_worker.py loop [--items 100]      a shell loop of calls against one batch: the same bytes
     python tools/measure_worker.py clients [--items 20]    clients at once, some killed or interrupted: none mixed up
     python tools/measure_worker.py kills [--items 200]     the worker killed at random moments of a batch, 20 times
-    python tools/measure_worker.py faults                  sockets, folders, frames, versions, disks, clocks that are wrong
+    python tools/measure_worker.py faults                  wrong sockets, folders, frames, versions, disks, clocks
     python tools/measure_worker.py ends                    what is left when a worker has ended
     python tools/measure_worker.py without                 no worker, and a system without Unix sockets
 
@@ -38,6 +38,16 @@ NOBODY = 65534
 SOON = 15.0  # seconds for what needs no new worker; a cold start of this program takes about 5 of them
 KEPT = ("--keep-warm", "10m")
 RUNTIME = Path("run/diffpipe")
+NO_SOCKETS = """
+import types, socket
+from diffpipe.runners import channel
+channel.socket = types.SimpleNamespace(**{name: value for name, value in vars(socket).items() if name != "AF_UNIX"})
+"""
+BACKWARDS = """
+import time
+real, calls = time.time, []
+time.time = lambda: (calls.append(0), real() - 3600 * len(calls))[1]
+"""
 Done = subprocess.CompletedProcess[str]
 Checks = list[tuple[str, float, Callable[[], bool | str]]]
 
@@ -183,9 +193,7 @@ def loop(items: int) -> bool:
         made("--prompt", prompt, "--seed", seed, "-o", f"loop/{seed}.png", *SMALL)
     took = time.monotonic() - started
     equal = pictures("loop") == whole and len(whole) == items
-    print(
-        f"{items} calls in {took:.1f} s, {took / items:.3f} s each, equal to the batch: {equal}; one worker: {pid() == process}"
-    )
+    print(f"{items} calls in {took:.1f} s, {took / items:.3f} s each, equal: {equal}; one worker: {pid() == process}")
     return equal and pid() == process
 
 
@@ -220,7 +228,7 @@ def interrupted(process: int) -> bool:
     ended = time.monotonic() - started
     free = within(10, lambda: not busy())
     print(
-        f"interrupted: exit code {slow.returncode} after {ended:.1f} s, worker free: {free}, files: {os.listdir('slow')}"
+        f"interrupted: exit code {slow.returncode} after {ended:.1f} s, worker free: {free}, left: {os.listdir('slow')}"
     )
     return slow.returncode == 130 and free and not os.listdir("slow") and still(process)
 
@@ -486,8 +494,7 @@ def site(text: str) -> Iterator[dict[str, str]]:
 
 def clock() -> bool:
     """Each look at the clock an hour before the last one, for client and worker."""
-    back = "import time\nreal, calls = time.time, []\ntime.time = lambda: (calls.append(0), real() - 3600 * len(calls))[1]\n"
-    with site(back) as env:
+    with site(BACKWARDS) as env:
         made(*picture("one.png"), "--keep-warm", "2s", env=env)
         process = pid()
         made(*picture("two.png"), env=env)
@@ -619,7 +626,7 @@ def switched_off() -> bool:
 
 def no_sockets() -> bool:
     """FIFOs take their place."""
-    with site("import socket\ndel socket.AF_UNIX\n") as env:
+    with site(NO_SOCKETS) as env:
         made(*picture("one.png"), *KEPT, env=env)
         process = pid()
         made(*picture("two.png"), env=env)

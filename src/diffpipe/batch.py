@@ -212,8 +212,9 @@ def _intact(before: Mapping[str, Any], batch: Batch, journal: Journal) -> bool:
 
 def _lasting(arguments: Mapping[str, Any], batch: Batch) -> Mapping[str, Any]:
     """Call arguments as what an item is known by: a URL that is signed anew is the same file."""
-    named = batch.media & arguments.keys()
-    return {**arguments, **{name: remote.lasting(arguments[name]) for name in named}} if named else arguments
+    if batch.media.isdisjoint(arguments):
+        return arguments
+    return {name: remote.lasting(value) if name in batch.media else value for name, value in arguments.items()}
 
 
 def _drawn_seed(own: Mapping[str, Any], given: Mapping[str, Any], count: int, batch: Batch, used: _Used) -> int:

@@ -85,7 +85,7 @@ def paths(
     found: list[str] = []
     for number in numbers:
         filled = fill(template[0], {**values, "index": number, "ext": template[1]})
-        path = remote.normal(filled) if remote.is_url(filled) else os.path.normpath(filled)
+        path = remote.normal(filled) if "://" in filled and remote.is_url(filled) else os.path.normpath(filled)
         if os.path.splitext(path)[1][1:].lower() not in FORMATS[outputs.kind]:
             name = os.path.basename(path)
             raise UsageError(
@@ -117,14 +117,14 @@ def _free(path: str, steps_aside: bool, taken: Tally, own: Collection[str]) -> s
 
 
 def _in_use(path: str, own: Collection[str]) -> bool:
-    if remote.is_url(path):
+    if "://" in path:  # in no path that is normal
         return remote.shown(path) not in own and remote.exists(path)
     return os.path.lexists(path) and os.path.abspath(path) not in own
 
 
 def _check_place(path: str) -> None:
     """Raises UsageError for a path at which no file can be made: a file in place of a folder, an over-long name."""
-    if remote.is_url(path):
+    if "://" in path:
         _check_url(path)
         return
     if os.path.isdir(path) and not path.endswith(".frames"):

@@ -173,7 +173,7 @@ def _generate(
 
         def check(first: Request) -> None:
             if source.stream is None:
-                given = read(first)
+                given = {} if reading.piped(first, batch.flags) else read(first)
                 if not sized and (picture := next(reading.frames_of(given), None)):  # results are as large as it
                     batch.limit({**given, "width": picture.width, "height": picture.height})
                 if batch.seed is None and not batch.swept:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -30,6 +31,18 @@ def reader(flags: Mapping[str, Flag], fit: bool, tell: Callable[[str], None]) ->
         return last[1]
 
     return read
+
+
+def once(path: str) -> bool:
+    """Whether what is at a path, or URL, can be read only once, as a pipe: nobody may look into it before its turn."""
+    return os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path))
+
+
+def piped(request: Request, flags: Mapping[str, Flag]) -> bool:
+    """Whether any of a request's media can be read only once."""
+    media = [name for name, flag in flags.items() if flag.kind in MEDIA_KINDS and name in request.arguments]
+    given = [request.arguments[name] for name in media]
+    return any(once(path) for value in given for path in (value if isinstance(value, list) else [value]))
 
 
 def frames_of(arguments: Mapping[str, Any]) -> Iterator[Any]:

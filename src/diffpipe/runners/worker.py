@@ -18,7 +18,7 @@ from .. import remote
 from ..errors import DiffpipeError, UsageError
 from ..files import identity, remove_leftovers
 from ..specs import Flag, Outcome, Request
-from . import channel, local, warm
+from . import channel, local, reading, warm
 from .channel import Lost, Message
 from .job import CHUNK, Ears, Job, error_of, outcome_of, request_json
 from .warm import Link
@@ -78,7 +78,7 @@ class Client:
         places: dict[str, tuple[int, str]] = {}
         for path in {path for request in requests for path in self._files(request)}:
             here = str(remote.local(path))
-            content = (path, tuple(identity(Path(here))))
+            content = (path, () if reading.once(here) else tuple(identity(Path(here))))
             number = wanted[content] = self.sent[content] if content in self.sent else self._send(here)
             places[path] = (number, _name(here))
         forget = [number for content, number in self.sent.items() if content not in wanted]
@@ -95,8 +95,8 @@ class Client:
             with _as_typed_too(asked):
                 message = self._next()
             if "outcome" in message:
-                log.info("%s", message["log"])
                 request = asked.left()[0]
+                log.info("%s", _told(message["log"], _folders(request.paths)))
                 asked.came += 1
                 yield _as_typed(outcome_of(message["outcome"], request))
             else:
@@ -139,11 +139,11 @@ class Client:
 
     def _send_file(self, path: str, number: int, name: str) -> None:
         with open(path, "rb") as stream:
-            while (piece := stream.read(channel.PIECE)) or not stream.tell():
+            piece: bytes | None = None
+            while piece or piece is None:  # an empty file is one empty piece
+                piece = stream.read(channel.PIECE)
                 data = base64.b64encode(piece).decode()
                 self.link.channel.send({"file": number, "name": name, "piece": data})
-                if not piece:
-                    break
 
 
 def run(
