@@ -204,7 +204,9 @@ def test_garbage_ends_that_client_alone(private: Path, kind: Kind, monkeypatch: 
     taken: list[Any] = []
 
     def attend() -> None:
-        while came := listener.accept(5):
+        while True:
+            if not (came := listener.accept(1)):
+                continue
             try:
                 if (found := came.receive(0.05)) is not None:
                     assert isinstance(found, dict)
@@ -217,7 +219,7 @@ def test_garbage_ends_that_client_alone(private: Path, kind: Kind, monkeypatch: 
             if taken and taken[-1] == {"end": True}:
                 return
 
-    attending = threading.Thread(target=attend)
+    attending = threading.Thread(target=attend, daemon=True)
     attending.start()
 
     @own
@@ -329,6 +331,23 @@ def test_nobody_there_is_none(private: Path, kind: Kind, monkeypatch: pytest.Mon
         os.close(stale.door)  # type: ignore[attr-defined]
     assert channel.path_of(place).exists()
     assert channel.connect(place) is None
+
+
+@KINDS
+def test_who_lets_nobody_in_is_no_nobody(private: Path, kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a process that is stopped, once all places to wait in are taken."""
+    monkeypatch.setattr(channel, "kind_of", lambda place: kind)
+    listener = channel.listen(private / "s")
+    waiting: list[Any] = []
+
+    def crowd() -> None:
+        for _ in range(2 * channel.BACKLOG):
+            waiting.append(channel.connect(private / "s", 0.2))
+
+    with pytest.raises(Lost, match="takes no connection"):
+        crowd()
+    for one in (*waiting, listener):
+        one.close()
 
 
 @KINDS

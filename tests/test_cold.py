@@ -11,10 +11,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import bench
 import cases_image
 import cases_video
 import pytest
 from conftest import Cli, Done, Warm
+from hypothesis import given
+from hypothesis import strategies as st
 
 from diffpipe.engine import imports, start
 from diffpipe.specs import digest
@@ -140,6 +143,46 @@ def test_the_installed_diffusers_gathers_and_every_name_is_the_ordinary_one() ->
     assert loaded == 0  # else diffusers writes its __init__ another way now, and cold starts are slower again
     assert names > 50
     assert (wrong, error) == ([], "module 'diffusers.models.transformers' has no attribute 'Nothing'")
+
+
+# --- Names that transformers exports ---
+
+LINES = st.lists(
+    st.sampled_from(
+        ["__all__ = ['A', 'B']", "__all__ = [", '    "C",', "]", "", "class D:", "    __all__ = []", "x = 1", "__all__"]
+    )
+)
+
+
+@given(LINES, st.sampled_from(["\n", "\r\n", "\f\n", "\r", "\u2028"]))
+def test_the_end_of_a_file_says_what_it_exports(lines: list[str], separator: str) -> None:
+    from transformers.utils.import_utils import fetch__all__
+
+    def answered(text: str) -> Any:
+        try:
+            return fetch__all__(text)
+        except (IndexError, ValueError) as error:
+            return repr(error)
+
+    text = separator.join(lines)
+    assert answered(imports.exports(text)) == answered(text)
+
+
+def test_transformers_exports_the_same_whatever_its_version() -> None:
+    program = """
+        import json, sys
+        from diffpipe.engine import imports
+        imports.TRANSFORMERS = imports.TRANSFORMERS if sys.argv[1] else ()
+        with imports.lean():
+            import transformers
+        names = transformers._class_to_module
+        shorter = transformers.utils.import_utils.fetch__all__.__module__ == imports.__name__
+        print(json.dumps([shorter, len(names), sorted(names.items())]))
+        """
+    shorter, ordinary = answer(program, "shorter"), answer(program, "")
+    assert (shorter[0], ordinary[0]) == (True, False)  # else transformers is newer than this was tried with, and slower
+    assert shorter[1:] == ordinary[1:]
+    assert shorter[1] > 3000
 
 
 # --- torch's compiler ---
@@ -373,3 +416,26 @@ def test_a_flag_that_was_given_is_not_offered_again(cli: Cli, demo: Warm) -> Non
 
     assert ask("--seed 1 --se") == ["--set"]
     assert ask("--se") == ["--seed", "--set"]
+
+
+# --- The benchmark ---
+
+
+def test_the_benchmark_tells_medians_of_pairs_and_what_is_missed() -> None:
+    script = [bench.Run(10, 8), bench.Run(20, 8), bench.Run(30, 8)]
+    runs = {"script": script, "cold": [bench.Run(6, 4), bench.Run(20, 4), bench.Run(24, 4)]}
+    kept, over = (bench.against("cold", runs, "cold", "script", "the script", limit) for limit in (0.8, 0.7))
+    assert (bench.missed(kept), bench.missed(over), bench.missed(bench.Row("script", script))) == (False, True, False)
+    assert bench.table([bench.Row("script", script), kept, over]).splitlines()[2:] == [
+        "| script | 20.00 | 8.00 |  |  |  |",
+        "| cold | 20.00 | 4.00 | 0.80 of the script (0.50 of its processor time) | 0.80 | kept |",
+        "| cold | 20.00 | 4.00 | 0.80 of the script (0.50 of its processor time) | 0.70 | MISSED |",
+    ]
+
+
+def test_the_benchmark_refuses_ways_that_make_other_pictures(tmp_path: Path) -> None:
+    for name, data in (("one", b"1"), ("same", b"1"), ("other", b"2")):
+        (tmp_path / name).write_bytes(data)
+    bench.same(tmp_path, "one", "same")
+    with pytest.raises(SystemExit, match="one and other differ"):
+        bench.same(tmp_path, "one", "other")

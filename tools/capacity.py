@@ -11,7 +11,9 @@ has; each is an option.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -28,9 +30,9 @@ class Case:
     """Seconds, GB and GB/s (1 GB is 1e9 bytes).
 
     `item_seconds`: FLUX.1-dev in bfloat16, 1024 x 1024, 50 steps on an H100 (the hub's blog on quantization in
-    diffusers); its `weights`: 31.4 GiB loaded. `item_size`: a PNG of that size. `copying`: from pageable memory to a GPU
-    (vllm-omni#4896). `journal`, `journal_url`: to note an item that lies here (hashed, synced) and at a URL, measured on
-    a 2-core virtual machine with a shared disk.
+    diffusers); its `weights`: 31.4 GiB loaded. `item_size`: a PNG of that size. `copying`: from pageable memory to a
+    GPU (vllm-omni#4896). `journal`, `journal_url`: to note an item that lies here (hashed, synced) and one at a URL,
+    measured on a virtual machine with 2 cores and a shared disk.
     """
 
     item_seconds: float = 12.0
@@ -56,7 +58,7 @@ def rows_a_second() -> float:
 
 
 def items_a_row(case: Case, gpus: int) -> int:
-    return min(MOST, max(1, -(-max(ROW_SECONDS, gpus * DRIVER_SECONDS) // case.item_seconds).__int__()))
+    return min(MOST, max(1, math.ceil(max(ROW_SECONDS, gpus * DRIVER_SECONDS) / case.item_seconds)))
 
 
 # Items a second, each bound by one thing alone.
@@ -94,13 +96,8 @@ def loading(case: Case) -> float:
 
 
 def table(case: Case) -> Iterator[str]:
-    yield "| GPUs | nodes | made by the GPUs | results as files of the driver's | results at URLs | weights from the hub |"
+    yield "| GPUs | nodes | made by the GPUs | results as the driver's files | results at URLs | weights from the hub |"
     yield "|---|---|---|---|---|---|"
-    lines = list(_rows(case))
-    yield from lines
-
-
-def _rows(case: Case) -> Iterator[str]:
     for gpus in GPUS:
         here, url = lowest(case, gpus, HERE), lowest(case, gpus, URLS)
         yield (
@@ -175,7 +172,8 @@ def text(case: Case) -> str:
         *sums(fast, 1000),
         "",
     ]
-    return "\n".join(parts)
+    # Broken as the page's own text is; lists and tables are lines of their own.
+    return "\n".join(part if part[:1] in "|-" else textwrap.fill(part, 120) for part in parts)
 
 
 def main() -> None:

@@ -224,7 +224,9 @@ def scaling(items: int) -> bool:
             assert len(told) == items
             tenth = items // 10  # from there, as workers come one after the other
             found[label] = (times[-1] - times[tenth]) / (items - 1 - tenth)
-            print(f"{label}: first after {times[0] - started:.1f} s, then {found[label] * 1000:.1f} ms an item")
+            within = sum(one["seconds"] for one in told[tenth:]) / (items - tenth)
+            print(f"{label}: first after {times[0] - started:.1f} s, then {found[label] * 1000:.1f} ms an item "
+                  f"({within * 1000:.1f} ms in the pipeline)")  # fmt: skip
     over, faster = found["ray, 1 worker"] / found["local"], found["ray, 1 worker"] / found["ray, 2 workers"]
     print(f"overhead {over:.3f} (at most {OVERHEAD}), 2 workers {faster:.2f} times as fast (at least {SPEED_UP})")
     return over <= OVERHEAD and faster >= SPEED_UP

@@ -243,18 +243,11 @@ def kills(items: int, times: int) -> bool:
     batch = begun("--prompts-from", "rows.jsonl", "-o", "killed/", *SMALL, *KEPT)
     chance, journal = random.Random(0), Path("killed/demo.journal.jsonl")
     count = 0
-    for at in sorted(chance.sample(range(1, items - 2), times)):
-        within(
-            120,
-            lambda at=at: (
-                batch.poll() is not None or (journal.exists() and journal.read_bytes().count(b'"done"') >= at)
-            ),
-        )  # type: ignore[misc]
+    for goal in sorted(chance.sample(range(1, items - 2), times)):
+        while batch.poll() is None and not (journal.exists() and journal.read_bytes().count(b'"done"') >= goal):
+            time.sleep(0.01)
         time.sleep(chance.random() / 20)
-        if (process := pid()) and alive(process) and batch.poll() is None:
-            os.kill(process, signal.SIGKILL)
-            count += 1
-            within(10, lambda process=process: not alive(process))  # type: ignore[misc]
+        count += killed(batch)
     _, told = batch.communicate(timeout=600)
     lines = [json.loads(line) for line in journal.read_text().splitlines()]
     done = [line["id"] for line in lines if line.get("status") == "done"]
@@ -264,6 +257,16 @@ def kills(items: int, times: int) -> bool:
     print(f"killed {count} times: exit code {batch.returncode}, {len(done)} done, {len(failed)} failed, equal: {equal}")
     print(f"left over: {left_over()}\n{told.strip()}")
     return equal and len(done) == len(set(done)) == items and not failed and not left_over() and count == times
+
+
+def killed(batch: subprocess.Popen[str]) -> bool:
+    """Kill the worker, once there is one; whether there was before the batch ended."""
+    while batch.poll() is None:
+        if (process := pid()) and alive(process):
+            os.kill(process, signal.SIGKILL)
+            return within(10, lambda: not alive(process))
+        time.sleep(0.01)
+    return False
 
 
 # faults
@@ -604,7 +607,7 @@ def ends() -> Checks:
     import diffpipe
 
     shutil.copytree(Path(diffpipe.__file__).parent / "demo", "copied")
-    run("build", "demo", "--model", os.path.abspath("copied"), "--name", "copied", "-q")
+    run("build", "demo", "--model", os.path.abspath("copied"), "--name", "copied", "--dtype", "float32", "-q")
     return [
         ("worker stop", SOON, after_stop),
         ("idle time over", SOON + 5, after_idle),

@@ -190,7 +190,7 @@ def items(label: str, total: int | None) -> Iterator[Items]:
                 progress.update(task, advance=1, speed=f"{speed:.2f}/s" if speed else "")
 
             def workers(self, count: int) -> None:
-                progress.update(task, description=f"{label}, {count} workers")
+                progress.update(task, description=f"{label}, workers: {count}")
 
         yield Shown()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -147,8 +148,18 @@ def remove(pipeline: Pipeline, json: Json = False) -> None:
     store = Store()
     key = store.remove(pipeline)
     gone = store.get(key) is None
+    if gone:
+        _free(store, key)
     text = f"removed {pipeline}" + ("" if gone else f"; {key[:SHORT]} stays, it has other names")
     _say_done({"removed": pipeline, "key": key, "entry_removed": gone}, text, json)
+
+
+def _free(store: Store, key: str) -> None:
+    """End the worker of a pipeline that is no more."""
+    from ..runners import warm
+
+    with suppress(CacheError):  # a folder of workers that none can be in
+        warm.stop(warm.place_of(store, key))
 
 
 def _say_done(value: dict[str, Any], text: str, json: bool) -> None:

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from .. import remote
 from ..errors import CacheError, DiffpipeError, NotFoundError, UsageError
 from ..files import readable
 from ..runners.job import Ears, Job
@@ -21,7 +22,7 @@ from .flags import option
 
 DEFAULT = "DIFFPIPE_KEEP_WARM"
 UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
-DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:[smhd]|$))+")
+DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:[smhd]|$))+", re.ASCII)
 LONGEST = 30 * 86400
 
 ROWS = {
@@ -168,12 +169,20 @@ def _duration(length: float) -> str:
 # What generate does with them
 
 
+def _in_store(target: str | None) -> bool:
+    return target is not None and remote.is_url(target) and remote.on_disk(target) is None
+
+
 class Workers:
     """The worker of a run's pipeline: the one that runs, or one that is started for it."""
 
     def __init__(self, store: Store, entry: Entry, name: str, manifest: Mapping[str, Any], values: Mapping[str, Any]):
         self.store, self.entry, self.name, self.manifest = store, entry, name, manifest
         self.allowed, self.keep = wanted(values)
+        if self.allowed and _in_store(values["output"]):
+            self.allowed = False
+            if self.keep is not None:
+                output.warn("results go to a store, which takes this process's credentials: no worker is used")
         self.kept = 0.0  # seconds that the next worker is kept
         self.insisted = values["keep_warm"] is not None
         self.link: Any = None

@@ -1,9 +1,10 @@
 """What a pipeline needs imported, and no more: imports are most of a cold start.
 
-Three things make `import diffusers` shorter, and none changes what runs:
+Four things make `import diffusers` shorter, and none changes what runs:
 
 - the garbage collector rests: modules make a million objects that all stay;
 - packages of diffusers whose __init__ only gathers names from their modules look each name up when it is asked for;
+- transformers, which looks through all of its files for what they export, looks at the ends of them;
 - torch's compiler, of which the libraries use some decorators, is imported when anything of it is to run.
 """
 
@@ -15,6 +16,7 @@ import gc
 import importlib
 import importlib.abc
 import importlib.machinery
+import importlib.metadata
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -24,6 +26,8 @@ from types import ModuleType
 from typing import Any
 
 GATHERING = "diffusers.models."  # packages under it that are gathered from their modules
+SCANNING = "transformers.utils.import_utils"
+TRANSFORMERS = ("5.23.",)  # versions whose fetch__all__ heeds nothing before the last line that starts with __all__
 TORCH = ("2.13.",)  # versions of torch whose torch._dynamo may wait: it is private, and others are imported as they are
 DYNAMO = "torch._dynamo"  # torch's compiler front end: 1,100 modules, of which an uncompiled pipeline runs none
 MARKS = ("allow_in_graph", "assume_constant_result")  # its decorators that note something of a function
@@ -38,7 +42,7 @@ def lean(*, compiled: bool = False, absent: Iterable[str] = ()) -> Iterator[None
     as a name that sys.modules has as None is.
     """
     hidden = [name for name in absent if name not in sys.modules]
-    finder, collecting = _Gathered(), gc.isenabled()
+    finder, collecting = _Lean(), gc.isenabled()
     gc.disable()
     sys.meta_path.insert(0, finder)
     sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]
@@ -55,40 +59,49 @@ def lean(*, compiled: bool = False, absent: Iterable[str] = ()) -> Iterator[None
             gc.enable()
 
 
-class _Gathered(importlib.abc.MetaPathFinder):
-    """Finds packages whose __init__ gathers names, to load each name's module when it is asked for."""
+class _Lean(importlib.abc.MetaPathFinder):
+    """Finds modules as usual, and has some of them loaded in a shorter way."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        if not fullname.startswith(GATHERING):
+        if fullname != SCANNING and not fullname.startswith(GATHERING):
             return None
         spec = importlib.machinery.PathFinder.find_spec(fullname, path)
-        if spec and spec.submodule_search_locations and isinstance(spec.loader, importlib.abc.InspectLoader):
-            where = gathered(spec.loader.get_source(fullname) or "")
-            spec.loader = _Gathering(spec.loader, where) if where else spec.loader
+        loader: Any = spec.loader if spec else None
+        if isinstance(loader, importlib.machinery.SourceFileLoader):
+            if fullname == SCANNING:
+                loader.exec_module = functools.partial(_scan, loader)  # type: ignore[method-assign]
+            elif spec and spec.submodule_search_locations and (where := gathered(loader.get_source(fullname) or "")):
+                loader.exec_module = functools.partial(_gather, where)  # type: ignore[method-assign]
         return spec
 
 
-class _Gathering(importlib.abc.Loader):
-    """Loads such a package: its module, with the names looked up at first use (PEP 562)."""
+def _scan(loader: Any, module: ModuleType) -> None:
+    """Load transformers' module that looks through its 3,300 files for what each exports."""
+    type(loader).exec_module(loader, module)
+    if importlib.metadata.version("transformers").startswith(TRANSFORMERS):
+        whole = module.fetch__all__
+        module.fetch__all__ = lambda text: whole(exports(text))  # type: ignore[attr-defined]
 
-    def __init__(self, loader: Any, where: Mapping[str, str]) -> None:
-        self.loader, self.where = loader, where
 
-    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
-        return None
+def exports(text: str) -> str:
+    """A file from the last line that starts with __all__, all of it if there is none: all that fetch__all__ heeds."""
+    return text[text.rfind("\n__all__") + 1 :]
 
-    def exec_module(self, module: ModuleType) -> None:
-        def look_up(name: str) -> Any:
-            if name not in self.where:
-                raise AttributeError(f"module {module.__name__!r} has no attribute {name!r}")
-            found = getattr(importlib.import_module(f".{self.where[name]}", module.__name__), name)
-            setattr(module, name, found)
-            return found
 
-        module.__getattr__ = look_up  # type: ignore[method-assign]
-        module.__dir__ = lambda: sorted({*vars(module), *self.where})  # type: ignore[method-assign]
+def _gather(where: Mapping[str, str], module: ModuleType) -> None:
+    """Load a package whose __init__ gathers names, each to be looked up at first use (PEP 562)."""
+
+    def look_up(name: str) -> Any:
+        if name not in where:
+            raise AttributeError(f"module {module.__name__!r} has no attribute {name!r}")
+        found = getattr(importlib.import_module(f".{where[name]}", module.__name__), name)
+        setattr(module, name, found)
+        return found
+
+    module.__getattr__ = look_up  # type: ignore[method-assign]
+    module.__dir__ = lambda: sorted({*vars(module), *where})  # type: ignore[method-assign]
 
 
 def gathered(source: str) -> dict[str, str]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..errors import DiffpipeError
 from ..specs import Source
-from . import imports, load, place
+from . import imports, load, place, quantize
 
 log = logging.getLogger("diffpipe.engine")
 
@@ -32,6 +32,8 @@ def start(manifest: Mapping[str, Any], locations: Mapping[str, Path]) -> None:
         for part in manifest["components"]:
             _import(load.component_class, part["library"], part["class_name"])
         _import(load.pipeline_class, manifest["pipeline"])
+        if quantized := manifest.get("quantization"):
+            _import(quantize.backend_for, quantized["backend"], quantized["mode"])
 
 
 def _import(find: Any, *names: str) -> None:

@@ -264,6 +264,8 @@ def _to_socket(path: Path, timeout: float) -> Channel:
     try:
         while (code := connected.connect_ex(str(path))) == errno.EAGAIN and time.monotonic() < end:
             time.sleep(0.01)  # as many as may wait do so
+        if code == errno.EAGAIN:
+            raise TimeoutError(code, os.strerror(code))
         if code:
             raise OSError(code, os.strerror(code))
         if not _same_user(connected):
@@ -482,12 +484,14 @@ def listen(place: Path) -> Listener:
 def connect(place: Path, timeout: float = PATIENCE) -> Channel | None:
     """A connection to what listens at a place; None where nothing does.
 
-    Raises CacheError where what is there cannot be trusted.
+    Raises CacheError where what is there cannot be trusted, Lost where it does not take the connection in time.
     """
     try:
         return kind_of(place).to(path_of(place), timeout)
     except PermissionError as error:
         path = path_of(place)
         raise CacheError(f"{path} is not yours: {error.strerror}", f"remove {path}, or use --no-worker") from error
+    except TimeoutError as error:
+        raise Lost("it takes no connection") from error
     except OSError:
         return None

@@ -65,7 +65,6 @@ def connected(address: str) -> Iterator[Any]:
     """Ray, connected for the block; a cluster that was started for it ends with it, and so do its files."""
     quiet = not log.isEnabledFor(logging.INFO)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # leave workers without GPUs as they are
     if quiet:
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     if not TOKENS & os.environ.keys() and os.path.exists(os.path.expanduser("~/.ray/auth_token")):
@@ -173,6 +172,9 @@ def shares_of(nodes: list[Mapping[str, Any]], cluster: Cluster) -> Shares:
         if not found:
             most = max((gpu for _, _, gpu in has), default=0.0)
             raise UsageError(f"no node has {gpus:g} GPUs for a worker: {most:g} at most", "lower --gpus-per-worker")
+        fitting_now = sum(count for _, count in found)
+        if workers > fitting_now:
+            cluster.say(f"{fitting_now} of {workers} workers fit on the nodes there are; the others wait for more")
         return Shares(workers, cpus, gpus, tuple(one for one, _ in found))
     useful = [(one, cpu) for one, cpu, _ in has if cpu]
     if not useful:
@@ -183,7 +185,7 @@ def shares_of(nodes: list[Mapping[str, Any]], cluster: Cluster) -> Shares:
     return Shares(workers, float(int(cpus)) if cpus >= 1 else cpus, 0.0, tuple(one for one, _ in useful))
 
 
-def plan_of(ray: Any, entry: Entry, manifest: Mapping[str, Any], job: Job, cluster: Cluster) -> node.Plan:
+def plan_of(ray: Any, entry: Entry, manifest: Mapping[str, Any], job: Job, cluster: Cluster, gpus: float) -> node.Plan:
     document = {
         "pipeline": {
             "key": entry.key,
@@ -205,6 +207,7 @@ def plan_of(ray: Any, entry: Entry, manifest: Mapping[str, Any], job: Job, clust
         root=str(entry.folder.parent.parent),
         folder=os.getcwd(),
         umask=umask,
+        gpus=gpus,
         bundle=cluster.bundle,
     )
 

@@ -44,7 +44,6 @@ class Feed:
         self.given = 0  # rows so far: the numbers below are known, here or done
         self.ended = False
         self.whole = False  # whether all that was given is here: not after this process was killed
-        self.refused: list[dict[str, Any]] = []
         self.changed = asyncio.Condition()
 
     # The driver
@@ -65,13 +64,9 @@ class Feed:
         """Forget a row that is done."""
         self.rows.pop(number, None)
 
-    async def state(self) -> dict[str, Any]:
-        """Which life this is, how many workers have a row, and why others could not begin."""
-        return {
-            "life": self.life,
-            "busy": len({row.worker for row in self.rows.values() if row.worker}),
-            "refused": self.refused,
-        }
+    async def state(self) -> tuple[str, int]:
+        """Which life this is, and how many workers have a row."""
+        return self.life, len({row.worker for row in self.rows.values() if row.worker})
 
     # The source of row numbers, and the workers
 
@@ -112,10 +107,6 @@ class Feed:
         files = sorted(place.iterdir()) if place.is_dir() else [place]
         now = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files if file.is_file()]
         return now, None if now == known else await asyncio.to_thread(content, place)
-
-    async def refuse(self, error: Mapping[str, Any]) -> None:
-        """Why a worker cannot begin."""
-        self.refused.append(dict(error))
 
 
 def content(path: Path) -> Files:

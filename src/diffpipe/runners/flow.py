@@ -35,7 +35,7 @@ class Flow:
     seconds: float = 0.0  # an item takes, 0 while none was made
     given: int = 0
     ended: bool = False
-    stopping: bool = False
+    stopping: threading.Event = field(default_factory=threading.Event)
     error: BaseException | None = None
 
     def __post_init__(self) -> None:
@@ -55,7 +55,7 @@ class Flow:
         try:
             yield
         finally:
-            self.stopping = True
+            self.stopping.set()
             self.free.release()
             threads[1].join()
             with suppress(Exception):
@@ -76,8 +76,8 @@ class Flow:
         try:
             for number in itertools.count():
                 self.free.acquire()
-                drawn = [] if self.stopping else list(itertools.islice(self.requests, self.size()))
-                if not drawn or self.stopping:
+                drawn = [] if self.stopping.is_set() else list(itertools.islice(self.requests, self.size()))
+                if not drawn or self.stopping.is_set():
                     break
                 self.rows[number] = drawn
                 self.given = number + 1
@@ -99,18 +99,15 @@ class Flow:
 
     def _look_after(self, ray: Any, watch: Callable[[int], None]) -> None:
         """Tell of the workers. A feed that is new, or came back from a kill with nothing, is told what is in work."""
-        life = None
-        while not self.stopping:
+        known = None
+        while not self.stopping.is_set():
             with suppress(ray.exceptions.RayError):
-                state = ray.get(self.feed.state.remote(), timeout=ANSWER)
-                if life != state["life"]:
-                    self._give(dict(self.rows), all_of=True, again=life is not None)
-                life = state["life"]
-                watch(state["busy"])
-            self._pause()
-
-    def _pause(self) -> None:
-        threading.Event().wait(LOOK)
+                life, busy = ray.get(self.feed.state.remote(), timeout=ANSWER)
+                if life != known:
+                    self._give(dict(self.rows), all_of=True, again=known is not None)
+                known = life
+                watch(busy)
+            self.stopping.wait(LOOK)
 
     def back(self, number: int, seconds: float) -> list[Request]:
         """A row's requests, once: [] for one that came before."""

@@ -25,13 +25,14 @@ from ..specs import MEDIA_KINDS, Artifact, Flag, OutputKind, Request, Source
 from ..store import SHORT, Entry, Store
 from ..verify import locate
 from . import feed as feeds
-from .job import Ears, Job, error_json, outcome_json, request_of
+from .job import Ears, Job, error_json, error_of, outcome_json, request_of
 from .local import How, Session, how_of
 from .reading import reader
 
 log = logging.getLogger("diffpipe.ray")
 
 MOST_DEATHS = 4  # workers that may die with one request: chance kills one or two, a request that is too large kills all
+KEPT = 256  # input files of the driver's machine that a worker keeps from one row to the next
 ALWAYS = ("diffpipe", "diffusers", "transformers", "torch")
 ENCODERS: dict[OutputKind, str] = {"image": "pillow", "video": "av", "audio": "av"}
 
@@ -42,7 +43,8 @@ class Plan:
 
     `document`: what reproduce.entry_of builds the pipeline from. `places`: where its local sources lie on the driver's
     machine, by role. `driver`: the id of the driver's node; `root`, `folder`, `umask`: its cache, its working folder
-    and how it makes files, which workers on that node share. `bundle`: where bundles lie, "" for nowhere.
+    and how it makes files, which workers on that node share. `gpus`: of each worker. `bundle`: where bundles lie,
+    "" for nowhere.
     """
 
     key: str
@@ -54,6 +56,7 @@ class Plan:
     root: str
     folder: str
     umask: int
+    gpus: float = 0.0
     bundle: str = ""
 
 
@@ -109,14 +112,8 @@ def entry_of(plan: Plan, store: Store) -> Entry:
 
     Raises DiffpipeError where none of that gives the key of the plan.
     """
-    entry = store.sound(plan.key)
-    if entry is not None:
-        try:
-            locate(entry, entry.manifest())
-        except CacheError as error:
-            log.info("%s", error.message)
-        else:
-            return entry
+    if entry := located(plan.key, store):
+        return entry
     trust = plan.document["config"]["trust"]
     if plan.bundle:
         log.info("fetching %s from a bundle", plan.key[:SHORT])
@@ -136,6 +133,18 @@ def entry_of(plan: Plan, store: Store) -> Entry:
     return entry
 
 
+def located(key: str, store: Store) -> Entry | None:
+    """A pipeline that is in a cache with all that it stands on."""
+    entry = store.sound(key)
+    try:
+        if entry:
+            locate(entry, entry.manifest())
+    except CacheError as error:
+        log.info("%s", error.message)
+        return None
+    return entry
+
+
 def _given(plan: Plan) -> reproduce.Given:
     """Local sources that lie here where they lie on the driver's machine, and the consent given at the build."""
     local = [s for s in map(Source.from_json, plan.document["sources"]) if s.kind in ("folder", "file")]
@@ -152,9 +161,14 @@ def _given(plan: Plan) -> reproduce.Given:
     )
 
 
-def prepare(plan: Plan) -> None:
-    """Have the pipeline in this node's cache. In a process of its own: one that has loaded is offline for good."""
-    entry_of(plan, Store())
+def prepare(plan: Plan) -> dict[str, Any] | None:
+    """Have the pipeline in this node's cache; why not, where that fails. In a process of its own: one that has loaded a
+    pipeline is offline for good."""
+    try:
+        entry_of(plan, Store())
+    except DiffpipeError as error:
+        return error_json(error)
+    return None
 
 
 # A worker
@@ -174,16 +188,18 @@ class Maker:
         self.name, self.near = about.get_actor_id() or "", about.get_node_id() == plan.driver
         self.folder: Path | None = None
         self.fetched: dict[str, tuple[Sequence[Any], Path]] = {}
+        self.refused: dict[str, Any] | None = None
         try:
             self._load(session, f"the node {platform.node()}")
-        except DiffpipeError as error:
-            ray.get(feed.refuse.remote(error_json(error)))
-            raise
+        except DiffpipeError as error:  # told with its first row: Ray would start one again that raises here
+            self.refused = error_json(error)
 
     def _load(self, session: Any, label: str) -> None:
         """Nodes may join at any time, so what was asked of those that were there is asked again."""
         if different := differing(self.plan.versions, found([n for n in self.plan.versions if n != "Python"])):
             raise refuse(label, different)
+        if not self.plan.gpus:  # Ray leaves all GPUs visible to workers without a share of them, or none: by version
+            os.environ |= {"CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": ""}
         if self.near:
             os.chdir(self.plan.folder)
             os.umask(self.plan.umask)
@@ -194,6 +210,8 @@ class Maker:
             self.session = session(self.manifest, locate(entry, self.manifest))
         except DiffpipeError as error:
             raise type(error)(f"{label}: {error.message}", error.hint, error.exit_code) from error
+        except Exception as error:
+            raise DiffpipeError(f"{label}: {type(error).__name__}: {error}", "--traceback shows where") from error
         self.flags = {flag["name"]: Flag.from_json(flag) for flag in self.manifest["flags"]}
         self.lines: list[str] = []
         job = Job.from_json(self.plan.job)
@@ -206,31 +224,35 @@ class Maker:
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        entry = store.sound(self.plan.key)
-        if entry is None and not self.near:
-            here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-            with store.lock(f"cluster-{self.plan.key}", lambda: None):
-                ray.get(
-                    ray.remote(num_cpus=0, max_calls=1)(prepare).options(scheduling_strategy=here).remote(self.plan)
-                )
-            entry = store.sound(self.plan.key)
-        return entry or entry_of(self.plan, store)
+        if self.near:  # the driver has looked at it
+            return entry_of(self.plan, store)
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        alone = ray.remote(num_cpus=0, max_calls=1)(prepare).options(scheduling_strategy=here)
+        with store.lock(f"cluster-{self.plan.key}", lambda: None):
+            found = located(self.plan.key, store)
+            if found is None:
+                if failed := ray.get(alone.remote(self.plan)):
+                    raise error_of(failed)
+                found = located(self.plan.key, store)
+        assert found
+        return found
 
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
         number = int(row["row"])
         taken = self.wait(self.feed.take.remote(number, self.name))
-        told: dict[str, Any] = {"answers": [], "stopped": None}
+        told: dict[str, Any] = {"answers": [], "stopped": self.refused}
         files: list[bytes] = []
-        if taken is not None:
+        if taken is not None and not self.refused:
             told["stopped"] = self._make(number, taken, told["answers"], files)
             self.feed.begun.remote(number, None)
             told |= {"memory": self.session.memory_now(), "lines": list(self.lines), "node": platform.node()}
-        self.lines.clear()
+            self.lines.clear()
         return {"row": number, "told": json.dumps(told).encode(), "files": b"".join(files)}
 
     def _make(self, number: int, taken: Any, answers: list[Any], files: list[bytes]) -> dict[str, Any] | None:
         """Make a row's requests; what ends the whole run (a full disk), else None."""
         asked, again, deaths = taken
+        self._forget()
         requests = [request_of(data) for data in asked]
         lost = {place for place, count in deaths.items() if count >= MOST_DEATHS}
         answers += [_lost() if place in lost else None for place in range(len(requests))]
@@ -253,14 +275,14 @@ class Maker:
         if again:
             self.wait(begun)  # if this one kills the worker, too, it must be known which it was
             request = replace(request, overwrite=True)
-            for path in request.paths if self.near else ():
-                if own := remote.on_disk(path) if remote.is_url(path) else path:
+            for path in request.paths:
+                if own := remote.on_disk(path) if remote.is_url(path) else path if self.near else None:
                     remove_leftovers(Path(own))
-        return request if self.near else self._brought(number, request)
+        return request if self.near else self._brought(number, place, request)
 
     # A worker on another node than the driver's
 
-    def _brought(self, number: int, request: Request) -> Request:
+    def _brought(self, number: int, place: int, request: Request) -> Request:
         """A request with its input files fetched, and local results in a folder of this worker."""
         self.folder = self.folder or own_folder()
         arguments = dict(request.arguments)
@@ -269,12 +291,19 @@ class Maker:
             listed = value if isinstance(value, list) else [value]
             there = [path if remote.is_url(path) else str(self._fetch(number, path)) for path in listed]
             arguments[name] = there if isinstance(value, list) else there[0]
-        shutil.rmtree(self.folder / "results", ignore_errors=True)
+        results = self.folder / f"results-{place}"
+        shutil.rmtree(results, ignore_errors=True)
         paths = [
-            path if remote.is_url(path) else str(self.folder / "results" / str(place) / Path(path).name)
-            for place, path in enumerate(request.paths)
+            path if remote.is_url(path) else str(results / str(at) / Path(path).name)
+            for at, path in enumerate(request.paths)
         ]
         return replace(request, arguments=arguments, paths=tuple(paths))
+
+    def _forget(self) -> None:
+        """Remove the input files that were fetched first, of many."""
+        while len(self.fetched) > KEPT:
+            _, place = self.fetched.pop(next(iter(self.fetched)))
+            shutil.rmtree(place.parent, ignore_errors=True)
 
     def _fetch(self, number: int, path: str) -> Path:
         """An input file of the driver's machine, here under its own name."""
@@ -296,6 +325,7 @@ class Maker:
         made = Path(artifact.path)
         read = feeds.content(made)
         files += read.values()
+        shutil.rmtree(made) if made.is_dir() else made.unlink()
         told["path"] = str(Path(request.paths[int(made.parent.name)]).with_name(made.name))
         return told | {"sizes": {name: len(data) for name, data in read.items()}}
 
@@ -312,7 +342,7 @@ def media_names(flags: Mapping[str, Flag]) -> set[str]:
 def _lost() -> dict[str, Any]:
     error = DiffpipeError(
         f"{MOST_DEATHS} workers died while making it",
-        "its memory may have run out: make it smaller, or give a worker more with --workers; the node's log tells more",
+        "its memory may have run out: make it smaller, or run fewer --workers; the node's log tells more",
     )
     return {"artifacts": [], "warnings": [], "error": error_json(error)}
 

@@ -12,27 +12,30 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import os
 import shutil
 import tempfile
+import time
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from .. import remote
 from ..errors import CacheError, DiffpipeError
 from ..files import mark
 from ..specs import Outcome, Request
 from ..store import Entry
 from . import feed as feeds
 from . import node
-from .cluster import ANSWER, Cluster, Shares, alive, check_nodes, connected, counted, on_node, plan_of, shares_of
+from .cluster import Cluster, Shares, alive, check_nodes, connected, counted, on_node, plan_of, shares_of
 from .flow import Flow
 from .job import Ears, Job, error_of, outcome_of
 from .local import Session, told
 
 log = logging.getLogger("diffpipe.ray")
 
+LAG = 10.0  # seconds in which a shared folder must show what another node wrote
 MOST_LOADS = 5  # workers that may die one after the other while they load
 
 
@@ -53,7 +56,7 @@ def run(
     """
     with connected(cluster.address) as ray:
         shares = shares_of(alive(ray), cluster)
-        plan = plan_of(ray, entry, manifest, job, cluster)
+        plan = plan_of(ray, entry, manifest, job, cluster, shares.gpus)
         check_nodes(ray, shares, plan, manifest, entry, cluster)
         cluster.say(f"Ray: {counted(shares.workers, 'worker')} on {counted(len(shares.nodes), 'node')}")
         flow = Flow(_feed(ray, plan), requests, job, shares.workers, manifest)
@@ -72,24 +75,30 @@ def _feed(ray: Any, plan: node.Plan) -> Any:
 
 def _outcomes(ray: Any, flow: Flow, plan: node.Plan, shares: Shares, ears: Ears, session: Any) -> Iterator[Outcome]:
     """What became of each request, as its row comes back."""
-    rows = _dataset(ray, flow.feed, plan, shares, session).iter_batches(
-        batch_size=None, prefetch_batches=0, batch_format="pyarrow"
-    )
-    try:
-        for table in rows:
-            for number, text, files in zip(
-                *(table[name].to_pylist() for name in ("row", "told", "files")), strict=True
-            ):
-                yield from _of_row(flow, number, json.loads(text), memoryview(files), ears)
-    except ray.exceptions.RayError as error:
-        raise _why(ray, flow.feed, error) from error
+    for row in _rows(_dataset(ray, flow.feed, plan, shares, session)):
+        yield from _of_row(flow, row["row"], json.loads(row["told"]), memoryview(row["files"]), ears)
     if flow.error:
         raise flow.error
+
+
+def _rows(dataset: Any) -> Iterator[Mapping[str, Any]]:
+    """The rows of a dataset as they are finished. Raises DiffpipeError for what ends it before it is whole."""
+    tables = iter(dataset.iter_batches(batch_size=None, prefetch_batches=0, batch_format="pyarrow"))
+    while True:
+        try:
+            table = next(tables, None)
+        except Exception as error:  # Ray's own, and whatever Ray Data lets through
+            raise _stopped(error) from error
+        if table is None:
+            return
+        yield from table.to_pylist()
 
 
 def _of_row(flow: Flow, number: int, row: Mapping[str, Any], files: memoryview, ears: Ears) -> Iterator[Outcome]:
     seconds = [a["seconds"] for answer in row["answers"] if answer for a in answer["artifacts"]]
     drawn = flow.back(number, sum(seconds) / max(1, len(row["answers"])))
+    if row["stopped"] and not row["answers"]:
+        raise error_of(row["stopped"])
     if not drawn:
         return
     for line in row.get("lines", ()):
@@ -103,12 +112,25 @@ def _of_row(flow: Flow, number: int, row: Mapping[str, Any], files: memoryview, 
             sizes = artifact.pop("sizes", None)
             if sizes is not None:
                 artifact, start = _received(artifact, sizes, files, start, request)
+            else:
+                _check_seen(artifact["path"], row["node"])
             artifacts.append(artifact)
         outcome = outcome_of({**answer, "artifacts": artifacts}, request)
         log.info("%s; %s, %s", told(outcome), row["memory"], row["node"])
         yield outcome
     if row["stopped"]:
         raise error_of(row["stopped"])
+
+
+def _check_seen(path: str, node_name: str) -> None:
+    """Raises DiffpipeError for a file:// URL that another machine wrote on a disk of its own."""
+    place = remote.on_disk(path) if remote.is_url(path) else None
+    ends = time.monotonic() + LAG
+    while place and not os.path.exists(place):
+        if time.monotonic() > ends:
+            hint = "name a folder that all nodes share, or a path without file://, to which results are sent"
+            raise DiffpipeError(f"{path} was written by {node_name}, and is not here", hint)
+        time.sleep(0.1)
 
 
 def _received(
@@ -186,13 +208,9 @@ def _source(feed: Any) -> Any:
     return Numbers()  # type: ignore[no-untyped-call]
 
 
-def _why(ray: Any, feed: Any, error: Exception) -> DiffpipeError:
-    """What a worker could not begin for, else what Ray says."""
-    with suppress(ray.exceptions.RayError):
-        for refused in ray.get(feed.state.remote(), timeout=ANSWER)["refused"]:
-            return error_of(refused)
-    said = [line for line in str(error).strip().splitlines() if line.strip()]
+def _stopped(error: Exception) -> DiffpipeError:
+    said = [line.strip() for line in str(error).splitlines() if line.strip()]
     return DiffpipeError(
-        f"Ray stopped the run: {said[-1].strip() if said else type(error).__name__}",
+        f"Ray stopped the run: {said[-1] if said else type(error).__name__}",
         "go on with --resume; -v and ray status tell more",
     )

@@ -124,7 +124,7 @@ class Worker:
         self.side_by_side = False
         self.requests = 0
         self.stopping = self.retiring = False
-        self.started = self.last = time.monotonic()
+        self.last = time.monotonic()
 
     # The main thread
 
@@ -187,7 +187,7 @@ class Worker:
             os.umask(0o077)
             with self.door:
                 guest.waiting -= 1
-            self.last = time.monotonic()
+            self.wanted, self.last = None, time.monotonic()
 
     def _made(self, wanted: Wanted) -> Iterator[Outcome]:
         from . import local

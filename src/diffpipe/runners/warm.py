@@ -167,19 +167,19 @@ def clear_spools(place: Path) -> None:
 # Finding one
 
 
-def ask(place: Path, what: str, timeout: float = ANSWER) -> Message | None:
+def ask(place: Path, what: str) -> Message | None:
     """A worker's answer to "status", "stop" or "retire", in any version; None where there is none.
 
     Raises Lost where one is there but does not answer.
     """
     with suppress(Lost):
-        connected = channel.connect(place, timeout)
+        connected = channel.connect(place, ANSWER)
         if connected is None:
             clean(place)
             return None
         try:
             connected.send({"hello": PROTOCOL, "ask": what})
-            if answer := connected.receive(timeout):
+            if answer := connected.receive(ANSWER):
                 return answer
         finally:
             connected.close()
@@ -196,7 +196,7 @@ def find(store: Store, key: str, tell: Callable[[str], None]) -> Link | float | 
     """
     place = place_of(store, key)
     try:
-        link = _welcomed(place)
+        link = _welcomed(place, WELCOME)
     except Lost:
         if not clean(place):
             tell("the worker did not answer: it was ended")
@@ -226,7 +226,7 @@ def _checked(link: Link) -> Link:
     raise Unusable("the worker was started with other settings (threads, devices)")
 
 
-def _welcomed(place: Path, timeout: float = WELCOME) -> Link | None:
+def _welcomed(place: Path, timeout: float) -> Link | None:
     """A connection to the worker at a place, None where there is none.
 
     Raises Lost where it says nothing of sense, Unusable where it lets nobody in.

@@ -66,7 +66,7 @@ class Client:
             try:
                 for path in self._files(request):
                     with _explained(path):
-                        os.close(os.open(remote.local(path), os.O_RDONLY))
+                        _look(str(remote.local(path)))
                 good.append(request)
             except DiffpipeError as error:
                 bad.append(Outcome(request, error=error))
@@ -276,6 +276,15 @@ def _as_typed_too(asked: _Asked) -> Iterator[None]:
     except DiffpipeError as error:
         error.message = _told(error.message, _folders(path for request in asked.left() for path in request.paths))
         raise
+
+
+def _look(path: str) -> None:
+    """Raises OSError for a file or folder that cannot be read. A pipe is opened only once."""
+    if os.path.isdir(path):
+        os.listdir(path)
+    elif not reading.once(path):
+        with open(path, "rb"):
+            pass
 
 
 @contextmanager
