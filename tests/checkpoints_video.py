@@ -207,6 +207,7 @@ def ltx_pipeline() -> DiffusionPipeline:
         decoder_block_out_channels=(8, 8, 8, 8),
         layers_per_block=(1, 1, 1, 1, 1),
         decoder_layers_per_block=(1, 1, 1, 1, 1),
+        decoder_inject_noise=(True, False, False, False, False),  # drawn from torch's own generator
     )
     transformer = LTXVideoTransformer3DModel(
         in_channels=8,

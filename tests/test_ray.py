@@ -17,7 +17,7 @@ import pytest
 from conftest import Cli
 from ray_nodes import Nodes, children, nodes, private
 
-from diffpipe.errors import DiffpipeError, Exit, UsageError
+from diffpipe.errors import DiffpipeError, Exit, NotFoundError, UsageError
 from diffpipe.runners import cluster as clusters
 from diffpipe.runners import feed, node
 from diffpipe.runners.cluster import Cluster, shares_of
@@ -140,6 +140,29 @@ def test_another_node_gets_what_it_needs_and_one_with_other_versions_is_refused(
     assert (refused.returncode, refused.stdout) == (1, "")
     assert "(127.0.0.3) would make something else: it has diffusers 0.1.0 (here 0." in refused.stderr
     assert not (tmp_path / "refused").exists()
+
+
+def test_a_node_builds_the_pipeline_from_what_pins_it(cli: Cli, copy_of: Callable[..., Path], tmp_path: Path) -> None:
+    source = copy_of("flux")
+    cli("build", "flux", "--model", source, "--name", "pinned", check=True)
+    entry = Store(cli.home).find("pinned")
+    manifest = entry.manifest()
+    document = {
+        "pipeline": {"key": entry.key, "provider": manifest["provider"], "name": "pinned"},
+        "config": manifest["config"],
+        "sources": manifest["sources"],
+    }
+    plan = node.Plan(
+        entry.key, document, entry.sources()["locations"], {}, {}, driver="", root="", folder="", umask=0o22
+    )
+    made = node.entry_of(plan, Store(tmp_path / "second"))
+    assert (made.key, made.folder.parent.parent) == (entry.key, tmp_path / "second")
+    assert node.located(entry.key, Store(tmp_path / "second")) == made
+    source.rename(tmp_path / "moved")
+    with pytest.raises(NotFoundError) as told:
+        node.entry_of(plan, Store(tmp_path / "third"))
+    assert told.value.hint.startswith("pass --bundle with a folder or URL")
+    assert node.located(entry.key, Store(tmp_path / "second")) is None
 
 
 @pytest.mark.parametrize(

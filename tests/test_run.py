@@ -86,6 +86,28 @@ def test_unmasked_pixels_stay_the_sources_own() -> None:
     assert keep_unmasked(made, {"image": source}) is made
 
 
+def test_what_draws_from_torchs_own_generator_has_the_seed_too(tmp_path: Path) -> None:
+    class Careless(Pipe):
+        def __call__(self, prompt: str, num_inference_steps: int = 2, **rest: Any) -> SimpleNamespace:
+            noise = torch.randint(0, 255, (8, 8, 3), dtype=torch.uint8)
+            return SimpleNamespace(images=[Image.fromarray(noise.numpy())])
+
+    written = []
+    for seed in (5, 6, 5):
+        ((made,),) = run(Careless(), PICTURES, [request(tmp_path, seed)], [{"prompt": "x"}], lambda *_: None, None)
+        written.append(Path(made.path).read_bytes())
+    assert written[0] == written[2] != written[1]
+
+
+def test_results_that_nobody_wants_any_more_are_not_written(tmp_path: Path) -> None:
+    def gone() -> None:
+        raise DiffpipeError("stopped")
+
+    with pytest.raises(DiffpipeError, match="stopped"):
+        run(Pipe(), PICTURES, [request(tmp_path, 5)], [{"prompt": "x"}], lambda *_: None, None, before_writing=gone)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_more_pictures_than_planned_are_numbered() -> None:
     picture, mask = Result("image", None), Result("image", None, role="mask")
     assert numbered(("a.png",), [picture]) == ["a.png"]

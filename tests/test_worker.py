@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -272,6 +274,27 @@ def test_a_named_pipe_is_opened_once(store: Store, start: Callable[..., serve.Wo
     made = run(store, [request(0, image="fifo")])
     writing.join(10)
     assert (made[0].error, Path("0.png").stat().st_size) == (None, 1_000_000)
+
+
+def test_a_full_disk_of_input_files(
+    store: Store, start: Callable[..., serve.Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Told although the client is still sending, and to that client alone."""
+    started = start()
+    Path("large").write_bytes(bytes(20_000_000))
+    real = started._spool
+
+    def full(guest: serve.Guest, message: Mapping[str, Any]) -> None:
+        real(guest, {**message, "piece": ""})
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(started, "_spool", full)
+    with pytest.raises(DiffpipeError) as caught:
+        run(store, [request(0, image="large")])
+    assert (caught.value.message, caught.value.exit_code) == (
+        "the worker cannot keep an input file: No space left on device", Exit.CACHE,
+    )  # fmt: skip
+    assert run(store, [request(1)])[0].error is None
 
 
 @pytest.mark.parametrize("name", ["../x", "/tmp/x", "a/../../x"])
@@ -552,9 +575,6 @@ def test_a_worker_that_falls_silent_is_given_up(store: Store, monkeypatch: pytes
 
 def test_a_worker_that_does_not_answer_is_ended(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its socket takes connections, its lock is held, and nothing comes."""
-    import subprocess
-    import sys
-
     monkeypatch.setattr(warm, "WELCOME", 0.3)
     monkeypatch.setattr(warm, "ANSWER", 0.3)
     place = warm.place_of(store, KEY)
@@ -572,6 +592,23 @@ def test_a_worker_that_does_not_answer_is_ended(store: Store, monkeypatch: pytes
         assert silent.wait(5) < 0
     assert told == ["the worker did not answer: it was ended"]
     assert {path.suffix for path in place.parent.iterdir()} == {".lock"}
+
+
+@pytest.mark.parametrize(("command", "times"), [("kill -9 $$", 3), ("exit 1", 1), ("exit 0", 3)])
+def test_one_that_is_killed_as_it_starts_is_started_again(
+    store: Store, monkeypatch: pytest.MonkeyPatch, command: str, times: int
+) -> None:
+    begun: list[list[str]] = []
+
+    def begin(place: Path, words: list[str]) -> subprocess.Popen[bytes]:
+        begun.append(words)
+        warm.pid_file(place).write_text("1")
+        return subprocess.Popen(["sh", "-c", command])
+
+    monkeypatch.setattr(warm, "_begun", begin)
+    with pytest.raises(DiffpipeError, match="no worker came up"):
+        warm.start(store, KEY, 5.0)
+    assert begun == [[str(store.root), KEY, "5.0"]] * times
 
 
 def test_a_number_that_is_another_processs_by_now_is_not_killed(store: Store) -> None:

@@ -31,6 +31,12 @@ import types, socket
 from diffpipe.runners import channel
 channel.socket = types.SimpleNamespace(**{name: value for name, value in vars(socket).items() if name != "AF_UNIX"})
 """
+BROKEN = """
+import os, sys
+if any("serve" in word for word in sys.orig_argv):
+    print("it is broken", flush=True)
+    os._exit(1)
+"""
 SLOW = ("demo", "--prompt", "a fox", "--seed", 1, "--num-inference-steps", 5000)
 
 
@@ -226,19 +232,14 @@ def test_a_pipe_is_read_once(cli: Cli, workers: Callable[[str], int], work: Path
     assert (work / "there.png").read_bytes() == (work / "here.png").read_bytes()
 
 
-def test_results_in_a_store_are_written_by_who_asks(
-    cli: Cli, warm: Warm, workers: Callable[[str], int], work: Path
-) -> None:
-    """With its own credentials: the worker has those of who started it. A file:// URL is a file."""
+def test_results_at_urls_are_published_by_who_asks(cli: Cli, workers: Callable[[str], int], work: Path) -> None:
+    """With its own credentials: the worker has those of who started it."""
     workers("demo")
     before = served(cli)
-    done = warm("generate", *FOX, "-o", "memory://there/x.png", *KEPT, cwd=work, check=True)
-    said = "results go to a store, which takes this process's credentials: no worker is used"
-    assert (done.stdout, done.stderr) == ("memory://there/x.png\n", f"warning: {said}\n")
-    assert served(cli) == before
-    done = cli("generate", *FOX, "-o", f"file://{work}/x.png", cwd=work, check=True)
-    assert (done.stdout, done.stderr) == (f"file://{work}/x.png\n", "")
-    assert served(cli) == before + 1
+    for url in ("memory://there/x.png", f"file://{work}/x.png"):
+        done = cli("generate", *FOX, "-o", url, cwd=work, check=True)
+        assert (done.stdout, done.stderr) == (f"{url}\n", "")
+    assert served(cli) == before + 2
     assert (work / "x.png").exists()
 
 
@@ -502,6 +503,21 @@ def test_a_folder_that_is_open_to_others(warm: Warm, work: Path) -> None:
     plain = warm("generate", *FOX, "-o", "o.png", cwd=work, env=env, check=True)
     assert "is open to other users: no worker is used" in plain.stderr
     assert plain.stdout == "o.png\n"
+
+
+def test_a_worker_that_does_not_come_up(warm: Warm, work: Path) -> None:
+    """An error where one was insisted on, with what it said last; a warning where it is only the default."""
+    (work / "run").mkdir(mode=0o700)
+    (work / "site").mkdir()
+    (work / "site/sitecustomize.py").write_text(BROKEN)
+    env = {"PYTHONPATH": "site", "XDG_RUNTIME_DIR": str(work / "run")}
+    insisting = warm("generate", *FOX, "-o", "u.png", *KEPT, cwd=work, env=env)
+    assert (insisting.returncode, insisting.stdout, insisting.stderr) == (
+        1, "", "error: no worker came up: it is broken\n  try: run it with --no-worker\n",
+    )  # fmt: skip
+    plain = warm("generate", *FOX, "-o", "u.png", cwd=work, env={**env, "DIFFPIPE_KEEP_WARM": "5m"}, check=True)
+    assert plain.stderr == "warning: no worker came up: it is broken: no worker is used (run it with --no-worker)\n"
+    assert plain.stdout == "u.png\n"
 
 
 def test_fifos_take_the_place_of_sockets(cli: Cli, warm: Warm, work: Path) -> None:

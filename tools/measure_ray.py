@@ -26,7 +26,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ray_nodes import Nodes, children, nodes, workers
+from ray_nodes import Nodes, children, nodes, private, workers
 
 DIFFPIPE = [sys.executable, "-m", "diffpipe"]
 SUBJECTS = ("fox", "cat", "panda", "owl", "frog", "bear", "pig", "koala")
@@ -210,26 +210,36 @@ def two_nodes(items: int) -> bool:
 
 
 def scaling(items: int) -> bool:
+    """Each way twice, in turns, and the faster time of each: others may use the machine."""
     prompts(items)
+    found: dict[str, float] = {}
     with nodes() as cluster:
         one_node(cluster)
-        found = {}
-        for label, more, env in (
-            ("local", (), None),
-            ("ray, 1 worker", on(cluster, "--workers", "1"), cluster.environment),
-            ("ray, 2 workers", on(cluster, "--workers", "2"), cluster.environment),
-        ):
-            started = time.perf_counter()
-            told, times = finished(generate(f"{label}/", *more, env=env))
-            assert len(told) == items
-            tenth = items // 10  # from there, as workers come one after the other
-            found[label] = (times[-1] - times[tenth]) / (items - 1 - tenth)
-            within = sum(one["seconds"] for one in told[tenth:]) / (items - tenth)
-            print(f"{label}: first after {times[0] - started:.1f} s, then {found[label] * 1000:.1f} ms an item "
-                  f"({within * 1000:.1f} ms in the pipeline)")  # fmt: skip
+        ways: tuple[tuple[str, tuple[str, ...]], ...] = (
+            ("local", ()),
+            ("ray, 1 worker", on(cluster, "--workers", "1")),
+            ("ray, 2 workers", on(cluster, "--workers", "2")),
+        )
+        for turn in ("first", "second"):
+            for label, more in ways:
+                seconds = _timed(f"{label}, {turn} time", items, more, cluster.environment)
+                found[label] = min(seconds, found.get(label, seconds))
     over, faster = found["ray, 1 worker"] / found["local"], found["ray, 1 worker"] / found["ray, 2 workers"]
     print(f"overhead {over:.3f} (at most {OVERHEAD}), 2 workers {faster:.2f} times as fast (at least {SPEED_UP})")
     return over <= OVERHEAD and faster >= SPEED_UP
+
+
+def _timed(label: str, items: int, more: tuple[str, ...], env: Mapping[str, str]) -> float:
+    """Seconds an item, start-up apart."""
+    started = time.perf_counter()
+    told, times = finished(generate(f"{label}/", *more, env=env))
+    assert len(told) == items
+    tenth = items // 10  # from there, as workers come one after the other
+    seconds = (times[-1] - times[tenth]) / (items - 1 - tenth)
+    within = sum(one["seconds"] for one in told[tenth:]) / (items - tenth)
+    print(f"{label}: first after {times[0] - started:.1f} s, then {seconds * 1000:.1f} ms an item "
+          f"({within * 1000:.1f} ms in the pipeline)")  # fmt: skip
+    return seconds
 
 
 class Nothing:
@@ -249,6 +259,7 @@ class Nothing:
 
 
 def memory(items: int) -> bool:
+    os.environ |= private(Path.cwd())
     from diffpipe.runners import ray
     from diffpipe.runners.cluster import Cluster
     from diffpipe.runners.job import Ears, Job

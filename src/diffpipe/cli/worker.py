@@ -11,7 +11,6 @@ from typing import Annotated, Any
 
 import typer
 
-from .. import remote
 from ..errors import CacheError, DiffpipeError, NotFoundError, UsageError
 from ..files import readable
 from ..runners.job import Ears, Job
@@ -169,20 +168,12 @@ def _duration(length: float) -> str:
 # What generate does with them
 
 
-def _in_store(target: str | None) -> bool:
-    return target is not None and remote.is_url(target) and remote.on_disk(target) is None
-
-
 class Workers:
     """The worker of a run's pipeline: the one that runs, or one that is started for it."""
 
     def __init__(self, store: Store, entry: Entry, name: str, manifest: Mapping[str, Any], values: Mapping[str, Any]):
         self.store, self.entry, self.name, self.manifest = store, entry, name, manifest
         self.allowed, self.keep = wanted(values)
-        if self.allowed and _in_store(values["output"]):
-            self.allowed = False
-            if self.keep is not None:
-                output.warn("results go to a store, which takes this process's credentials: no worker is used")
         self.kept = 0.0  # seconds that the next worker is kept
         self.insisted = values["keep_warm"] is not None
         self.link: Any = None
@@ -202,11 +193,17 @@ class Workers:
                 self.link = self.start()
         except warm.Unusable as error:
             output.warn(f"{error.message}: this run does not use it")
+        except OSError as error:
+            reason = f"the folder of workers cannot be used: {error.strerror or error}"
+            self._do_without(CacheError(reason, "make room in it, or use --no-worker"))
         except DiffpipeError as error:
-            if self.insisted or not isinstance(error, CacheError):
-                raise
-            output.warn(f"{error.message}: no worker is used ({error.hint})")
+            self._do_without(error)
         return self.link is not None
+
+    def _do_without(self, error: DiffpipeError) -> None:
+        if self.insisted:
+            raise error
+        output.warn(f"{error.message}: no worker is used ({error.hint})")
 
     def start(self) -> Any:
         """A new worker; the idlest of the others make room where memory is short."""

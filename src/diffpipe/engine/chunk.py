@@ -16,6 +16,7 @@ from typing import Any, Generic, TypeVar
 from . import placement
 
 T = TypeVar("T")
+Noise = tuple[Any, list[Any]]  # the states of torch's own generators, on the CPU and on each GPU
 
 
 def possible(pipe: Any) -> bool:
@@ -67,6 +68,7 @@ class _Call(Generic[T]):
         self.made: list[T] = []
         self.error: BaseException | None = None
         self.stopped = False
+        self.noise: Noise | None = None  # from where it stopped
         self.thread = threading.Thread(target=self._run, args=(work, pipe), daemon=True)
         self.thread.start()
 
@@ -84,9 +86,12 @@ class _Call(Generic[T]):
         self.back.release()
 
     def go(self) -> None:
-        """Let it run until it is over or waits for another component."""
+        """Let it run until it is over or waits for another component. Torch's own random numbers go on where it was."""
+        if self.noise:
+            _set_noise(self.noise)
         self.turn.release()
         self.back.acquire()
+        self.noise = _noise()
 
     def wait_for(self, component: str) -> None:
         """Called in its own thread: stop here until it is this component's turn."""
@@ -106,6 +111,21 @@ class _Call(Generic[T]):
         if self.error is not None:
             raise self.error
         return self.made[0]
+
+
+def _noise() -> Noise:
+    import torch
+
+    used: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    return torch.get_rng_state(), torch.cuda.get_rng_state_all() if used else []
+
+
+def _set_noise(noise: Noise) -> None:
+    import torch
+
+    torch.set_rng_state(noise[0])
+    if noise[1]:
+        torch.cuda.set_rng_state_all(noise[1])
 
 
 class _Turns:

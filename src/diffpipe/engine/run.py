@@ -144,13 +144,16 @@ def run(
     call: Any,
     texts: Sequence[Texts] = (),
     previews: preview.Preview | None = None,
+    before_writing: Callable[[], None] = lambda: None,
 ) -> list[list[Artifact]]:
     """Call the pipeline once and write what it makes to each request's paths, in order.
 
     Several requests differ in seed and prompts alone; `arguments` are theirs with media read. `call`: the row's own way
     to call it, or None. `texts`: what each request's files say (see `metadata.texts`), () for
-    nothing. `previews`: how what is being made is shown. Generators live on the CPU, so a seed means the same noise on
-    every device. Raises DiffpipeError for a failing call, with exit code 5 when memory ran out.
+    nothing. `previews`: how what is being made is shown. `before_writing` may raise, to leave the results unwritten.
+    Generators live on the CPU, so a seed means the same noise on every device.
+
+    Raises DiffpipeError for a failing call, with exit code 5 when memory ran out.
     """
     started = time.perf_counter()
     pipeline_class: Any = type(pipe)
@@ -179,6 +182,7 @@ def run(
     shares = [results] if len(requests) == 1 else [[result] for result in results]
     if len(shares) != len(requests):
         raise DiffpipeError(f"{len(requests)} prompts made {len(results)} results", "leave --batch-size out")
+    before_writing()
     return [
         [
             _write(result, path, request, seconds, text(_facts(result, path, place, len(share))))
@@ -189,9 +193,13 @@ def run(
 
 
 def _together(requests: Sequence[Request], arguments: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The arguments of one call for all requests: lists of what differs, and of generators, where there are several."""
+    """The arguments of one call for all requests: lists of what differs, and of generators, where there are several.
+
+    Torch's own generators begin anew, too: some decoders and schedulers draw from those (LTX's noise injection).
+    """
     import torch
 
+    torch.manual_seed(requests[0].seed)
     generators = [torch.Generator("cpu").manual_seed(request.seed) for request in requests]
     if len(requests) == 1:
         return {**arguments[0], "generator": generators[0]}

@@ -61,8 +61,8 @@ def check_installed() -> None:
 
 
 @contextmanager
-def connected(address: str) -> Iterator[Any]:
-    """Ray, connected for the block; a cluster that was started for it ends with it, and so do its files."""
+def connected(address: str) -> Iterator[tuple[Any, bool]]:
+    """Ray, connected for the block, and whether to a cluster that was started for it: that ends with it."""
     quiet = not log.isEnabledFor(logging.INFO)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if quiet:
@@ -75,7 +75,7 @@ def connected(address: str) -> Iterator[Any]:
 
     _keep_off_stdout(ray)
     if ray.is_initialized():
-        yield ray
+        yield ray, False
         return
     level = logging.CRITICAL if quiet else logging.WARNING
     folder = None
@@ -85,7 +85,7 @@ def connected(address: str) -> Iterator[Any]:
                 folder = _start(ray, level)
         for name in ("ray", "ray.data"):
             logging.getLogger(name).setLevel(level)
-        yield ray
+        yield ray, folder is not None
     finally:
         ray.shutdown()
         if folder:
@@ -136,20 +136,23 @@ def _join(ray: Any, address: str, level: int) -> bool:
     return True
 
 
-def _start(ray: Any, level: int) -> str | None:
-    """Start a cluster of this machine; the folder of its files, None where the user named one."""
-    folder = None
-    if "RAY_TMPDIR" not in os.environ:
-        # Sockets lie in it, whose paths must be short: the folder for temporary files of macOS is too deep.
-        folder = tempfile.mkdtemp(prefix="dpr-", dir="/tmp" if os.path.isdir("/tmp") else None)
-    ray.init(
-        address="local",
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=level,
-        object_store_memory=STORE,
-        **({"_temp_dir": folder} if folder else {}),
-    )
+def _start(ray: Any, level: int) -> Path:
+    """Start a cluster of this machine; the folder of its files, which go with it unless RAY_TMPDIR names another."""
+    # Sockets lie in it, whose paths must be short: the folder for temporary files of macOS is too deep.
+    folder = node.own_folder("dpr", "/tmp" if os.path.isdir("/tmp") else tempfile.gettempdir())
+    try:
+        ray.init(
+            address="local",
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=level,
+            object_store_memory=STORE,
+            _temp_dir=os.environ.get("RAY_TMPDIR", str(folder)),
+        )
+    except Exception as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise DiffpipeError(f"Ray cannot start here: {said}", "ray start --head shows why") from error
     return folder
 
 

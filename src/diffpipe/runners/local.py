@@ -59,7 +59,7 @@ class How:
 
     `batch_size`: how many requests that differ in seed and prompts alone go into one call. `about`: what the files say
     of the run, None for files that say nothing. `previews`: how what is being made is shown (see engine.preview), None
-    for not at all.
+    for not at all. `before_writing` raises where nobody wants the results any more.
     """
 
     read: Read
@@ -68,6 +68,7 @@ class How:
     about: metadata.About | None = None
     memory: Memory = STEPPING
     previews: Any = None
+    before_writing: Callable[[], None] = lambda: None
 
 
 def how_of(job: Job, ears: Ears, read: Read, note: Note) -> How:
@@ -97,7 +98,7 @@ class Session:
     def __init__(self, manifest: Mapping[str, Any], locations: Mapping[str, Path]) -> None:
         stay_offline()
         started = time.perf_counter()
-        from ..engine import held, load, meter, place, prompt_cache, start
+        from ..engine import chunk, held, load, meter, place, prompt_cache, start
 
         start.start(manifest, locations)
         self.manifest = manifest
@@ -115,6 +116,7 @@ class Session:
 
         built = placement_of(manifest["config"])
         self.holder = held.Held(loaded, built, self.device, stored="weights" in locations)
+        self._side_by_side = self.call is None and chunk.possible(self.holder.pipe)
         self.versions, self.kind = versions(), place.kind(self.device)
         took = time.perf_counter() - started
         log.info("%s loaded in %.2f s (%s)", manifest["pipeline"], took, manifest["config"]["dtype"])
@@ -132,9 +134,7 @@ class Session:
 
     def side_by_side(self) -> bool:
         """Whether requests are faster made side by side, as components are offloaded one by one."""
-        from ..engine import chunk
-
-        return self.call is None and chunk.possible(self.holder.pipe)
+        return self._side_by_side
 
     def _said(self, about: metadata.About | None) -> metadata.Run | None:
         """What the files of a run say, None for nothing."""
@@ -163,7 +163,9 @@ class Session:
         said = replace(run, stepped_down=stepped_down) if run else None
         texts = [metadata.texts(said, request) for request in group] if said else []
         report = functools.partial(how.on_step, group[0])
-        return engine_run.run(pipe, self.manifest, group, arguments, report, self.call, texts, how.previews)
+        return engine_run.run(
+            pipe, self.manifest, group, arguments, report, self.call, texts, how.previews, how.before_writing
+        )
 
     def _make(self, memory: Memory, call: Call, group: list[Request]) -> list[list[Artifact]]:
         """The files of a group; a single request steps down where memory runs out."""

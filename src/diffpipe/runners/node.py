@@ -284,7 +284,7 @@ class Maker:
 
     def _brought(self, number: int, place: int, request: Request) -> Request:
         """A request with its input files fetched, and local results in a folder of this worker."""
-        self.folder = self.folder or own_folder()
+        self.folder = self.folder or own_folder("diffpipe-node", tempfile.gettempdir())
         arguments = dict(request.arguments)
         for name in media_names(self.flags) & arguments.keys():
             value = arguments[name]
@@ -347,14 +347,13 @@ def _lost() -> dict[str, Any]:
     return {"artifacts": [], "warnings": [], "error": error_json(error)}
 
 
-def own_folder() -> Path:
-    """A folder of this process; those of processes that were killed go."""
-    place = Path(tempfile.gettempdir())
-    for left in place.glob("diffpipe-ray-*-*"):
+def own_folder(name: str, place: str) -> Path:
+    """A folder of this process's own; those of the same name of processes that were killed go."""
+    for left in Path(place).glob(f"{name}-*-*"):
         with suppress(ValueError, OSError):
-            if left.stat().st_uid == os.getuid() and not _lives(int(left.name.split("-")[2])):
+            if left.stat().st_uid == os.getuid() and not _lives(int(left.name.split("-")[-2])):
                 shutil.rmtree(left, ignore_errors=True)
-    return Path(tempfile.mkdtemp(dir=place, prefix=f"diffpipe-ray-{os.getpid()}-"))
+    return Path(tempfile.mkdtemp(dir=place, prefix=f"{name}-{os.getpid()}-"))
 
 
 def _lives(process: int) -> bool:

@@ -54,11 +54,12 @@ def run(
     DiffpipeError for a node with other versions, all before the first request is drawn; what stops a local run, too.
     `session`: what workers load, for measurements without an engine.
     """
-    with connected(cluster.address) as ray:
+    with connected(cluster.address) as (ray, own):
         shares = shares_of(alive(ray), cluster)
         plan = plan_of(ray, entry, manifest, job, cluster, shares.gpus)
         check_nodes(ray, shares, plan, manifest, entry, cluster)
-        cluster.say(f"Ray: {counted(shares.workers, 'worker')} on {counted(len(shares.nodes), 'node')}")
+        where = f"{counted(shares.workers, 'worker')} on {counted(len(shares.nodes), 'node')}"
+        cluster.say(f"Ray{', started here' if own else ''}: {where}")
         flow = Flow(_feed(ray, plan), requests, job, shares.workers, manifest)
         with flow.started(ray, cluster.watch):
             yield from _outcomes(ray, flow, plan, shares, ears, session)

@@ -16,15 +16,20 @@ def make(store: Store, entry: Entry, manifest: Mapping[str, Any]) -> Iterator[Ma
 
     What is needed is predicted (see forecast), for the pipeline's usual size. Nothing ends where that is not known.
     """
-    others = [one for one in warm.running(store) if one["status"] and not one["status"]["busy"]]
+    others = [one for one in warm.running(store) if one["status"] and not _used(one["status"])]
     if not others:
         return
     host, device = needed(manifest, entry.sources())
     others.sort(key=lambda one: -one["status"]["idle"])
     while others and _short(manifest, host, device):
         idlest = others.pop(0)
-        warm.stop(idlest["place"])
-        yield idlest
+        if warm.retire(idlest["place"]):
+            yield idlest
+
+
+def _used(status: Mapping[str, Any]) -> bool:
+    """Whether a worker has clients, who may want something next."""
+    return bool(status["busy"] or status["clients"])
 
 
 def _short(manifest: Mapping[str, Any], host: int, device: int) -> bool:

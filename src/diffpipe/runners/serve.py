@@ -198,18 +198,22 @@ class Worker:
         if guest.how is None:
             ears = Ears(self._on_step(guest), self._tell(guest), self._shown(guest))
             read = reader(self.flags, guest.job.fit, ears.tell)
-            guest.how = local.how_of(guest.job, ears, read, functools.partial(measured.add, self.entry.folder))
+            how = local.how_of(guest.job, ears, read, functools.partial(measured.add, self.entry.folder))
+            guest.how = replace(how, before_writing=functools.partial(self._stop_if_unwanted, guest))
         self.numbers = {id(request): number for number, request in enumerate(wanted.requests)}
         yield from map(wanted.renamed, self.session.outcomes(wanted.requests, guest.how))
 
     def _on_step(self, guest: Guest) -> Any:
         def on_step(request: Request, done: int, steps: int) -> None:
-            if guest.gone or self.stopping:
-                raise DiffpipeError("stopped", "", Exit.INTERRUPTED)
+            self._stop_if_unwanted(guest)
             if guest.steps:
                 guest.tell(step=[self.numbers[id(request)], done, steps])
 
         return on_step
+
+    def _stop_if_unwanted(self, guest: Guest) -> None:
+        if guest.gone or self.stopping:
+            raise DiffpipeError("stopped", "", Exit.INTERRUPTED)
 
     def _tell(self, guest: Guest) -> Any:
         def tell(line: str) -> None:
@@ -311,6 +315,7 @@ class Worker:
     def _answer(self, guest: Guest, asked: str) -> None:
         if asked == "status":
             guest.tell(status=self._status())
+        if asked not in ("stop", "retire"):
             return
         with self.door:
             self.retiring = True

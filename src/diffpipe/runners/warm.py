@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import __version__
 from ..build import versions
@@ -26,6 +26,9 @@ from ..store import Store
 from . import channel
 from .channel import Channel, Lost, Message
 
+if TYPE_CHECKING:
+    import subprocess
+
 log = logging.getLogger("diffpipe.run")
 
 PROTOCOL = 1
@@ -33,17 +36,20 @@ LIFE = 5.0  # seconds between two signs of life
 SILENCE = 60.0  # seconds without a sign of life after which a worker is given up
 WELCOME = 20.0  # seconds a worker's welcome may take, while it imports and loads
 STARTING = 30.0  # seconds a worker has from its start to its welcome
+STARTS = 3  # times it is started where it is killed meanwhile
 GOING = 20.0  # seconds a worker has to stop in
 PARTING = 2.0  # seconds a worker takes to end that lets nobody in any more and has no clients
 ANSWER = 5.0  # seconds an idle worker's answer may take
 NAMED = 24  # hex digits of the key in a place's name
 # What of a process's environment changes the bytes that torch computes, or the device it computes on.
 SETTINGS = (
-    "ATEN_", "CUBLAS_", "CUDA_", "DNNL_", "HIP_", "HSA_", "MKL_", "NVIDIA_", "OMP_", "ONEDNN_", "OPENBLAS_", "PYTORCH_",
-    "ROCR_", "TORCH_", "ZE_", "DIFFUSERS_",
+    "ATEN_", "CUBLAS_", "CUDA_", "DIFFUSERS_", "DNNL_", "FLASH_ATTENTION_", "HIP", "HSA_", "KMP_", "LD_PRELOAD", "MIOPEN_",
+    "MKL_", "NVIDIA_", "OMP_", "ONEDNN_", "OPENBLAS_", "PYTORCH_", "ROCBLAS_", "ROCR_", "TORCH", "TRITON_", "XFORMERS_",
+    "ZE_",
 )  # fmt: skip
 # What of it names folders, maybe from the current one on.
 SEARCHED = {"PYTHONPATH", "HF_HOME", "HF_HUB_CACHE", "XDG_CACHE_HOME", "TMPDIR"}
+TOKENS = ("HF_TOKEN", "HUGGINGFACE_HUB_ACCESS_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 
 
 @functools.cache
@@ -247,13 +253,18 @@ def _welcomed(place: Path, timeout: float) -> Link | None:
 
 def _retired(link: Link, tell: Callable[[str], None]) -> float:
     """Let a worker of other versions end; how long it was to be kept. Raises Unusable where it still has clients."""
-    answer: Message | None = None
-    with suppress(Lost):
-        answer = ask(link.place, "retire")
-    if (answer or {}).get("going") or not _gone(link.place, GOING):
+    if not retire(link.place):
         raise Unusable("the worker is of other versions and still at work")
     tell("the worker was of other versions: it was stopped")
     return float(link.said.get("keep") or 0)
+
+
+def retire(place: Path) -> bool:
+    """Let a worker end that has no clients; whether it has. One that has some ends after them."""
+    answer: Message | None = None
+    with suppress(Lost):
+        answer = ask(place, "retire")
+    return not (answer or {}).get("going") and _gone(place, GOING)
 
 
 def _gone(place: Path, timeout: float) -> bool:
@@ -267,39 +278,53 @@ def _gone(place: Path, timeout: float) -> bool:
 
 
 def start(store: Store, key: str, keep: float) -> Link:
-    """A worker that was started now, or by another process a moment ago.
+    """A worker that was started now, or by another process a moment ago. One that is killed meanwhile is started again.
 
     Raises DiffpipeError where none comes up, Unusable where another one is there.
     """
+    place = place_of(store, key)
+    end = time.monotonic() + STARTING
+    for _ in range(STARTS):
+        process = _begun(place, [str(store.root), key, str(keep)])
+        if link := _up(place, process, end):
+            return _checked(link)
+        if process.poll() is None or process.returncode > 0:  # it takes too long, or is broken; else it was killed
+            break
+    raise DiffpipeError(f"no worker came up{_last_line(place)}", "run it with --no-worker")
+
+
+def _begun(place: Path, words: list[str]) -> subprocess.Popen[bytes]:
+    """A worker's process, which has nothing of this one's but its environment, without tokens: it is offline."""
     import subprocess
 
-    place = place_of(store, key)
-    secret = ("HF_TOKEN", "HUGGINGFACE_HUB_ACCESS_TOKEN", "HUGGING_FACE_HUB_TOKEN")  # it is offline
-    environment = {name: value for name, value in os.environ.items() if name not in secret}
+    environment = {name: value for name, value in os.environ.items() if name not in TOKENS}
     for name in SEARCHED & environment.keys():  # it leaves this folder, which may go
         folders = environment[name].split(os.pathsep)
         environment[name] = os.pathsep.join(os.path.abspath(os.path.expanduser(folder)) for folder in folders)
     detached: dict[str, Any] = {"start_new_session": True}
     if sys.platform == "win32":
         detached = {"creationflags": subprocess.DETACHED_PROCESS | subprocess.CREATE_NEW_PROCESS_GROUP}
-    words = [sys.executable, "-P", "-m", "diffpipe.runners.serve", str(place), str(store.root), key, str(keep)]
+    words = [sys.executable, "-P", "-m", "diffpipe.runners.serve", str(place), *words]
     with open(os.open(log_of(place), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as printed:
         detached |= {"stdin": subprocess.DEVNULL, "stdout": printed, "stderr": printed, "cwd": place.parent}
-        process = subprocess.Popen(words, env=environment, **detached)
-    end = time.monotonic() + STARTING
+        return subprocess.Popen(words, env=environment, **detached)
+
+
+def _up(place: Path, process: subprocess.Popen[bytes], end: float) -> Link | None:
+    """The worker's welcome, None where its process has ended, or says nothing until `end` (of the monotonic clock)."""
     while time.monotonic() < end:
         try:
             if link := _welcomed(place, max(1.0, end - time.monotonic())):
-                return _checked(link)
+                return link
         except Lost as error:
             log.info("no welcome: %s", error)
-        except Unusable:  # about to end, or not to be used
+        except Unusable:  # another one, which is about to end
             if process.poll() is not None:
                 raise
-        if process.poll() is not None and not channel.path_of(place).exists():
-            break
+        if process.poll() is not None and clean(place):
+            return None
         time.sleep(0.01)
-    raise DiffpipeError(f"no worker came up{_last_line(place)}", "run it with --no-worker")
+    return None
 
 
 def _last_line(place: Path) -> str:

@@ -9,7 +9,7 @@ import os
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -112,6 +112,13 @@ class Client:
             raise error_of(message["failed"])
         return message
 
+    def last_word(self) -> None:
+        """Raises what a worker said of why it takes nothing any more, as for a full disk of input files."""
+        with suppress(Lost):
+            while message := self.link.channel.receive(0):
+                if "failed" in message:
+                    raise error_of(message["failed"])
+
     def _hear(self, message: Message, requests: Sequence[Request]) -> None:
         if "step" in message:
             number, done, steps = message["step"]
@@ -187,6 +194,7 @@ def run(
                 waiting.popleft()
         except Lost as error:
             log.info("the worker was lost: %s", error)
+            client.last_word()
             client.link.channel.close()
             early += not waiting
             if early >= tries:
