@@ -87,11 +87,12 @@ class Feed:
         if row.worker and row.current is not None:
             row.deaths[row.current] += 1
         again, row.again = row.again or bool(row.worker), True
-        row.worker, row.current = worker, 0
+        row.worker = worker
+        row.current = 0 if again or len(row.requests) == 1 else None  # which of several killed the first worker, if so
         return row.requests, again, dict(row.deaths)
 
     async def begun(self, number: int, place: int | None) -> None:
-        """Which of a row's requests is in work now, None for none."""
+        """Which request of a row that is made again is in work now, None for none."""
         if row := self.rows.get(number):
             row.current = place
 

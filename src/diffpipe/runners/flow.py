@@ -19,7 +19,7 @@ AHEAD = 3  # rows a worker: the one in work, the next at its door, and one to gi
 ROW_SECONDS = 0.5  # of work in a row, at least: a row costs the driver some 10 ms (tools/measure_ray.py memory)
 DRIVER_SECONDS = 0.02  # between two rows at least: with more workers, each gets longer rows
 MOST = 32  # requests in a row
-LOOK = 0.5  # seconds between looks at how the workers are
+LOOK = 1.0  # seconds between looks at how the workers are
 
 
 @dataclass

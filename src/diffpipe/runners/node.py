@@ -244,7 +244,6 @@ class Maker:
         files: list[bytes] = []
         if taken is not None and not self.refused:
             told["stopped"] = self._make(number, taken, told["answers"], files)
-            self.feed.begun.remote(number, None)
             told |= {"memory": self.session.memory_now(), "lines": list(self.lines), "node": platform.node()}
             self.lines.clear()
         return {"row": number, "told": json.dumps(told).encode(), "files": b"".join(files)}
@@ -267,13 +266,14 @@ class Maker:
                 answers[place] = sent
         except DiffpipeError as error:
             return error_json(error)
+        if again:
+            self.feed.begun.remote(number, None)
         return None
 
     def _begin(self, number: int, place: int, request: Request, again: bool) -> Request:
         """A request as this worker makes it. What another one left of it, finished or not, is replaced."""
-        begun = self.feed.begun.remote(number, place)
         if again:
-            self.wait(begun)  # if this one kills the worker, too, it must be known which it was
+            self.wait(self.feed.begun.remote(number, place))  # if it kills this worker, too, it must be known
             request = replace(request, overwrite=True)
             for path in request.paths:
                 if own := remote.on_disk(path) if remote.is_url(path) else path if self.near else None:

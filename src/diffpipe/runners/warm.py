@@ -43,9 +43,9 @@ ANSWER = 5.0  # seconds an idle worker's answer may take
 NAMED = 24  # hex digits of the key in a place's name
 # What of a process's environment changes the bytes that torch computes, or the device it computes on.
 SETTINGS = (
-    "ATEN_", "CUBLAS_", "CUDA_", "DIFFUSERS_", "DNNL_", "FLASH_ATTENTION_", "HIP", "HSA_", "KMP_", "LD_PRELOAD", "MIOPEN_",
-    "MKL_", "NVIDIA_", "OMP_", "ONEDNN_", "OPENBLAS_", "PYTORCH_", "ROCBLAS_", "ROCR_", "TORCH", "TRITON_", "XFORMERS_",
-    "ZE_",
+    "ATEN_", "CUBLAS_", "CUDA_", "DIFFUSERS_", "DNNL_", "FLASH_ATTENTION_", "HIP", "HSA_", "KMP_", "LD_PRELOAD",
+    "MIOPEN_", "MKL_", "NVIDIA_", "OMP_", "ONEDNN_", "OPENBLAS_", "PYTORCH_", "ROCBLAS_", "ROCR_", "TORCH", "TRITON_",
+    "XFORMERS_", "ZE_",
 )  # fmt: skip
 # What of it names folders, maybe from the current one on.
 SEARCHED = {"PYTHONPATH", "HF_HOME", "HF_HUB_CACHE", "XDG_CACHE_HOME", "TMPDIR"}
@@ -57,9 +57,19 @@ def greeting() -> dict[str, Any]:
     """What must be equal in a client and the worker it uses: versions, and settings as a digest."""
     own = {name: value for name, value in os.environ.items() if name.startswith(SETTINGS)}
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    text = repr((sorted(own.items()), cores)).encode(errors="surrogateescape")
+    text = repr((sorted(own.items()), cores, _rights())).encode(errors="surrogateescape")
     found = {**versions(), "diffpipe": __version__, "python": sys.version.split()[0]}
     return {"versions": found, "installation": _short(sys.prefix), "settings": hashlib.sha256(text).hexdigest()[:16]}
+
+
+def _rights() -> list[Any]:
+    """What decides where this process's files come to lie and whose they are: groups, and namespaces on Linux."""
+    groups = [os.getgid(), *sorted(os.getgroups())] if hasattr(os, "getgid") else []
+    spaces = []
+    for kind in ("mnt", "pid"):
+        with suppress(OSError):
+            spaces.append(os.readlink(f"/proc/self/ns/{kind}"))
+    return [groups, spaces]
 
 
 def _short(path: str) -> str:
