@@ -548,11 +548,34 @@ def test_an_item_that_workers_die_of_is_given_up(store: Store) -> None:
     told, ears = heard()
     made = list(worker.run(found(store), lambda: found(store), MANIFEST, requests, SEVERAL, ears))
     thread.join()
-    assert asked == ["bad False", "bad True", "bad True", "good True"]
+    assert asked == ["bad False", "bad True", "bad True", "good False"]
     assert [(one.request.id, one.error and one.error.message) for one in made] == [
         ("bad", "the worker ended 3 times while it made this"), ("good", None), ("fine", None),
     ]  # fmt: skip
     assert set(told) == {"the worker ended; another one goes on"}
+
+
+def test_of_items_that_went_together_only_those_fail_that_workers_die_of(store: Store) -> None:
+    """Side by side, no outcome comes before all are made: after a death each goes by itself."""
+    asked: list[list[str]] = []
+
+    def dies(came: Any) -> None:
+        came.receive(5)
+        came.send({"ready": True})
+        while message := came.receive(5):
+            asked.append([one["id"] for one in message["make"]])
+            if "bad" in asked[-1]:
+                return
+            made = {"path": message["make"][0]["paths"][0], "seed": 1, "index": 0, "kind": "image", "seconds": 0.1}
+            came.send({"outcome": {"artifacts": [made], "warnings": [], "error": None}, "log": "made"})
+
+    requests = [replace(request(at), id=name) for at, name in enumerate(["one", "bad", "two"])]
+    (thread,) = stand_in(store, dies, 5)
+    made = list(worker.run(found(store), lambda: found(store), MANIFEST, requests, SEVERAL, heard()[1]))
+    thread.join()
+    assert asked[0] == ["one", "bad", "two"]
+    assert {len(one) for one in asked[1:]} == {1}
+    assert [(one.request.id, one.error is None) for one in made] == [("one", True), ("bad", False), ("two", True)]
 
 
 def test_workers_that_die_while_they_load_are_given_up(store: Store) -> None:
@@ -583,7 +606,8 @@ def test_a_worker_that_does_not_answer_is_ended(store: Store, monkeypatch: pytes
         "place = Path(sys.argv[1]); lock = warm.lock(place); listener = channel.listen(place)\n"
         "warm.pid_file(place).write_text(str(os.getpid())); print('there', flush=True); time.sleep(60)"
     )
-    with subprocess.Popen([sys.executable, "-c", text, str(place)], stdout=subprocess.PIPE) as silent:
+    words = [sys.executable, "-c", text, str(place), "diffpipe.runners.serve"]  # which it looks like to warm.kill
+    with subprocess.Popen(words, stdout=subprocess.PIPE) as silent:
         assert silent.stdout
         silent.stdout.readline()
         told: list[str] = []
@@ -629,15 +653,19 @@ def test_no_worker_looks_at_the_clock() -> None:
 
 
 def test_the_idlest_makes_room_first(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    idle = {"busy": 0.0, "short": 5.0, "long": 50.0, "longest": 500.0}
-    others = [{"place": Path(name), "status": {"busy": name == "busy", "idle": idle[name]}} for name in idle]
+    idle = {"busy": 0.0, "used": 600.0, "short": 5.0, "long": 50.0, "longest": 500.0}
+    others = [
+        {"place": Path(name), "status": {"busy": name == "busy", "clients": int(name == "used"), "idle": idle[name]}}
+        for name in idle
+    ]
     free = [1000]
 
-    def stop(place: Path) -> None:
+    def retire(place: Path) -> bool:
         free[0] += 400
+        return True
 
     monkeypatch.setattr(warm, "running", lambda store: [*others, {"place": Path("silent"), "status": None}])
-    monkeypatch.setattr(warm, "stop", stop)
+    monkeypatch.setattr(warm, "retire", retire)
     monkeypatch.setattr(room, "host_free", lambda: free[0])
     monkeypatch.setattr(room, "gpus", lambda: (Gpu(0, "GPU", 1000, 900),))
 

@@ -258,7 +258,7 @@ class Maker:
         wanted = [place for place in range(len(requests)) if place not in lost]
         try:
             ready = (self._begin(number, place, requests[place], again) for place in wanted)
-            how = alone(self.how) if deaths else self.how
+            how = alone(self.how) if again else self.how
             for place, outcome in zip(wanted, self.session.outcomes(ready, how), strict=True):
                 sent = outcome_json(outcome)
                 if not self.near:

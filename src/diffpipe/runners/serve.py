@@ -140,6 +140,8 @@ class Worker:
                         self._make(wanted)
         except DiffpipeError as error:
             self._dismiss(error)
+        except SystemExit:  # asked to by a signal
+            self._dismiss(STOPPED)
         else:
             self._dismiss(STOPPED)
 
@@ -322,6 +324,8 @@ class Worker:
             self.stopping |= asked == "stop"
             left = len(self.guests)
         guest.tell(going=left)
+        for other in list(self.guests) if asked == "stop" else ():
+            other.fail(STOPPED)  # the step that runs may take longer than this process is given
         self.queue.put(None)
 
     def _status(self) -> dict[str, Any]:
@@ -394,7 +398,9 @@ def main() -> None:
     place, root, key, keep = sys.argv[1:]
     os.umask(0o077)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(Exit.OK))
+    for name in ("SIGTERM", "SIGHUP", "SIGINT"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), lambda *_: sys.exit(Exit.OK))
     lock = warm.lock(Path(place))
     if not lock:
         return  # another worker came first

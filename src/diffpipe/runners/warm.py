@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import __version__
 from ..build import versions
-from ..errors import DiffpipeError
+from ..errors import CacheError, DiffpipeError
 from ..specs import MEDIA_KINDS, Flag
 from ..store import Store
 from . import channel
@@ -214,7 +214,7 @@ def find(store: Store, key: str, tell: Callable[[str], None]) -> Link | float | 
     try:
         link = _welcomed(place, WELCOME)
     except Lost:
-        if not clean(place):
+        if not clean(place) and not _gone(place, PARTING):
             tell("the worker did not answer: it was ended")
             kill(place)
         return None
@@ -228,17 +228,20 @@ def find(store: Store, key: str, tell: Callable[[str], None]) -> Link | float | 
     if not _same(link, "versions", "installation"):
         link.channel.close()
         return _retired(link, tell)
-    return _checked(link)
+    return _checked(link, key)
 
 
 def _same(link: Link, *names: str) -> bool:
     return link.said["welcome"] == PROTOCOL and all(link.said.get(name) == greeting()[name] for name in names)
 
 
-def _checked(link: Link) -> Link:
-    if _same(link, *greeting()):
+def _checked(link: Link, key: str) -> Link:
+    """A worker that is loaded with this key, by a process like this one. Raises Unusable for another."""
+    if link.said.get("key") == key and _same(link, *greeting()):
         return link
     link.channel.close()
+    if link.said.get("key") != key:
+        raise Unusable("the worker is of another pipeline")
     raise Unusable("the worker was started with other settings (threads, devices)")
 
 
@@ -295,9 +298,12 @@ def start(store: Store, key: str, keep: float) -> Link:
     place = place_of(store, key)
     end = time.monotonic() + STARTING
     for _ in range(STARTS):
-        process = _begun(place, [str(store.root), key, str(keep)])
+        try:
+            process = _begun(place, [str(store.root), key, str(keep)])
+        except OSError as error:
+            raise CacheError(f"no worker can be started: {error.strerror}", "run it with --no-worker") from error
         if link := _up(place, process, end):
-            return _checked(link)
+            return _checked(link, key)
         if process.poll() is None or process.returncode > 0:  # it takes too long, or is broken; else it was killed
             break
     raise DiffpipeError(f"no worker came up{_last_line(place)}", "run it with --no-worker")
@@ -318,6 +324,14 @@ def _begun(place: Path, words: list[str]) -> subprocess.Popen[bytes]:
     with open(os.open(log_of(place), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as printed:
         detached |= {"stdin": subprocess.DEVNULL, "stdout": printed, "stderr": printed, "cwd": place.parent}
         return subprocess.Popen(words, env=environment, **detached)
+
+
+def _is_worker(pid: int) -> bool:
+    """Whether a process may be a worker: the number may come from another namespace, or have been given anew."""
+    try:
+        return b"diffpipe.runners.serve" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return not os.path.isdir("/proc/self")
 
 
 def _up(place: Path, process: subprocess.Popen[bytes], end: float) -> Link | None:
@@ -374,7 +388,7 @@ def kill(place: Path) -> None:
     """End a worker that does not answer."""
     with suppress(OSError, ValueError):
         pid = int(pid_file(place).read_text())
-        if not _gone(place, 0):  # else the number may be another process's by now
+        if not _gone(place, 0) and _is_worker(pid):
             os.kill(pid, signal.SIGKILL if hasattr(signal, "SIGKILL") else signal.SIGTERM)
     _gone(place, GOING)
     clean(place)

@@ -33,9 +33,11 @@ Groups = Iterator[list[Request]]
 
 @dataclass
 class _Asked:
-    """Requests that go together, and how many of their outcomes have come. `tries`: how many workers had them."""
+    """Requests that go together, and how many of their outcomes have come. `free`: whether nothing lay at each one's
+    paths. `tries`: how many workers died of them since one came."""
 
     requests: list[Request]
+    free: list[bool]
     came: int = 0
     tries: int = 0
 
@@ -64,7 +66,7 @@ class Client:
         bad: list[Outcome] = []
         for request in requests:
             try:
-                for path in self._files(request):
+                for path in self.files(request):
                     with _explained(path):
                         _look(str(remote.local(path)))
                 good.append(request)
@@ -76,9 +78,10 @@ class Client:
         """Send requests, and before them the input files they name, opened here."""
         wanted: dict[tuple[str, tuple[int, ...]], int] = {}
         places: dict[str, tuple[int, str]] = {}
-        for path in {path for request in requests for path in self._files(request)}:
+        for path in {path for request in requests for path in self.files(request)}:
             here = str(remote.local(path))
-            content = (path, () if reading.once(here) else tuple(identity(Path(here))))
+            with _explained(path):
+                content = (path, () if reading.once(here) else tuple(identity(Path(here))))
             number = wanted[content] = self.sent[content] if content in self.sent else self._send(here)
             places[path] = (number, _name(here))
         forget = [number for content, number in self.sent.items() if content not in wanted]
@@ -95,12 +98,16 @@ class Client:
             with _as_typed_too(asked):
                 message = self._next()
             if "outcome" in message:
-                request = asked.left()[0]
-                log.info("%s", _told(message["log"], _folders(request.paths)))
-                asked.came += 1
-                yield _as_typed(outcome_of(message["outcome"], request))
+                yield self._came(message, asked)
             else:
                 self._hear(message, asked.requests)
+
+    def _came(self, message: Message, asked: _Asked) -> Outcome:
+        """The outcome of the first request that is left."""
+        request = asked.left()[0]
+        log.info("%s", _told(message["log"], _folders(request.paths)))
+        asked.came, asked.tries = asked.came + 1, 0
+        return _as_typed(outcome_of(message["outcome"], request))
 
     def _next(self) -> Message:
         """The next message, which may be a sign of life. Raises Lost where none comes, the worker's error."""
@@ -112,12 +119,17 @@ class Client:
             raise error_of(message["failed"])
         return message
 
-    def last_word(self) -> None:
-        """Raises what a worker said of why it takes nothing any more, as for a full disk of input files."""
+    def last_words(self, waiting: deque[_Asked]) -> Iterator[Outcome]:
+        """What a worker that takes nothing any more had said by then. Raises its error, as for a full disk of input
+        files."""
         with suppress(Lost):
             while message := self.link.channel.receive(0):
                 if "failed" in message:
                     raise error_of(message["failed"])
+                if "outcome" in message and waiting:
+                    yield self._came(message, waiting[0])
+                    if not waiting[0].left():
+                        waiting.popleft()
 
     def _hear(self, message: Message, requests: Sequence[Request]) -> None:
         if "step" in message:
@@ -130,16 +142,16 @@ class Client:
 
             self.ears.show(picture_of(base64.b64decode(message["picture"])))
 
-    def _files(self, request: Request) -> Iterator[str]:
+    def files(self, request: Request) -> Iterator[str]:
+        """The input files that a request names."""
         for value in warm.media_of(request.arguments, self.flags).values():
             yield from value if isinstance(value, list) else [value]
 
     def _send(self, path: str) -> int:
         """Send a file, or a folder's files, in pieces; the number it is known by."""
         number = next(self.numbers)
-        inside = sorted(os.listdir(path)) if os.path.isdir(path) else [""]
         with _explained(path):
-            for name in inside:
+            for name in sorted(os.listdir(path)) if os.path.isdir(path) else [""]:
                 if not os.path.isdir(whole := os.path.join(path, name) if name else path):
                     self._send_file(whole, number, os.path.join(_name(path), name) if name else _name(path))
         return number
@@ -179,27 +191,29 @@ def run(
         try:
             side_by_side = client.begin(job, keep, steps)
             groups = groups or _groups(requests, manifest, job, side_by_side)
-            for asked in waiting:
-                client.ask(asked.requests)
+            for asked in list(waiting):
+                yield from _ask(client, asked, waiting)
             while True:
                 while len(waiting) < (AHEAD if job.several else 1) and (group := next(groups, None)):
                     readable, refused = client.readable(group)
                     yield from refused
                     if readable:
-                        waiting.append(_Asked(readable))
-                        client.ask(readable)
+                        waiting.append(_Asked(readable, [_free(request) for request in readable]))
+                        yield from _ask(client, waiting[-1], waiting)
                 if not waiting:
                     return
                 yield from client.outcomes(waiting[0])
                 waiting.popleft()
         except Lost as error:
             log.info("the worker was lost: %s", error)
-            client.last_word()
+            yield from client.last_words(waiting)
             client.link.channel.close()
             early += not waiting
             if early >= tries:
                 raise DiffpipeError("the worker ended while it loaded the pipeline", ENDED) from error
-            yield from _given_up(waiting, tries)
+            if waiting:
+                waiting.extendleft(reversed(list(_begun_again(waiting.popleft(), job.batch_size, tries))))
+                yield from _given_up(client, waiting, tries)
             if not waiting and groups:
                 if (next_one := next(groups, None)) is None:
                     return
@@ -210,26 +224,48 @@ def run(
             client.link.channel.close()
 
 
-def _given_up(waiting: deque[_Asked], tries: int) -> Iterator[Outcome]:
-    """Let what a dead worker had be made again, which may replace what it left; the outcomes of what that many died of.
+def _ask(client: Client, asked: _Asked, waiting: deque[_Asked]) -> Iterator[Outcome]:
+    """Ask for a group that waits; its outcomes, where its files cannot be sent. Raises Lost."""
+    try:
+        client.ask(asked.requests)
+    except DiffpipeError as error:
+        waiting.remove(asked)
+        yield from (Outcome(request, error=error) for request in asked.requests)
 
-    A worker may have died between an item's file and its word of it.
+
+def _begun_again(dead: _Asked, batch_size: int, tries: int) -> Iterator[_Asked]:
+    """What is left of the group that a dead worker had, as it is made again: to the same paths.
+
+    The worker may have died between an item's file and its word of it, so where nothing was before, what is there now
+    may be replaced. Items that went together are made by themselves, to find the one that workers die of; those of one
+    call not before they have had all their tries, as their last bits may differ then.
     """
-    for asked in waiting:
-        for path in (path for request in asked.left() for path in request.paths):
-            if not remote.is_url(path):
-                remove_leftovers(Path(path))
-        asked.requests, asked.came = [replace(request, overwrite=True) for request in asked.left()], 0
-    if not waiting:
-        return
-    first = waiting[0]
-    first.tries += 1
-    if first.tries >= tries or not first.requests:
-        waiting.popleft()
-    if first.tries >= tries:
+    left, free = dead.left(), dead.free[dead.came :]
+    for path in (path for request in left for path in request.paths if not remote.is_url(path)):
+        remove_leftovers(Path(path))
+    left = [replace(one, overwrite=one.overwrite or own) for one, own in zip(left, free, strict=True)]
+    if len(left) > 1 and (batch_size == 1 or dead.tries + 1 >= tries):
+        yield from (_Asked([request], [own]) for request, own in zip(left, free, strict=True))
+    elif left:
+        yield _Asked(left, free, tries=dead.tries + 1)
+
+
+def _given_up(client: Client, waiting: deque[_Asked], tries: int) -> Iterator[Outcome]:
+    """The outcomes of items that cannot be made again: so many workers died of them, or their input is gone."""
+    for asked in list(waiting):
         times = f" {tries} times" if tries > 1 else ""
-        error = DiffpipeError(f"the worker ended{times} while it made this", ENDED)
-        yield from (Outcome(request, error=error) for request in first.requests)
+        error = DiffpipeError(f"the worker ended{times} while it made this", ENDED) if asked.tries >= tries else None
+        if any(reading.once(path) for request in asked.requests for path in client.files(request)):
+            hint = "give a file, or use --no-worker"
+            error = error or DiffpipeError("the worker ended, and its input was a pipe that cannot be read again", hint)
+        if error:
+            waiting.remove(asked)
+            yield from (Outcome(request, error=error) for request in asked.requests)
+
+
+def _free(request: Request) -> bool:
+    """Whether nothing lies where a request's results go."""
+    return not any(os.path.lexists(path) for path in request.paths if not remote.is_url(path))
 
 
 def _groups(requests: Iterable[Request], manifest: Mapping[str, Any], job: Job, side_by_side: bool) -> Groups:
@@ -288,11 +324,11 @@ def _as_typed_too(asked: _Asked) -> Iterator[None]:
 
 def _look(path: str) -> None:
     """Raises OSError for a file or folder that cannot be read. A pipe is opened only once."""
-    if os.path.isdir(path):
-        os.listdir(path)
-    elif not reading.once(path):
-        with open(path, "rb"):
-            pass
+    inside = [os.path.join(path, name) for name in os.listdir(path)] if os.path.isdir(path) else [path]
+    for one in inside:
+        if not (reading.once(one) or os.path.isdir(one)):
+            with open(one, "rb"):
+                pass
 
 
 @contextmanager
