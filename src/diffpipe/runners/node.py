@@ -280,6 +280,11 @@ class Maker:
                     remove_leftovers(Path(own))
         return request if self.near else self._brought(number, place, request)
 
+    def __del__(self) -> None:
+        """Ray Data lets go of a worker before it ends it."""
+        if folder := getattr(self, "folder", None):
+            shutil.rmtree(folder, ignore_errors=True)
+
     # A worker on another node than the driver's
 
     def _brought(self, number: int, place: int, request: Request) -> Request:
