@@ -394,6 +394,18 @@ class Worker:
         return replace(request, arguments=guest.arguments)
 
 
+def _lock(place: Path) -> warm.Lock | None:
+    """The lock of a place. None where another worker has it: one that waited would take its place when that ends."""
+    end = time.monotonic() + channel.PATIENCE
+    while time.monotonic() < end:
+        if held := warm.lock(place, 0.1):  # a client may have it for a moment, to look
+            return held
+        if listens := channel.connect(place):
+            listens.close()
+            return None
+    return None
+
+
 def main() -> None:
     place, root, key, keep = sys.argv[1:]
     os.umask(0o077)
@@ -401,7 +413,7 @@ def main() -> None:
     for name in ("SIGTERM", "SIGHUP", "SIGINT"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), lambda *_: sys.exit(Exit.OK))
-    lock = warm.lock(Path(place))
+    lock = _lock(Path(place))
     if not lock:
         return  # another worker came first
     store = Store(Path(root))
