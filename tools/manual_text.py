@@ -27,6 +27,7 @@ EXIT = {
 ENVIRONMENT = {
     "DIFFPIPE_HOME": "The cache folder. Default: diffpipe in the user's cache folder (~/.cache/diffpipe on Linux).",
     "DIFFPIPE_OFFLINE": "If 1, use only what is on this machine, as --offline does.",
+    "DIFFPIPE_KEEP_WARM": "The default of --keep-warm: for how long a worker keeps a pipeline loaded, for example 5m.",
     "DIFFPIPE_TRACEBACK": "If set, show where an error came from, as --traceback does.",
     "HF_TOKEN, HUGGINGFACE_HUB_ACCESS_TOKEN": "Access token for the hub; else the one that `hf auth login` saved.",
     "HF_HOME, HF_ENDPOINT, HF_HUB_OFFLINE": "The hub client's own: where models are kept, which hub, no connections.",

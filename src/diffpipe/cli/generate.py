@@ -169,7 +169,6 @@ def _generate(
         looks = stack.enter_context(looking.opened(values, manifest, batch))
         read = reading.reader(batch.flags, batch.fit, _once)
         sized = {"width", "height"} & set(batch.flags)
-        about = None if values["no_metadata"] else About(reference, batch.fit, values["batch_size"])
 
         def check(first: Request) -> None:
             if source.stream is None:
@@ -179,27 +178,32 @@ def _generate(
                 if batch.seed is None and not batch.swept:
                     output.say(f"seed {first.seed}")
 
-        # What comes from a stream is made at once, and --fail-fast stops at the item that failed.
-        several = source.again and keep_going is not False
         seen = looking.previews(values)
-        previews = (seen.every, seen.decode) if seen else None
-        job = Job(values["batch_size"], several, batch.fit, about, values["step_down"], previews)
+        job = Job(
+            batch_size=values["batch_size"],
+            # What comes from a stream is made at once, and --fail-fast stops at the item that failed.
+            several=source.again and keep_going is not False,
+            fit=batch.fit,
+            about=None if values["no_metadata"] else About(reference, batch.fit, values["batch_size"]),
+            step_down=values["step_down"],
+            previews=(seen.every, seen.decode) if seen else None,
+        )
 
-        def make(requests: Iterator[Request]) -> Iterator[Outcome]:
+        def here(requests: Iterator[Request], ears: Ears) -> Iterator[Outcome]:
             from ..runners import local
 
+            how = local.how_of(job, ears, read, functools.partial(measured.add, entry.folder))
+            return local.run(manifest, locations, requests, how)
+
+        def make(requests: Iterator[Request]) -> Iterator[Outcome]:
             if values["runner"] == "ray":
                 ears = Ears(lambda request, done, steps: None, _once)
-                made = clusters.run(values, entry, manifest, requests, job, ears, total)
-                yield from looking.watched(made, looks)
+                yield from looking.watched(clusters.run(values, entry, manifest, requests, job, ears, total), looks)
                 return
             with output.steps(reference, total or 0) as show:
                 ears = Ears(_numbered(show, total), _once, seen.show if seen else None)
-                if workers.find():
-                    made = workers.run(requests, job, ears, alone=alone)
-                else:
-                    how = local.how_of(job, ears, read, functools.partial(measured.add, entry.folder))
-                    made = local.run(manifest, locations, requests, how)
+                kept = workers.find()
+                made = workers.run(requests, job, ears, alone=alone) if kept else here(requests, ears)
                 yield from looking.watched(made, looks)
 
         return batches.Run(source, batch, make, check, words, keep_going, values["json"], alone, looks.earlier)()
