@@ -22,6 +22,8 @@ NOWHERE = "http://127.0.0.1:9"  # the discard port, where nothing listens: a tes
 HEAVY = {"torch", "diffusers", "transformers", "PIL", "numpy", "peft", "accelerate", "av"}
 Done = subprocess.CompletedProcess[str]
 TEMPORARY = pytest.StashKey[Path]()
+UMASK = os.umask(0o022)
+os.umask(UMASK)  # it can only be read by setting it
 
 
 # How long an example takes says nothing on a busy machine.
@@ -66,11 +68,14 @@ def this_machine_only(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def environment_restored() -> Iterator[None]:
-    """What runs in this process may set variables for good (runners.local stays offline): not for the next test."""
+    """What runs in this process may set variables for good (runners.local stays offline), and the umask (a worker's is
+    077): not for the next test."""
     before = dict(os.environ)
+    os.umask(UMASK)
     yield
     os.environ.clear()
     os.environ.update(before)
+    os.umask(UMASK)
 
 
 @dataclass(frozen=True)
