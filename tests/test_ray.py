@@ -166,6 +166,15 @@ def test_a_node_builds_the_pipeline_from_what_pins_it(cli: Cli, copy_of: Callabl
 
 
 @pytest.mark.parametrize(
+    ("address", "says"),
+    [("nonsense", "--ray-address nonsense is no address"), ("127.0.0.1:1", "there is no Ray cluster at 127.0.0.1:1")],
+)
+def test_an_address_that_leads_nowhere_is_refused_before_ray_waits_for_it(address: str, says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        clusters._check_address(address)
+
+
+@pytest.mark.parametrize(
     ("words", "says"),
     [
         (["--workers", "2"], "--workers needs --runner ray"),

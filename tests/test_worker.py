@@ -412,7 +412,7 @@ def test_nobody_who_was_let_in_is_sent_away(store: Store, start: Callable[..., s
             made = run(store, [request(number)], link=link)
             assert made[0].error is None
             served += 1
-        assert warm._gone(place, 10)
+        assert warm.gone(place, 10)
     assert served > 0
 
 
@@ -451,7 +451,7 @@ def test_an_upgraded_client_replaces_an_idle_worker(
     with pytest.raises(Unusable, match="is about to end"):  # it lets nobody in any more
         warm.find(store, KEY, print)
     assert run(store, [request(0)], link=link)[0].error is None
-    assert warm._gone(warm.place_of(store, KEY), 5)
+    assert warm.gone(warm.place_of(store, KEY), 5)
 
 
 def test_an_idle_one_of_other_versions_is_replaced(
@@ -488,7 +488,7 @@ def test_stop_ends_the_item_and_tells_its_client(store: Store, start: Callable[.
     with pytest.raises(DiffpipeError, match="the worker was stopped"):
         run(store, [request(0, "slow"), request(1)], link=link)
     stopping.join(5)
-    assert warm._gone(place, 0)
+    assert warm.gone(place, 0)
     assert list(Path().glob("*.png")) == []
 
 
@@ -694,7 +694,9 @@ def test_durations(text: str, seconds: float) -> None:
     assert options.seconds(text, "--keep-warm") == seconds
 
 
-@pytest.mark.parametrize("text", ["", "m", "-5", "5 m", "5x", "1e3", "nan", "inf", "٥m", "1..5s", "31d", "9" * 400])
+@pytest.mark.parametrize(
+    "text", ["", "m", "-5", "5 m", "5x", "1e3", "nan", "inf", "٥m", "1..5s", "1h30", "31d", "9" * 400]
+)
 def test_what_is_no_duration(text: str) -> None:
     with pytest.raises(UsageError):
         options.seconds(text, "--keep-warm")

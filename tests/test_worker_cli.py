@@ -475,7 +475,7 @@ def test_the_environment_asks_for_one(cli: Cli, work: Path) -> None:
     cli("worker", "stop", "--all", check=True)
     bad = cli("generate", *FOX, "-o", "e.png", cwd=work, env={"DIFFPIPE_KEEP_WARM": "soon"})
     assert (bad.returncode, bad.stderr) == (
-        2, "error: DIFFPIPE_KEEP_WARM soon is no duration\n  try: for example 30s, 5m or 1h\n",
+        2, "error: DIFFPIPE_KEEP_WARM 'soon' is no duration\n  try: for example 30s, 5m or 1h\n",
     )  # fmt: skip
     two = cli("generate", *FOX, "--keep-warm", "5m", "--no-worker", cwd=work)
     assert (two.returncode, two.stderr.splitlines()[0]) == (2, "error: --keep-warm is given with --no-worker")

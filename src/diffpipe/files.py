@@ -38,6 +38,12 @@ def write_atomic(path: Path, data: bytes) -> None:
         raise
 
 
+def umask() -> int:
+    """This process's umask, which can only be read by setting it: to a strict one, as other threads may make files."""
+    os.umask(found := os.umask(0o077))
+    return found
+
+
 def mark(path: Path) -> str:
     """How the temporary files that become a file begin: what a crash left of it can be told from those of others."""
     return f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]}."

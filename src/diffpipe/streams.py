@@ -15,7 +15,7 @@ from typing import IO, Any
 
 from . import remote
 from .errors import AccessError, CacheError, DiffpipeError, NotFoundError, UsageError
-from .files import mark, readable
+from .files import mark, readable, umask
 
 BLOCK = 64 << 20  # bytes of a request or part: S3 takes 10,000 parts, so 670 GB in one file
 HEAD = 1 << 20  # the same where only the beginning is wanted
@@ -143,7 +143,7 @@ def _writing_here(path: Path) -> Iterator[IO[bytes]]:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
-        os.chmod(name, 0o666 & ~_umask())
+        os.chmod(name, 0o666 & ~umask())
         os.replace(name, path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
@@ -154,9 +154,3 @@ def _remove_abandoned(path: Path) -> None:
     for left in path.parent.glob(f"{mark(path)}*.tmp"):
         if time.time() - left.stat().st_mtime > ABANDONED:
             left.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current

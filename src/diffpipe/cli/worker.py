@@ -96,8 +96,10 @@ def stop(
 ) -> None:
     from ..runners import warm
 
-    if (pipeline is None) == (not all_):
+    if pipeline is None and not all_:
         raise UsageError("worker stop needs a PIPELINE, or --all", "diffpipe worker list shows what runs")
+    if pipeline is not None and all_:
+        raise UsageError("worker stop is given a PIPELINE and --all", "leave one of them out")
     store = Store()
     wanted = None if pipeline is None else warm.place_of(store, store.key(pipeline))
     found = [one for one in warm.running(store) if wanted in (None, one["place"])]
@@ -152,7 +154,7 @@ def seconds(text: str, name: str) -> float:
     """ "90", "30s", "5m", "1h30m" in seconds. Raises UsageError for anything else."""
     plain = text.strip().lower()
     if not DURATION.fullmatch(plain):
-        raise UsageError(f"{name} {text} is no duration", "for example 30s, 5m or 1h")
+        raise UsageError(f"{name} {text!r} is no duration", "for example 30s, 5m or 1h")
     found = sum(float(count) * UNITS[unit] for count, unit in re.findall(r"([\d.]+)([smhd]?)", plain))
     if found > LONGEST:
         raise UsageError(f"{name} {text} is longer than 30 days", "for example 30s, 5m or 1h")
@@ -216,11 +218,13 @@ class Workers:
 
     def run(self, requests: Iterator[Request], job: Job, ears: Ears, *, alone: bool) -> Iterator[Outcome]:
         """What becomes of each request. `alone`: it is the only one, and fails if the worker dies of it."""
-        from ..runners import away, worker
+        from ..runners import away, warm, worker
 
         told, tries = sys.stderr.isatty(), 1 if alone else worker.TRIES
 
         def make(made_here: Iterator[Request]) -> Iterator[Outcome]:
             return worker.run(self.link, self.start, self.manifest, made_here, job, ears, self.keep, told, tries)
 
-        return away.run(make, requests)
+        yield from away.run(make, requests)
+        if self.keep == 0:
+            warm.gone(self.link.place, warm.PARTING)  # its memory is free when this returns

@@ -231,10 +231,7 @@ class _Sockets:
         return _over(made)
 
     def in_place(self) -> bool:
-        try:
-            return self.path.stat().st_ino == self.inode
-        except OSError:
-            return False
+        return _is(self.path, self.inode)
 
     def close(self) -> None:
         if self.in_place():
@@ -276,6 +273,13 @@ def _to_socket(path: Path, timeout: float) -> Channel:
     return _over(connected)
 
 
+def _is(path: Path, inode: int) -> bool:
+    try:
+        return path.stat().st_ino == inode
+    except OSError:
+        return False
+
+
 def _over(connected: socket.socket) -> Stream:
     descriptor = connected.detach()
     return Stream(descriptor, descriptor)
@@ -315,10 +319,7 @@ class _Fifos:
             raise
 
     def in_place(self) -> bool:
-        try:
-            return self.path.stat().st_ino == self.inode
-        except OSError:
-            return False
+        return _is(self.path, self.inode)
 
     def close(self) -> None:
         if self.in_place():

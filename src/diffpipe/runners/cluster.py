@@ -6,6 +6,7 @@ import importlib.util
 import logging
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from typing import Any
 
 from .. import bundle
 from ..errors import DiffpipeError, UsageError
+from ..files import umask
 from ..store import SHORT, Entry, Store
 from . import node
 from .job import Job
@@ -22,6 +24,7 @@ from .job import Job
 log = logging.getLogger("diffpipe.ray")
 
 INSTALL = "pip install 'diffpipe[ray]'"
+REACHED = 10.0  # seconds in which the address of a cluster must answer
 ANSWER = 60.0  # seconds in which a node must answer
 TOKENS = {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}
 STORE = 256 << 20  # bytes of a local cluster's object store: rows are small, and results do not pass through it
@@ -121,6 +124,8 @@ def _join(ray: Any, address: str, level: int) -> bool:
     """Join a cluster; False for "auto" where none runs here."""
     if address.startswith("ray://"):
         raise UsageError("--ray-address ray:// is for clients outside of a cluster", "run this on one of its nodes")
+    if address != "auto":
+        _check_address(address)
     try:
         ray.init(address=address, log_to_driver=False, logging_level=level)
     except ConnectionError as error:
@@ -134,6 +139,18 @@ def _join(ray: Any, address: str, level: int) -> bool:
         said = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise DiffpipeError(f"Ray cannot join {address}: {said}", "use the cluster's own versions") from error
     return True
+
+
+def _check_address(address: str) -> None:
+    """Raises UsageError for what is no address, and where nothing listens: Ray itself would wait for minutes."""
+    host, colon, port = address.rpartition(":")
+    if not (host and colon and port.isdigit()):
+        raise UsageError(f"--ray-address {address} is no address", "give auto, local or HOST:PORT")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), REACHED).close()
+    except (OSError, OverflowError) as error:
+        hint = "start one with ray start --head; ray status shows the address of the one that runs"
+        raise UsageError(f"there is no Ray cluster at {address}", hint) from error
 
 
 def _start(ray: Any, level: int) -> Path:
@@ -198,8 +215,6 @@ def plan_of(ray: Any, entry: Entry, manifest: Mapping[str, Any], job: Job, clust
         "config": manifest["config"],
         "sources": manifest["sources"],
     }
-    umask = os.umask(0)
-    os.umask(umask)
     return node.Plan(
         key=entry.key,
         document=document,
@@ -209,7 +224,7 @@ def plan_of(ray: Any, entry: Entry, manifest: Mapping[str, Any], job: Job, clust
         driver=ray.get_runtime_context().get_node_id(),
         root=str(entry.folder.parent.parent),
         folder=os.getcwd(),
-        umask=umask,
+        umask=umask(),
         gpus=gpus,
         bundle=cluster.bundle,
     )

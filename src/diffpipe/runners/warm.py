@@ -214,12 +214,12 @@ def find(store: Store, key: str, tell: Callable[[str], None]) -> Link | float | 
     try:
         link = _welcomed(place, WELCOME)
     except Lost:
-        if not clean(place) and not _gone(place, PARTING):
+        if not clean(place) and not gone(place, PARTING):
             tell("the worker did not answer: it was ended")
             kill(place)
         return None
     except Unusable:
-        if not _gone(place, PARTING):
+        if not gone(place, PARTING):
             raise
         link = None
     if link is None:
@@ -277,10 +277,12 @@ def retire(place: Path) -> bool:
     answer: Message | None = None
     with suppress(Lost):
         answer = ask(place, "retire")
-    return not (answer or {}).get("going") and _gone(place, GOING)
+    # A client that has just left may still be counted.
+    return gone(place, PARTING if (answer or {}).get("going") else GOING)
 
 
-def _gone(place: Path, timeout: float) -> bool:
+def gone(place: Path, timeout: float) -> bool:
+    """Whether a worker has ended within so many seconds."""
     held = lock(place, timeout)
     if held:
         held.release()
@@ -378,7 +380,7 @@ def stop(place: Path) -> None:
     with suppress(Lost):
         if ask(place, "stop") is None:
             return
-        if _gone(place, GOING):
+        if gone(place, GOING):
             clean(place)
             return
     kill(place)
@@ -388,9 +390,9 @@ def kill(place: Path) -> None:
     """End a worker that does not answer."""
     with suppress(OSError, ValueError):
         pid = int(pid_file(place).read_text())
-        if not _gone(place, 0) and _is_worker(pid):
+        if not gone(place, 0) and _is_worker(pid):
             os.kill(pid, signal.SIGKILL if hasattr(signal, "SIGKILL") else signal.SIGTERM)
-    _gone(place, GOING)
+    gone(place, GOING)
     clean(place)
 
 

@@ -6,7 +6,6 @@ import base64
 import itertools
 import logging
 import os
-import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -16,7 +15,7 @@ from typing import Any
 
 from .. import remote
 from ..errors import DiffpipeError, UsageError
-from ..files import identity, remove_leftovers
+from ..files import identity, remove_leftovers, umask
 from ..specs import Flag, Outcome, Request
 from . import channel, local, reading, warm
 from .channel import Lost, Message
@@ -55,7 +54,7 @@ class Client:
 
     def begin(self, job: Job, keep: float | None, steps: bool) -> bool:
         """Tell how; whether the worker makes requests side by side. Waits until its pipeline is loaded."""
-        self.link.channel.send({"job": job.to_json(), "umask": _umask(), "keep": keep, "steps": steps})
+        self.link.channel.send({"job": job.to_json(), "umask": umask(), "keep": keep, "steps": steps})
         while "ready" not in (message := self._next()):
             self._hear(message, [])
         return bool(message["ready"])
@@ -342,11 +341,3 @@ def _explained(path: str) -> Iterator[None]:
 
 def _name(path: str) -> str:
     return os.path.basename(os.path.abspath(path)) or "file"
-
-
-def _umask() -> int:
-    """This process's umask, which can only be read by setting it."""
-    if sys.platform == "win32":
-        return 0
-    os.umask(found := os.umask(0o077))
-    return found

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import DiffpipeError, UsageError
-from ...files import mark
+from ...files import mark, umask
 from .encode import AUDIO, FILMS, encode_film, encode_gif, encode_sound, exact_rate
 from .read import Sound
 from .text import NONE, for_picture
@@ -161,7 +161,7 @@ def _frames(pictures: Sequence[Any], path: Path, overwrite: bool, text: Mapping[
         for number, picture in enumerate(pictures, start=1):
             about = for_picture("PNG", text) if number == 1 else {}
             picture.save(temporary / f"{number:05}.png", "PNG", **about)
-        os.chmod(temporary, 0o777 & ~_umask())
+        os.chmod(temporary, 0o777 & ~umask())
         return _publish_folder(temporary, path, overwrite)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -201,7 +201,7 @@ def _whole(path: Path, overwrite: bool, fill: Callable[[Path], object]) -> Path:
     temporary = Path(name)
     try:
         fill(temporary)
-        os.chmod(temporary, 0o666 & ~_umask())
+        os.chmod(temporary, 0o666 & ~umask())
         return _publish(temporary, path, overwrite)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -228,9 +228,3 @@ def _publish(temporary: Path, path: Path, overwrite: bool) -> Path:
 
 def _beside(path: Path, number: int) -> Path:
     return path.with_name(f"{path.stem}-{number}{path.suffix}")
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current
