@@ -21,7 +21,7 @@ from .flags import option
 
 DEFAULT = "DIFFPIPE_KEEP_WARM"
 UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
-DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:[smhd]|$))+", re.ASCII)
+DURATION = re.compile(r"(?:\d+(?:\.\d+)?[smhd])+|\d+(?:\.\d+)?", re.ASCII)
 LONGEST = 30 * 86400
 
 ROWS = {
