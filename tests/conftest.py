@@ -53,13 +53,23 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     shutil.rmtree(config.stash[TEMPORARY], ignore_errors=True)
 
 
+def _own(family: int, address: str) -> bool:
+    """Whether an address is one of this machine's: no other can be bound to."""
+    with socket.socket(family, socket.SOCK_DGRAM) as bound:
+        try:
+            bound.bind((address, 0))
+        except OSError:
+            return False
+    return True
+
+
 @pytest.fixture(autouse=True)
 def this_machine_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let no test of this process connect to another machine."""
     connect = socket.socket.connect
 
     def guarded(self: socket.socket, address: object) -> None:
-        if self.family != socket.AF_UNIX and isinstance(address, tuple) and address[0] not in ("127.0.0.1", "::1"):
+        if self.family != socket.AF_UNIX and isinstance(address, tuple) and not _own(self.family, address[0]):
             raise AssertionError(f"a test tried to connect to {address[0]}")
         connect(self, address)  # type: ignore[arg-type]
 
