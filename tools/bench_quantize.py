@@ -67,7 +67,7 @@ def one(way: str, mode: str, folder: Path, scratch: Path) -> dict[str, float]:
     import torch
     from diffusers import FluxTransformer2DModel
 
-    from diffpipe.engine import quantize, stored
+    from diffpipe.engine.loading import quantize, stored
 
     torch.set_num_threads(1)
     kind, backend = [*mode.split(), "quanto"][:2] if mode else ("", "")

@@ -23,9 +23,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from diffpipe.files import write_json
-from diffpipe.specs import digest
-from diffpipe.store import Store
+from diffpipe.cache.store import Store
+from diffpipe.core.canonical import digest
+from diffpipe.storage.disk import write_json
 
 BARE = '''
 import typer

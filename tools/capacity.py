@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-from diffpipe.runners.flow import DRIVER_SECONDS, MOST, ROW_SECONDS
+from diffpipe.runners.ray_cluster.dispatch import DRIVER_SECONDS, MOST, ROW_SECONDS
 
 FILE = Path(__file__).resolve().parents[1] / "docs/ray.md"
 BEGIN, END = "<!-- capacity: tools/capacity.py -->\n", "<!-- end of capacity -->\n"

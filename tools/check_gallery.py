@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from diffpipe import gallery
+from diffpipe.results import gallery
 
 PROGRAMS = ("chromium-headless-shell", "chromium", "google-chrome")
 LOADED = """async () => {

@@ -18,10 +18,11 @@ import typer
 from completion_scripts import scripts
 from manual_text import BUILD_OPTIONS, CALL_FLAGS, ENVIRONMENT, EXAMPLES, EXIT, FIELDS, FILES, SWITCHES
 
-from diffpipe import __version__, plugins, templates
-from diffpipe.catalog import BUILTIN
+from diffpipe import __version__
+from diffpipe.batch import output_paths
+from diffpipe.catalog import BUILTIN, plugins
 from diffpipe.cli import app, flags, generate, tree
-from diffpipe.errors import Exit
+from diffpipe.core.errors import Exit
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -137,7 +138,7 @@ def command_page(name: str) -> str:
             "OPTIONS": options(records(runner)),
             "CALL FLAGS": paragraphs(CALL_FLAGS),
             "OUTPUT TEMPLATES": paragraphs(["The fields of --output; format specs are Python's, as in {index:03d}:"])
-            + items({f"{{{field}}}": FIELDS[field] for field in templates.FIELDS}),
+            + items({f"{{{field}}}": FIELDS[field] for field in output_paths.FIELDS}),
         }
     elif name in ("build", "plan"):
         sections = {

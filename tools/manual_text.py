@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from diffpipe.errors import Exit
+from diffpipe.core.errors import Exit
 
 FIELDS = {
     "name": "the pipeline's name, as given",

@@ -31,7 +31,7 @@ SUBJECTS = ("fox", "cat", "panda", "owl", "frog", "bear", "pig", "koala")
 def overhead(items: int, one_prompt: bool) -> bool:
     """Wall time of a batch against a bare loop, item by item in turns, so that both meet the same load."""
     from diffpipe.cli import app
-    from diffpipe.engine import load
+    from diffpipe.engine.loading import load
     from diffpipe.runners import local
 
     prompts = [f"a {SUBJECTS[0 if one_prompt else at % len(SUBJECTS)]}" for at in range(items)]
@@ -64,9 +64,9 @@ def overhead(items: int, one_prompt: bool) -> bool:
     import torch  # noqa: F401  (what both need to be imported is not the batch's)
 
     local.stay_offline()
-    from diffpipe.engine import place
+    from diffpipe.engine.placement import devices
 
-    place.quiet_libraries()
+    devices.quiet_libraries()
     started = time.perf_counter()
     with suppress(SystemExit), open("told.jsonl", "w") as told, redirect_stdout(told):
         app.main()

@@ -249,7 +249,7 @@ class Nothing:
         pass
 
     def outcomes(self, requests: Iterator[Any], how: Any) -> Iterator[Any]:
-        from diffpipe.specs import Artifact, Outcome
+        from diffpipe.core.request import Artifact, Outcome
 
         for request in requests:
             yield Outcome(request, (Artifact(request.paths[0], request.seed, request.index, "image", 0.001),))
@@ -260,11 +260,11 @@ class Nothing:
 
 def memory(items: int) -> bool:
     os.environ |= private(Path.cwd())
-    from diffpipe.runners import ray
-    from diffpipe.runners.cluster import Cluster
+    from diffpipe.cache.store import Store
+    from diffpipe.core.request import Request
     from diffpipe.runners.job import Ears, Job
-    from diffpipe.specs import Request
-    from diffpipe.store import Store
+    from diffpipe.runners.ray_cluster import run as ray
+    from diffpipe.runners.ray_cluster.cluster import Cluster
 
     entry = Store().find("demo")
     requests = (Request(at, at, {"prompt": "a fox"}, (f"out/{at}.png",), id=str(at)) for at in range(items))

@@ -584,7 +584,7 @@ def workers() -> list[int]:
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with suppress(OSError):
             line = path.read_bytes()
-            if b"diffpipe.runners.serve" in line and os.fsencode(os.getcwd()) in line:
+            if b"diffpipe.runners.worker.server" in line and os.fsencode(os.getcwd()) in line:
                 found.append(int(path.parent.name))
     return found
 

@@ -14,15 +14,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from diffpipe.cache.store import Store
 from diffpipe.catalog import BUILTIN
+from diffpipe.core.build_spec import BuildSpec, Placement
 from diffpipe.memory import estimate, knobs
 from diffpipe.memory.estimate import Task, peaks, weight_bytes, weights
 from diffpipe.memory.plan import Machine, Plan, gib, option, plan
 from diffpipe.memory.sizes import Sizes
-from diffpipe.specs import BuildSpec, Placement
-from diffpipe.store import Store
-from diffpipe.tables import recorded
-from diffpipe.tables import table as read_table
+from diffpipe.memory.tables import recorded
+from diffpipe.memory.tables import table as read_table
 
 FILE = Path(__file__).resolve().parents[1] / "docs/memory.md"
 MEMORY = (6, 8, 12, 16, 24, 48, 80)  # GiB of the cards people have

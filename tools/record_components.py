@@ -31,7 +31,7 @@ from diffusers.pipelines.audioldm2 import modeling_audioldm2
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from diffpipe.engine import quantize
+from diffpipe.engine.loading import quantize
 from diffpipe.memory.sizes import Sizes, read_sizes, set_steps
 
 FILE = Path(__file__).resolve().parents[1] / "src/diffpipe/memory/recorded.json"

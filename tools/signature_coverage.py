@@ -24,10 +24,10 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from diffpipe.catalog import BUILTIN
-from diffpipe.engine.outputs import kind_of, output_fields
-from diffpipe.engine.schedulers import fitting
-from diffpipe.engine.signature import read_flags, unfit_arguments, why_uncallable
-from diffpipe.specs import NOUNS, Flag
+from diffpipe.core.flag import NOUNS, Flag
+from diffpipe.engine.classes.outputs import kind_of, output_fields
+from diffpipe.engine.classes.schedulers import fitting
+from diffpipe.engine.classes.signature import read_flags, unfit_arguments, why_uncallable
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLE = ROOT / "docs" / "pipelines.md"

@@ -10,7 +10,7 @@ import sys
 def main() -> None:
     """The command line; Ctrl-C while its modules are still being imported ends it as quietly as later."""
     try:
-        from diffpipe.cli.app import main as run
+        from .cli.app import main as run
 
         run()
     except KeyboardInterrupt:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..specs import PipelineType, Provider
 from . import audio, demo, image, video
+from .rows import PipelineType, Provider
 
 CUSTOM = Provider(
     name="custom",

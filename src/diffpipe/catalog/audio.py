@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..specs import PipelineType, Provider
 from .image import PROMPT
+from .rows import PipelineType, Provider
 
 AUDIOLDM_MODELS = tuple(f"cvssp/audioldm-{name}" for name in ("s-full-v2", "s-full", "m-full", "l-full"))
 AUDIOLDM2_MODELS = ("cvssp/audioldm2", "cvssp/audioldm2-large", "cvssp/audioldm2-music")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..specs import PipelineType, Provider
 from .image import FLUX_FLAGS, IMAGE, IMAGE_AND_MASK
+from .rows import PipelineType, Provider
 
 MODEL = ("embedded:demo",)
 # What the model was trained for: FluxPipeline's own defaults (1024 pixels, 28 steps, 512 tokens) suit the large ones.

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..specs import PipelineType, Provider
+from .rows import PipelineType, Provider
 
-QUIRKS = "diffpipe.engine.quirks"
+QUIRKS = "diffpipe.engine.running.quirks"
 AT_IMAGE_SIZE = {"call": f"{QUIRKS}:call_at_image_size"}
 
 

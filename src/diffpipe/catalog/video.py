@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..specs import PipelineType, Provider
 from .image import IMAGE, PROMPT, QUIRKS, steps
+from .rows import PipelineType, Provider
 
 
 def frames(each: int, remainder: int, **fields: Any) -> dict[str, Any]:

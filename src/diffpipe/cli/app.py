@@ -11,7 +11,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from .. import __version__
-from ..errors import CacheError, DiffpipeError, Exit, UsageError
+from ..core.errors import CacheError, DiffpipeError, Exit, UsageError
 from . import output, tree
 
 COMMANDS = {
@@ -25,13 +25,14 @@ COMMANDS = {
     "reproduce": "Make a file again with what it was made with, and compare.",
     "doctor": "Show versions, devices, memory, cache, token and hub.",
 }
+MODULES = {"inspect": "inspect_file", "worker": "workers"}  # those that are not named as their command
 COMPLETE = "_DIFFPIPE_COMPLETE"  # the variable by which Typer is asked for completions
 HELP = "Build diffusers pipelines once, generate with them many times."
 EPILOG = "diffpipe --version shows the version. Any command takes --traceback, which shows where an error came from."
 
 
 def _make(name: str) -> Any:
-    return importlib.import_module(f".{name}", __package__).make() if name in COMMANDS else None
+    return importlib.import_module(f".{MODULES.get(name, name)}", __package__).make() if name in COMMANDS else None
 
 
 def root() -> Any:

@@ -11,15 +11,17 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
+from ..catalog.plugins import providers
+from ..catalog.rows import PipelineType, Provider
 from ..catalog.schedulers import every_scheduler, schedulers_of
-from ..errors import DiffpipeError, UsageError
-from ..plugins import providers
-from ..specs import MEDIA_KINDS, BuildSpec, Flag, PipelineType, Placement, Provider, Speed
+from ..core.build_spec import BuildSpec, Placement, Speed
+from ..core.errors import DiffpipeError, UsageError
+from ..core.flag import MEDIA_KINDS, Flag
 from . import output, tree
 from .flags import option, option_name, parse_json, reporting, with_parameters
 
 if TYPE_CHECKING:
-    from ..build import Built
+    from ..building.build import Built
 
 DTYPES = Literal["bfloat16", "float16", "float32"]
 QUANTIZATIONS = Literal["none", "fp8", "int8", "int4"]
@@ -68,7 +70,7 @@ def _devices(incomplete: str) -> list[str]:
 
 def _components(ctx: typer.Context, incomplete: str) -> list[str]:
     """NAME= for every component of the local folder that --model names, else of the pipeline of the provider's name."""
-    from ..store import Store
+    from ..cache.store import Store
 
     try:
         index = json.loads(Path(ctx.params.get("model") or "", "model_index.json").read_bytes())
@@ -247,10 +249,10 @@ def parameters(provider: Provider) -> list[inspect.Parameter]:
 
 def _build(provider: Provider, values: Mapping[str, Any]) -> None:
     output.set_up(quiet=values["quiet"], verbose=values["verbose"], log_file=values["log_file"])
-    from ..build import Options, build
+    from ..building.build import Options, build
+    from ..cache.store import SHORT, Store
+    from ..memory.choose import choose
     from ..memory.knobs import describe
-    from ..placing import choose
-    from ..store import SHORT, Store
 
     asked, row = spec_of(provider, values)
     choice = choose(asked, row, Store(), values["offline"])

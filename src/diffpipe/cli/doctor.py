@@ -9,10 +9,10 @@ from typing import Annotated, Any
 
 import typer
 
-from .. import hub
-from ..build import versions
-from ..files import readable
-from ..store import Store
+from ..building.build import versions
+from ..cache.store import Store
+from ..sources import hub
+from ..storage.disk import readable
 from . import output, tree
 
 TEXT = "Show versions, devices, memory, cache, token and hub."
@@ -49,7 +49,7 @@ def _device(device: dict[str, Any]) -> str:
 
 def examine(offline: bool) -> dict[str, Any]:
     """Versions, devices, cache, whether there is a token, and whether the hub answers. Never the token itself."""
-    from ..engine.place import devices
+    from ..engine.placement.devices import devices
 
     store = Store()
     folder = store.folder("pipelines")

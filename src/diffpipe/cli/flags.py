@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal, Optional
 
 import typer
 
-from ..errors import UsageError
-from ..prompts import strict_json
-from ..specs import MEDIA_KINDS, Flag
+from ..batch.prompt_files import strict_json
+from ..core.errors import UsageError
+from ..core.flag import MEDIA_KINDS, Flag
 
 TYPES: dict[str, Any] = {"text": str, "integer": int, "number": float, "boolean": bool, "json": str}
 CONTEXT = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)  # Typer fills it in

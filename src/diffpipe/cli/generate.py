@@ -11,20 +11,31 @@ from difflib import get_close_matches
 from math import prod
 from typing import Any, Literal
 
-from .. import measured
-from ..batch import PER_CALL, SEEDS, Batch
-from ..errors import Exit, UsageError
-from ..metadata import About
-from ..plugins import providers
-from ..prompts import sweeps
-from ..runners import reading
+from ..batch.items import SEEDS, Batch
+from ..batch.output_paths import BATCH_TEMPLATE, DEFAULT_TEMPLATE, Outputs
+from ..batch.prompt_files import sweeps
+from ..cache import measured
+from ..cache.store import SHORT, Entry, Store
+from ..catalog.plugins import providers
+from ..catalog.vocabulary import read, unknown_words
+from ..core.errors import Exit, UsageError
+from ..core.flag import FORMATS, FRAME_RATES, MEDIA_KINDS, NOUNS, PER_CALL, Flag, OutputKind
+from ..core.request import Outcome, Request
+from ..results.metadata import About
+from ..runners import inputs
 from ..runners.job import Ears, Job
-from ..specs import FORMATS, FRAME_RATES, MEDIA_KINDS, NOUNS, Flag, Outcome, OutputKind, Request
-from ..store import SHORT, Entry, Store
-from ..templates import BATCH_TEMPLATE, DEFAULT_TEMPLATE, Outputs
-from ..vocabulary import read, unknown_words
-from . import batches, clusters, looking, output, tree, worker
-from .flags import CONTEXT, arguments, option, option_name, parameter, parse_json, reporting, with_parameters
+from . import batch_run, output, previews, ray_options, tree
+from . import workers as worker
+from .flags import (
+    CONTEXT,
+    arguments,
+    option,
+    option_name,
+    parameter,
+    parse_json,
+    reporting,
+    with_parameters,
+)
 
 CALL, RUN = "Call arguments", "Run options"
 # Pixels in all, up to which no prediction is asked for: it takes 20 ms to import.
@@ -60,7 +71,7 @@ def _make(reference: str) -> Any:
 
     text = f"{manifest['pipeline']} ({manifest['provider']}, {manifest['type']}), {entry.key[:SHORT]}."
     command = with_parameters(function, [CONTEXT, *(parameter(flag, CALL) for flag in shown), *own])
-    return tree.command(reference, command, text, batches.presets_text())
+    return tree.command(reference, command, text, batch_run.presets_text())
 
 
 def options(kind: OutputKind, arguments: Collection[str] = ()) -> list[inspect.Parameter]:
@@ -115,10 +126,10 @@ def options(kind: OutputKind, arguments: Collection[str] = ()) -> list[inspect.P
             "offloading, layerwise casting, quantization. For that one alone; --no-step-down fails instead.",
             "--step-down/--no-step-down", panel=RUN,
         ),
-        *looking.options(kind),
+        *previews.options(kind),
         *worker.options(RUN),
-        *batches.options(noun),
-        *clusters.options(),
+        *batch_run.options(noun),
+        *ray_options.options(),
         *reporting(RUN, f"Print a JSON object a {noun} instead of its path."),
     ]  # fmt: skip
 
@@ -140,23 +151,23 @@ def _generate(
 ) -> Exit:
     """Check everything, then load, then make one item after another."""
     output.set_up(quiet=values["quiet"], verbose=values["verbose"], log_file=values["log_file"])
-    from ..verify import locate
+    from ..cache.verify import locate
 
-    clusters.check(values)
+    ray_options.check(values)
     workers = worker.Workers(Store(), entry, reference, manifest, values)
     with ExitStack() as stack:
-        source = batches.source(values["prompts_from"], values["prompts_format"], stack)
+        source = batch_run.source(values["prompts_from"], values["prompts_format"], stack)
         batch = _batch(reference, entry, manifest, flags, values, explicit)
-        path = batches.journal_path(values, batch)
+        path = batch_run.journal_path(values, batch)
         if path and path.exists():
-            batch = batches.with_journal(batch, path, stack)
-        looking.check(values, batch)
+            batch = batch_run.with_journal(batch, path, stack)
+        previews.check(values, batch)
         keep_going = values["keep_going"]
-        total = batches.validated(source, batch, bool(keep_going)) if source.again else None
+        total = batch_run.validated(source, batch, bool(keep_going)) if source.again else None
         if values["dry_run"]:
-            return batches.listed(source, batch, bool(keep_going), values["json"])
+            return batch_run.listed(source, batch, bool(keep_going), values["json"])
         if path and not batch.journal:
-            batch = batches.with_journal(batch, path, stack)
+            batch = batch_run.with_journal(batch, path, stack)
         _warn_of_versions(manifest, reference)
         words = _Words(manifest)
         words(str(batch.arguments.get("prompt") or ""))
@@ -166,19 +177,19 @@ def _generate(
         if batch.journal and not (batch.resume and batch.journal.header):
             batch.journal.begin(batch.key, batch.origin)
         alone = total == 1 and batch.journal is None
-        looks = stack.enter_context(looking.opened(values, manifest, batch))
-        read = reading.reader(batch.flags, batch.fit, _once)
+        looks = stack.enter_context(previews.opened(values, manifest, batch))
+        read = inputs.reader(batch.flags, batch.fit, _once)
         sized = {"width", "height"} & set(batch.flags)
 
         def check(first: Request) -> None:
             if source.stream is None:
-                given = {} if reading.piped(first, batch.flags) else read(first)
-                if not sized and (picture := next(reading.frames_of(given), None)):  # results are as large as it
+                given = {} if inputs.piped(first, batch.flags) else read(first)
+                if not sized and (picture := next(inputs.frames_of(given), None)):  # results are as large as it
                     batch.limit({**given, "width": picture.width, "height": picture.height})
                 if batch.seed is None and not batch.swept:
                     output.say(f"seed {first.seed}")
 
-        seen = looking.previews(values)
+        seen = previews.previews(values)
         job = Job(
             batch_size=values["batch_size"],
             # What comes from a stream is made at once, and --fail-fast stops at the item that failed.
@@ -198,15 +209,15 @@ def _generate(
         def make(requests: Iterator[Request]) -> Iterator[Outcome]:
             if values["runner"] == "ray":
                 ears = Ears(lambda request, done, steps: None, _once)
-                yield from looking.watched(clusters.run(values, entry, manifest, requests, job, ears, total), looks)
+                yield from previews.watched(ray_options.run(values, entry, manifest, requests, job, ears, total), looks)
                 return
             with output.steps(reference, total or 0) as show:
                 ears = Ears(_numbered(show, total), _once, seen.show if seen else None)
                 kept = workers.find()
                 made = workers.run(requests, job, ears, alone=alone) if kept else here(requests, ears)
-                yield from looking.watched(made, looks)
+                yield from previews.watched(made, looks)
 
-        return batches.Run(source, batch, make, check, words, keep_going, values["json"], alone, looks.earlier)()
+        return batch_run.Run(source, batch, make, check, words, keep_going, values["json"], alone, looks.earlier)()
 
 
 def _batch(
@@ -222,7 +233,7 @@ def _batch(
     names = frozenset({*manifest["arguments"], *by_name})
     called = arguments(flags, values)
     chosen = {name: value for name, value in called.items() if name in explicit}
-    preset = batches.from_presets(values["args"] or [], by_name, names, values["strict"])
+    preset = batch_run.from_presets(values["args"] or [], by_name, names, values["strict"])
     own = {name: preset.pop(name) for name in ("seed", "count") if name in preset}
     own |= {name: values[name] for name in ("seed", "count") if name in explicit}
     given = _set(values["set"] or [], by_name, manifest)
@@ -268,10 +279,10 @@ def _limit(
 
     def limit(arguments: Mapping[str, Any]) -> None:
         sizes = [int(arguments.get(name) or usual) for name, usual in AMOUNT.items()]
-        if values["force"] or clusters.elsewhere(values) or prod(sizes) * at_once <= ORDINARY:
+        if values["force"] or ray_options.elsewhere(values) or prod(sizes) * at_once <= ORDINARY:
             return
         if not found:
-            from ..forecast import check_of
+            from ..memory.refuse import check_of
 
             found.append(check_of(manifest, entry.sources(), at_once, values["step_down"]))
         found[0](arguments)

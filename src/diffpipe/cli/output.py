@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..errors import CacheError, DiffpipeError
+from ..core.errors import CacheError, DiffpipeError
 
 TOKEN = re.compile(r"\b(hf_|api_org_)[A-Za-z0-9]{8,}|(?<=[Bb]earer )\S+")
 TOKEN_VARIABLES = ("HF_TOKEN", "HUGGINGFACE_HUB_ACCESS_TOKEN", "HUGGING_FACE_HUB_TOKEN")
@@ -31,7 +31,7 @@ def redact(text: str) -> str:
         if secret:
             text = text.replace(secret, "[token]")
     if "://" in text:
-        from ..remote import hidden
+        from ..storage.urls import hidden
 
         text = hidden(text)
     return TOKEN.sub("[token]", text)

@@ -9,10 +9,10 @@ from typing import Annotated, Any
 
 import typer
 
-from ..errors import CacheError
-from ..files import readable
-from ..specs import Flag
-from ..store import SHORT, Entry, Store
+from ..cache.store import SHORT, Entry, Store
+from ..core.errors import CacheError
+from ..core.flag import Flag
+from ..storage.disk import readable
 from . import output, tree
 
 
@@ -122,7 +122,7 @@ def show(pipeline: Pipeline, json: Json = False) -> None:
 def _memory_and_speed(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
     """How it is kept in memory and made faster, where that is not as it comes."""
     from ..memory.knobs import describe
-    from ..resolve import placement_of
+    from ..sources.pin import placement_of
 
     placement, speed = placement_of(manifest["config"]), manifest["config"].get("speed", {})
     reason = manifest.get("placement_reason", "")
@@ -156,10 +156,10 @@ def remove(pipeline: Pipeline, json: Json = False) -> None:
 
 def _free(store: Store, key: str) -> None:
     """End the worker of a pipeline that is no more."""
-    from ..runners import warm
+    from ..runners.worker import lifecycle
 
     with suppress(CacheError):  # a folder of workers that none can be in
-        warm.stop(warm.place_of(store, key))
+        lifecycle.stop(lifecycle.place_of(store, key))
 
 
 def _say_done(value: dict[str, Any], text: str, json: bool) -> None:
@@ -174,7 +174,7 @@ def prune(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
     json: Json = False,
 ) -> None:
-    from .. import prune as work
+    from ..cache import prune as work
 
     store = Store()
     plan = work.plan(store, unused_for)
@@ -194,7 +194,7 @@ def verify(
     ] = None,
     json: Json = False,
 ) -> None:
-    from ..verify import problems
+    from ..cache.verify import problems
 
     store = Store()
     keys = [store.find(pipeline).key] if pipeline else sorted(store.keys())
@@ -236,13 +236,13 @@ def export(
     force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
     json: Json = False,
 ) -> None:
-    from .. import bundle
+    from ..cache.bundle import transfer
 
     store = Store()
     entry = store.find(pipeline)
     name = pipeline if pipeline in store.name_list() else ""
     with output.copying("exporting") as progress:
-        done = bundle.export(store, entry, target, progress, output.say, name=name, force=force)
+        done = transfer.export(store, entry, target, progress, output.say, name=name, force=force)
     if done.there:
         output.say(f"{entry.key[:SHORT]} is there already: nothing to do")
     if json:
@@ -267,12 +267,12 @@ def import_(
     ] = False,
     json: Json = False,
 ) -> None:
-    from .. import bundle
+    from ..cache.bundle import transfer
 
     store = Store()
-    options = bundle.Options(name or "", "", force, allow_pickle, trust_remote_code)
+    options = transfer.Options(name or "", "", force, allow_pickle, trust_remote_code)
     with output.copying("importing") as progress:
-        done = bundle.bring(store, source, options, progress, output.say)
+        done = transfer.bring(store, source, options, progress, output.say)
     short = done.entry.key[:SHORT]
     if done.there:
         output.say(f"{done.name or short} is in the cache already ({short}): nothing to do")

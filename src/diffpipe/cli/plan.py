@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from ..files import readable
-from ..plugins import providers
-from ..specs import Provider
+from ..catalog.plugins import providers
+from ..catalog.rows import Provider
+from ..storage.disk import readable
 from . import output, tree
 from .build import BUILD, parameters, spec_of
 from .flags import option, with_parameters
@@ -17,7 +17,7 @@ from .flags import option, with_parameters
 if TYPE_CHECKING:
     from ..memory.estimate import Task
     from ..memory.plan import Machine, Option, Plan
-    from ..tables import Table
+    from ..memory.tables import Table
 
 MAKING = "What is made"
 SIZES = [
@@ -60,8 +60,8 @@ def _panel(parameter: inspect.Parameter) -> str | None:
 
 def _plan(provider: Provider, values: Mapping[str, Any]) -> None:
     output.set_up(quiet=values["quiet"], verbose=values["verbose"], log_file=values["log_file"])
-    from ..placing import machine_of, planned
-    from ..store import Store
+    from ..cache.store import Store
+    from ..memory.choose import machine_of, planned
 
     spec, row = spec_of(provider, values)
     machine = machine_of(spec.device, spec.placement.device_memory)

@@ -8,11 +8,11 @@ from typing import Annotated, Any
 
 import typer
 
+from ..catalog.plugins import providers
+from ..catalog.rows import Provider
 from ..catalog.schedulers import schedulers_of
-from ..errors import NotFoundError
-from ..plugins import providers
-from ..specs import Provider
-from ..vocabulary import read, shown
+from ..catalog.vocabulary import read, shown
+from ..core.errors import NotFoundError
 from . import output, tree
 
 

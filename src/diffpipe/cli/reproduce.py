@@ -10,17 +10,19 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from .. import metadata, remote
-from ..errors import DiffpipeError, Exit, UsageError
-from ..reproduce import Given, call_of, changes, entry_of, find_media, verdict
-from ..specs import FORMATS, Artifact, Flag, OutputKind, Request
-from ..store import SHORT, Entry, Store
-from ..tally import Tally
-from ..templates import Outputs, paths, whole_template
+from ..batch.output_paths import Outputs, paths, whole_template
+from ..building.reproduce import Given, call_of, changes, entry_of, find_media, verdict
+from ..cache.store import SHORT, Entry, Store
+from ..core.counter import Tally
+from ..core.errors import DiffpipeError, Exit, UsageError
+from ..core.flag import FORMATS, Flag, OutputKind
+from ..core.request import Artifact, Request
+from ..results import metadata
+from ..storage import urls
 from . import output, tree
 from .build import component_of
 from .flags import option, reporting, with_parameters
-from .inspect import File, texts_of
+from .inspect_file import File, texts_of
 
 TEXT = "Make a file again with what it was made with, and compare."
 EPILOG = (
@@ -127,7 +129,7 @@ def _target(
     document: Mapping[str, Any], manifest: Mapping[str, Any], file: Path, template: str | None, overwrite: bool
 ) -> str:
     """Where the file goes: as generate would put it. Raises UsageError where it cannot."""
-    if template and remote.is_url(template):
+    if template and urls.is_url(template):
         raise UsageError("--output: a file is reproduced here, not at a URL", "name a place on a disk")
     kind: OutputKind = manifest["kind"]
     known, recorded = FORMATS[kind], document["result"]["format"]
@@ -175,10 +177,10 @@ def _made(
     overwrite: bool,
 ) -> Artifact:
     """The file, made again: of the results of the call the one that it was. Raises what the call raises."""
+    from ..cache.verify import locate
     from ..engine import media
-    from ..engine.run import read_media
+    from ..engine.running.run import read_media
     from ..runners import local
-    from ..verify import locate
 
     flags = {flag["name"]: Flag.from_json(flag) for flag in manifest["flags"]}
     name, fit = document["pipeline"]["name"], bool(document.get("fit"))
@@ -209,7 +211,7 @@ def _made(
 
 def _compared(file: Path, made: Path, document: Mapping[str, Any], kind: OutputKind) -> tuple[bool, dict[str, Any]]:
     """Whether both are the same, and for --json: the verdict in words, decibels, and what may explain a difference."""
-    from ..engine import compare
+    from ..engine.running import compare
 
     identical = compare.identical(file, made)
     measured = {} if identical else compare.measured(file, made, kind)

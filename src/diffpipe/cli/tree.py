@@ -14,7 +14,7 @@ import typer.core
 from typer.main import get_command_from_info
 from typer.models import CommandInfo
 
-from ..errors import DiffpipeError, UsageError
+from ..core.errors import DiffpipeError, UsageError
 
 SETTINGS = {"help_option_names": ["-h", "--help"]}
 

@@ -20,8 +20,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..select import quantized_by_default
-from ..specs import Placement
+from ..core.build_spec import Placement
+from ..core.components import quantized_by_default
 from .sizes import Sizes
 
 STAGES = ("load", "encode", "denoise", "decode")

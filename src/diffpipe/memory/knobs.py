@@ -6,9 +6,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..errors import UsageError
-from ..select import quantized_by_default
-from ..specs import Placement
+from ..core.build_spec import Placement
+from ..core.components import quantized_by_default
+from ..core.errors import UsageError
 from .sizes import Sizes
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..specs import Placement
+from ..core.build_spec import Placement
 from .estimate import (
     FRAGMENTS,
     HOST_RESERVE,
@@ -22,7 +22,17 @@ from .estimate import (
     usable,
     weights,
 )
-from .knobs import COSTS, FLOPS, PAGEABLE, PINNED, STREAMING, UNET_SHARE, describe, refused, takable
+from .knobs import (
+    COSTS,
+    FLOPS,
+    PAGEABLE,
+    PINNED,
+    STREAMING,
+    UNET_SHARE,
+    describe,
+    refused,
+    takable,
+)
 from .sizes import Sizes
 
 UNLIMITED = 1 << 62

@@ -6,9 +6,9 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
-Kind = Literal["denoiser", "guide", "encoder", "decoder", "other"]
+from ..core.components import Kind, kind_of
 
 # Tables of vectors, which are 2-D and no Linear: the names transformers and diffusers give to nn.Embedding.
 EMBEDDING = re.compile(
@@ -26,10 +26,6 @@ UNCAST = re.compile(
 )
 # A block is an item of the outermost list in a tensor's name, as block-level group offloading groups them.
 BLOCK = re.compile(r"^(?:[^.]+\.)*?[^.]+\.\d+\.")
-DENOISER = re.compile(r"(transformer|unet|prior)(_\d+)?$")
-DECODER = re.compile(r"^(vae|vqvae|movq)$|vqgan$")
-GUIDE = re.compile(r"controlnet|adapter")
-ENCODER = re.compile(r"text_encoder|image_encoder|language_model|projection_model|connectors")
 
 # Elements that stay alive where nothing was recorded for the class, as multiples of a width. Of the hidden size, for
 # each token of a transformer: the most of those recorded is FLUX.1's 17.2 (residual, norm, query, key, value, MLP
@@ -86,14 +82,6 @@ class Sizes:
         """The fields that differ from their defaults."""
         blank = asdict(Sizes(name="", class_name=""))
         return {k: v for k, v in asdict(self).items() if k in ("name", "class_name") or v != blank[k]}
-
-
-def kind_of(name: str) -> Kind:
-    """What a component does, told by its name (diffusers' own names). A guide works together with the denoiser."""
-    for pattern, kind in ((DECODER, "decoder"), (DENOISER, "denoiser"), (GUIDE, "guide"), (ENCODER, "encoder")):
-        if pattern.search(name):
-            return kind  # type: ignore[return-value]
-    return "other"
 
 
 def is_linear(name: str, shape: Sequence[int]) -> bool:

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ..errors import DiffpipeError, Exit
-from ..metadata import About
-from ..specs import Artifact, Outcome, Request
+from ..core.errors import DiffpipeError, Exit
+from ..core.request import Artifact, Outcome, Request
+from ..results.metadata import About
 
 CHUNK = 20  # items that are made side by side where components are offloaded
 

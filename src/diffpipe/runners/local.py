@@ -13,13 +13,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .. import measured, metadata, plugins
-from ..build import versions
-from ..errors import DiffpipeError, Exit
-from ..resolve import placement_of
-from ..specs import MEDIA_KINDS, Artifact, Outcome, Placement, Request
+from ..building.build import versions
+from ..cache import measured
+from ..catalog import plugins
+from ..core.build_spec import Placement
+from ..core.errors import DiffpipeError, Exit
+from ..core.flag import MEDIA_KINDS
+from ..core.request import Artifact, Outcome, Request
+from ..results import metadata
+from ..sources.pin import placement_of
+from .inputs import Read
 from .job import CHUNK, Ears, Job
-from .reading import Read
 
 log = logging.getLogger("diffpipe.run")
 
@@ -76,7 +80,7 @@ def how_of(job: Job, ears: Ears, read: Read, note: Note) -> How:
     memory = Memory(job.step_down, CHUNK if job.several else 1, ears.tell, note)
     previews = None
     if ears.show and job.previews:
-        from ..engine.preview import Preview
+        from ..engine.running.preview import Preview
 
         previews = Preview(ears.show, *job.previews)
     return How(read, ears.on_step, job.batch_size, job.about, memory, previews)
@@ -98,11 +102,15 @@ class Session:
     def __init__(self, manifest: Mapping[str, Any], locations: Mapping[str, Path]) -> None:
         stay_offline()
         started = time.perf_counter()
-        from ..engine import chunk, held, load, meter, place, prompt_cache, start
+        from ..engine.loading import load, start
+        from ..engine.placement import devices, meter
+        from ..engine.placement import interleave as chunk
+        from ..engine.placement import step_down as held
+        from ..engine.running import prompt_cache
 
         start.start(manifest, locations)
         self.manifest = manifest
-        self.device = place.choose_device(manifest["config"]["placement"]["device"])
+        self.device = devices.choose_device(manifest["config"]["placement"]["device"])
         log.info("imports took %.2f s; device %s", time.perf_counter() - started, self.device)
         started = time.perf_counter()
         quirks, unquantized = plugins.quirks(manifest), plugins.unquantized(manifest)
@@ -117,7 +125,7 @@ class Session:
         built = placement_of(manifest["config"])
         self.holder = held.Held(loaded, built, self.device, stored="weights" in locations)
         self._side_by_side = self.call is None and chunk.possible(self.holder.pipe)
-        self.versions, self.kind = versions(), place.kind(self.device)
+        self.versions, self.kind = versions(), devices.kind(self.device)
         took = time.perf_counter() - started
         log.info("%s loaded in %.2f s (%s)", manifest["pipeline"], took, manifest["config"]["dtype"])
 
@@ -142,21 +150,21 @@ class Session:
 
     def device_memory(self) -> int | None:
         """Bytes of the GPU's memory that torch holds; None without a GPU."""
-        from ..engine import place
+        from ..engine.placement import devices
 
-        return place.device_memory(self.device)
+        return devices.device_memory(self.device)
 
     def memory_now(self) -> str:
         """Peak memory so far, for the log."""
-        from ..engine import place
+        from ..engine.placement import devices
 
-        return place.memory_now(self.device)
+        return devices.memory_now(self.device)
 
     def _call(
         self, how: How, run: metadata.Run | None, group: list[Request], pipe: Any, placed: Placement
     ) -> list[list[Artifact]]:
         """One call of the pipeline for requests that go together."""
-        from ..engine import run as engine_run
+        from ..engine.running import run as engine_run
 
         arguments = [how.read(request) for request in group]
         stepped_down = placed if placed != self.holder.built else None
@@ -186,7 +194,8 @@ class Session:
 
     def _chunk(self, requests: list[Request], memory: Memory, call: Call) -> Iterator[Outcome]:
         """The outcomes of requests that are made side by side; what ran out of memory there is made by itself."""
-        from ..engine import chunk, placement
+        from ..engine.placement import apply
+        from ..engine.placement import interleave as chunk
 
         started = time.perf_counter()
 
@@ -198,7 +207,7 @@ class Session:
         found = chunk.run(self.holder.as_built(), [functools.partial(alone, request) for request in requests])
         seconds = (time.perf_counter() - started) / len(requests)
         if None in found:
-            placement.release(self.device)
+            apply.release(self.device)
         for request, outcome in zip(requests, found, strict=True):
             if outcome is None:
                 yield from _outcomes([request], functools.partial(self._make, memory, call))

@@ -10,7 +10,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ...errors import DiffpipeError, UsageError
+from ...core.errors import DiffpipeError, UsageError
 from .read import Sound, resample
 from .text import NONE, comment_gif, for_container
 

@@ -15,7 +15,7 @@ from typing import Any
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
-from ...errors import UsageError
+from ...core.errors import UsageError
 from .read import natural, opened
 
 log = logging.getLogger("diffpipe.engine")

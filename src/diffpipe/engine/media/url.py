@@ -10,9 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ... import remote
-from ...errors import DiffpipeError
-from ...files import sha256
+from ...core.errors import DiffpipeError
+from ...storage import urls
+from ...storage.disk import sha256
 from .text import read_text
 
 
@@ -35,19 +35,19 @@ def publish_at(made: Path, url: str, *, overwrite: bool) -> tuple[str, dict[str,
     free, number = url, 1
     while True:
         try:
-            remote.publish(made, free, overwrite=overwrite)
+            urls.publish(made, free, overwrite=overwrite)
             return free, _stored(made, free)
         except FileExistsError:
-            there = remote.fetched(free)
+            there = urls.fetched(free)
             if _same(made, there):
                 return free, _stored(there, free)
             number += 1
-            free = remote.beside(url, str(number))
+            free = urls.beside(url, str(number))
 
 
 def _stored(file: Path, url: str) -> dict[str, Any]:
     """What the journal notes of a file at a URL, of which this is a copy."""
-    tag = None if remote.on_disk(url) else (remote.stamp(url) or {}).get("tag")
+    tag = None if urls.on_disk(url) else (urls.stamp(url) or {}).get("tag")
     return {"size": os.path.getsize(file), "digest": sha256(file)} | ({"tag": tag} if tag else {})
 
 

@@ -13,8 +13,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from ...errors import DiffpipeError, UsageError
-from ...files import mark, umask
+from ...core.errors import DiffpipeError, UsageError
+from ...storage.disk import mark, umask
 from .encode import AUDIO, FILMS, encode_film, encode_gif, encode_sound, exact_rate
 from .read import Sound
 from .text import NONE, for_picture

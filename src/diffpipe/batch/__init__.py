@@ -1,0 +1,1 @@
+"""Rows of prompt files to requests, and what became of each."""

@@ -1,0 +1,1 @@
+"""Build requests to cache entries, and making an entry again."""

@@ -1,0 +1,150 @@
+"""Source files that came in bundles: one copy of each content, however many pipelines use it.
+
+blobs/HEX              a file, named by its digest
+sources/DIGEST/PATH    a source's files under their own names, as links to blobs: what the libraries load
+
+A blob is published when its content was checked, so an import that stopped goes on where it was. They stay while an
+entry needs them; `prune` removes the others.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from ..core.canonical import digest
+from ..core.source import FileInfo, Source
+from ..storage.disk import content_digest
+from .store import Store, listdir
+
+LOCK = "import"  # held by each import: what it brought belongs to no entry until its end
+
+
+def hasher(kind: str, size: int) -> Any:
+    """What makes the digest of a file of `size` bytes in the notation of a recorded one (see files.content_digest)."""
+    return hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False) if kind.startswith("git:") else hashlib.sha256()
+
+
+def path_of(store: Store, known: str) -> Path:
+    """The place of a content, by its digest ("sha256:HEX", or "git:HEX")."""
+    return store.root / "blobs" / known.partition(":")[2]
+
+
+def holds(store: Store, info: FileInfo, *, whole: bool = False) -> bool:
+    """Whether a content is here. `whole`: read it again though nothing says that it changed."""
+    path = path_of(store, info.digest)
+    if not path.is_file() or path.stat().st_size != info.size:
+        return False
+    quick = info.digest.startswith("sha256:") and not whole
+    return (store.digests.get(path).digest if quick else content_digest(path, info.digest)) == info.digest
+
+
+def put(store: Store, info: FileInfo, fill: Callable[[IO[bytes]], None]) -> None:
+    """Write a content, which `fill` has checked when it returns; whatever it raises leaves nothing behind."""
+    store.folder("blobs")
+    handle, name = tempfile.mkstemp(dir=store.folder("temporary"), prefix="import-")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            fill(stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(name, path_of(store, info.digest))
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def lay_out(store: Store, source: Source) -> Path:
+    """The folder with a source's files under their own names, or the file itself where it is a single one."""
+    target = store.folder("sources") / _folder_name(source)
+    if not all((target / path).is_file() for path in source.files):
+        temporary = Path(tempfile.mkdtemp(dir=store.folder("temporary"), prefix="source-"))
+        try:
+            for path, info in source.files.items():
+                (temporary / path).parent.mkdir(parents=True, exist_ok=True)
+                _link(path_of(store, info.digest), temporary / path, (target / path).parent)
+            store.bury(target)
+            os.replace(temporary, target)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+    return target / next(iter(source.files)) if source.single else target
+
+
+def unused(store: Store, without: frozenset[str] = frozenset()) -> dict[str, int]:
+    """HEX -> bytes of what no entry needs, apart from the entries `without`; nothing while an import runs."""
+    if not listdir(store.root / "blobs"):
+        return {}
+    with _alone(store) as alone:
+        return _unused(store, without) if alone else {}
+
+
+def drop(store: Store) -> None:
+    """Remove what no entry needs, unless an import runs."""
+    if not listdir(store.root / "blobs") and not listdir(store.root / "sources"):
+        return
+    with _alone(store) as alone:
+        if not alone:
+            return
+        for name in _unused(store, frozenset()):
+            (store.root / "blobs" / name).unlink(missing_ok=True)
+        folders = {folder for folder, _ in _needed(store, frozenset())}
+        for name in set(listdir(store.root / "sources")) - folders:
+            store.bury(store.root / "sources" / name)
+
+
+def _unused(store: Store, without: frozenset[str]) -> dict[str, int]:
+    needed = {name for _, names in _needed(store, without) for name in names}
+    found = (store.root / "blobs" / name for name in listdir(store.root / "blobs") if name not in needed)
+    return {path.name: path.stat().st_size for path in found}
+
+
+def _needed(store: Store, without: frozenset[str]) -> Iterator[tuple[str, set[str]]]:
+    """The folders under sources/ that entries load from, each with the names of its blobs."""
+    for entry in store.entries():
+        if entry.key in without or entry.faults():
+            continue
+        locations = entry.sources()["locations"]
+        for source in map(Source.from_json, entry.manifest()["sources"]):
+            folder = _folder_name(source)
+            # Not by where it lies: a cache can have several names.
+            if folder in Path(locations.get(source.role, "")).parts:
+                yield folder, {info.digest.partition(":")[2] for info in source.files.values()}
+
+
+def _folder_name(source: Source) -> str:
+    return digest({path: info.digest for path, info in source.files.items()})
+
+
+class _Busy(Exception):
+    pass
+
+
+@contextmanager
+def _alone(store: Store) -> Iterator[bool]:
+    """Whether no import runs, and none begins within the block."""
+
+    def busy() -> None:
+        raise _Busy
+
+    with ExitStack() as held:
+        try:
+            held.enter_context(store.lock(LOCK, busy))
+        except _Busy:
+            yield False
+            return
+        yield True
+
+
+def _link(blob: Path, path: Path, final: Path) -> None:
+    """A link to a blob, relative to the folder `final` in which it will lie."""
+    try:
+        path.symlink_to(os.path.relpath(blob, final))
+    except OSError:  # Windows without the right to make them
+        os.link(blob, path)

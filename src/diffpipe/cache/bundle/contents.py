@@ -1,0 +1,234 @@
+"""What a bundle holds: the list at its head, written and read. Nothing of it is believed before it was checked here.
+
+A bundle is a plain tar file (safetensors do not compress) of one pipeline, with these members in this order:
+
+bundle.json               key, name, manifest, summary, what is told of the quantized weights, and every file below
+files/HEX                 a source's file, each content once, by its digest
+weights/NAME.safetensors  the quantized weights of a component
+
+One file, since that is whole or not there on object stores too, and easy to copy, delete and share. The list comes
+first and tells every size, so each file's place is known: those that the reader has are passed over, not read.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tarfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+from ...core.canonical import canonical_json, digest
+from ...core.errors import CacheError
+from ...core.flag import Flag
+from ...core.source import CHECKPOINTS, EMBEDDED, PICKLES, Component, FileInfo, Source
+from ...sources.model_files import SETTINGS
+from ...sources.pin import sources_fit
+from ..store import KEY, NAME, sealed
+from ..weights import weights_key
+
+FORMAT = 1  # raise it when readers of older ones would misread newer ones
+LIST = "bundle.json"
+LARGEST_LIST = 64_000_000  # bytes; a sharded model of 1,000 files has 0.3 MB
+BLOCK = tarfile.BLOCKSIZE
+END = bytes(2 * BLOCK)
+ROLE = re.compile(r"base|config|component:[A-Za-z_]\w*|lora:\d+")
+DIGEST = re.compile(r"sha256:[0-9a-f]{64}|git:[0-9a-f]{40}")
+SUMMARY = {"provider": str, "type": str, "model": str, "dtype": str, "bytes": int, "built": int}  # what is listed
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+COMPONENT = re.compile(r"[A-Za-z_]\w{0,63}")
+EXPORT_AGAIN = "copy it again, or export the pipeline again"
+
+
+@dataclass(frozen=True)
+class Contents:
+    """A pipeline as it travels. `name`: what it was known by ("" for none). `embedded`: role -> place of the sources
+    that come with diffpipe. `weights`: the summary of the quantized weights (see weights.find), {} without any.
+    """
+
+    key: str
+    name: str
+    manifest: Mapping[str, Any]
+    summary: Mapping[str, Any]
+    embedded: Mapping[str, str]
+    weights: Mapping[str, Any]
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        return tuple(map(Source.from_json, self.manifest["sources"]))
+
+    def files(self) -> dict[str, FileInfo]:
+        """Member -> size and digest of the sources' files, each content once, in order."""
+        carried = (source for source in self.sources if source.kind != "embedded")
+        infos = (source.files[path] for source in carried for path in sorted(source.files))
+        return {f"files/{info.digest.partition(':')[2]}": info for info in infos}
+
+    def stored(self) -> dict[str, FileInfo]:
+        """Member -> size and digest of the quantized weights."""
+        parts = self.weights.get("components", {})
+        return {
+            f"weights/{name}.safetensors": FileInfo(part["bytes"], part["digest"])
+            for name, part in sorted(parts.items())
+        }
+
+    def total(self) -> int:
+        """Bytes of all files."""
+        return sum(info.size for info in (*self.files().values(), *self.stored().values()))
+
+    def pickled(self) -> list[str]:
+        """The files that can run code when they are loaded."""
+        return sorted(path for source in self.sources for path in source.files if path.endswith(PICKLES))
+
+
+def write(contents: Contents) -> bytes:
+    """The head of a bundle: its first member, padded."""
+    data = listing(contents)
+    return header(LIST, len(data)) + data + padding(len(data))
+
+
+def listing(contents: Contents) -> bytes:
+    """The list, as `read` takes it."""
+    value = {
+        "format": FORMAT,
+        "key": contents.key,
+        "name": contents.name,
+        "manifest": contents.manifest,
+        "summary": contents.summary,
+        "embedded": contents.embedded,
+        "weights": contents.weights,
+        "files": _rows(contents),
+    }
+    return canonical_json(sealed(value)).encode()
+
+
+def size_of(contents: Contents) -> int:
+    """Bytes of the whole bundle."""
+    members = _members(contents).values()
+    return len(write(contents)) + sum(BLOCK + info.size + len(padding(info.size)) for info in members) + len(END)
+
+
+def header(name: str, size: int) -> bytes:
+    """A member's header: a plain file, without owner and time. The only one that a bundle may have at that place."""
+    member = tarfile.TarInfo(name)
+    member.size = size
+    return member.tobuf(tarfile.GNU_FORMAT)
+
+
+def padding(size: int) -> bytes:
+    return bytes(-size % BLOCK)
+
+
+def length(first: bytes) -> int | None:
+    """Bytes of the list, from a bundle's first block; None if that is not how a bundle begins."""
+    try:
+        found = tarfile.TarInfo.frombuf(first, "utf-8", "strict").size
+    except tarfile.TarError:
+        return None
+    return found if 0 < found <= LARGEST_LIST and first == header(LIST, found) else None
+
+
+def read(data: bytes, told: str) -> Contents:
+    """The contents of a list. `told`: what the bundle is called in messages.
+
+    Raises CacheError if it was edited, is newer than this reader, or says what no export writes.
+    """
+    try:
+        value = json.loads(data)
+        seal = value.pop("digest")
+        if digest(value) != seal:
+            raise ValueError("its list was edited")
+        if value["format"] != FORMAT:
+            newer = f"{told} is a bundle of format {value['format']}, this diffpipe reads {FORMAT}"
+            raise CacheError(newer, "install the diffpipe that wrote it")
+        found = Contents(*(value[field] for field in Contents.__dataclass_fields__))
+        if problem := next(_problems(found, value["files"]), None):
+            raise ValueError(problem)
+    except CacheError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+        said = str(error) if type(error) is ValueError else "its list is not what an export writes"
+        raise CacheError(f"{told} is no sound bundle: {said}", EXPORT_AGAIN) from error
+    return found
+
+
+def _members(contents: Contents) -> dict[str, FileInfo]:
+    return contents.files() | contents.stored()
+
+
+def _rows(contents: Contents) -> list[dict[str, Any]]:
+    return [{"name": name, "size": info.size, "digest": info.digest} for name, info in _members(contents).items()]
+
+
+def _problems(found: Contents, listed: Any) -> Iterator[str]:
+    """What is wrong with the contents of a list, each a reason to refuse it."""
+    manifest, config = found.manifest, found.manifest["config"]
+    same = all(manifest[name] == config[name] for name in ("provider", "type", "pipeline"))
+    same = same and found.key == manifest["key"] == digest(config) == found.summary["key"]
+    if not (KEY.fullmatch(found.key) and same):
+        yield "its configuration is not the one that its key stands for"
+    if found.name and not NAME.fullmatch(found.name):
+        yield "its name is none"
+    for source in found.sources:
+        yield from _source_problems(source, config["trust"])
+    if not sources_fit(config, found.sources, manifest.get("quantization", {}).get("components", {})):
+        yield "its files are not those that its key stands for"
+    if set(found.embedded) != {source.role for source in found.sources if source.kind == "embedded"}:
+        yield "its embedded sources are not told"
+    for place in found.embedded.values():
+        if not place.startswith(EMBEDDED) or not is_safe(place.removeprefix(EMBEDDED)):
+            yield "an embedded source lies elsewhere"
+    stored = found.weights.get("components", {})
+    if set(stored) != set(manifest.get("quantization", {}).get("components", {})):
+        yield "its quantized weights are not told"
+    if stored and not manifest["quantization"]["key"] == weights_key(config) == found.summary["weights"]:
+        yield "its quantized weights are not those that its key stands for"
+    if not all(COMPONENT.fullmatch(name) for name in stored):
+        yield "a component's name is none"
+    if not all(_is_info(info) for info in _members(found).values()):
+        yield "a file's size or digest is none"
+    if listed != _rows(found):
+        yield "its list of files is not that of its pipeline"
+    if any(CONTROL.search(text) for text in _texts([manifest, found.summary])):
+        yield "it has control characters, which no terminal should print"
+    if not all(type(found.summary[name]) is kind for name, kind in SUMMARY.items()):
+        yield "its summary is none"
+    for flag in manifest["flags"]:
+        Flag.from_json(flag)
+    for part in manifest["components"]:
+        Component.from_json(part)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every text in a JSON value."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from (text for pair in value.items() for part in pair for text in _texts(part))
+    elif isinstance(value, list):
+        yield from (text for part in value for text in _texts(part))
+
+
+def _source_problems(source: Source, trust: Mapping[str, bool]) -> Iterator[str]:
+    if not ROLE.fullmatch(source.role) or source.kind not in ("hub", "folder", "file", "embedded"):
+        yield "a source is of no known kind"
+    if not source.files or not source.label.isprintable():
+        yield "a source is empty or has no name"
+    allowed = {*SETTINGS, *CHECKPOINTS} | ({".py"} if trust["remote_code"] else set())
+    allowed -= set() if trust["pickle"] else set(PICKLES)
+    for path in source.files:
+        if not is_safe(path) or any(str(part) in source.files for part in PurePosixPath(path).parents):
+            yield "a file would lie outside its folder"
+        if PurePosixPath(path).suffix not in allowed:
+            yield f"it holds a file that no pipeline loads ({PurePosixPath(path).name!r})"
+
+
+def _is_info(info: FileInfo) -> bool:
+    return type(info.size) is int and info.size >= 0 and bool(DIGEST.fullmatch(info.digest))
+
+
+def is_safe(path: str) -> bool:
+    """Whether a path from outside stays inside the folder it is put in, on any system."""
+    parts = path.split("/")
+    return path.isprintable() and all(part.strip(". ") for part in parts) and not any(c in path for c in "\\:")

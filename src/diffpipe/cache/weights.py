@@ -1,0 +1,153 @@
+"""Quantized weights on disk: weights/KEY/, shared by every entry whose weights are the same.
+
+weights/KEY/summary.json          the components, each with its file's digest and identity, and what was measured
+weights/KEY/NAME.safetensors      a component, as engine/stored.py writes and maps it
+
+A folder is published by one rename: it is whole or not there. Its key hashes what changes weights and nothing else, so
+entries that differ in scheduler, device or placement share it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..core.canonical import digest
+from ..core.errors import CacheError
+from ..storage.disk import identity, sha256
+from .store import KEY, SHORT, STALE, Store, intact, listdir, write_sealed
+
+FORMAT = 1  # raise it when the same configuration comes to mean other weights
+SECTIONS = ("base", "config", "components", "loras", "dtype", "quantization")  # of a pipeline's configuration
+RARE = ("float32",)  # those that a configuration has only where they say something
+SUMMARY = "summary.json"
+
+
+def weights_key(config: Mapping[str, Any]) -> str | None:
+    """The key of a configuration's stored weights (see resolve.configuration); None where nothing is quantized.
+
+    The section "quantization" holds mode, backend, its version, components and exclusions.
+    """
+    if not config.get("quantization"):
+        return None
+    rare = {name: config[name] for name in RARE if name in config}
+    return digest({"format": FORMAT, **{name: config.get(name) for name in SECTIONS}, **rare})
+
+
+def folder(store: Store, key: str) -> Path:
+    return store.root / "weights" / key
+
+
+def find(store: Store, key: str) -> dict[str, Any] | None:
+    """The summary of a weights folder, None if it is not whole. Its "components" tell bytes, digest and more."""
+    summary = intact(folder(store, key) / SUMMARY)
+    names = summary.get("components", {})
+    return summary if names and all(_file(store, key, name).is_file() for name in names) else None
+
+
+def make(
+    store: Store, key: str, write: Callable[[Path], Mapping[str, Any]], waiting: Callable[[], None]
+) -> dict[str, Any]:
+    """The summary of a weights folder, made by `write` unless it is there.
+
+    `write` fills a new folder with NAME.safetensors files and returns {"components": {NAME: {"bytes", "digest", …}}};
+    whatever it raises leaves nothing behind. `waiting` is called once if another process is making the same one.
+    """
+    with store.lock(f"weights-{key}", waiting):
+        found = find(store, key)  # another process may have made it while this one waited
+        if found is not None:
+            return found
+        temporary = Path(tempfile.mkdtemp(dir=store.folder("temporary"), prefix=f"weights-{key[:SHORT]}-"))
+        try:
+            summary = dict(write(temporary))
+            components = {
+                name: {**part, "identity": identity(temporary / f"{name}.safetensors")}
+                for name, part in summary["components"].items()
+            }
+            write_sealed(temporary / SUMMARY, {**summary, "components": components})
+            store.folder("weights")
+            store.bury(folder(store, key))  # what is left of a damaged one
+            os.replace(temporary, folder(store, key))
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        made = find(store, key)
+        assert made is not None
+        return made
+
+
+def files(store: Store, key: str) -> dict[str, Path]:
+    """component -> file, each as it was when it was written: one that was cut short must never be mapped.
+
+    A file is read whole only when its size, times or inode are not the recorded ones. Raises CacheError.
+    """
+    summary = find(store, key)
+    if summary is None:
+        raise CacheError(f"the quantized weights {key[:SHORT]} are missing or damaged", "build the pipeline again")
+    moved = False
+    for name, part in summary["components"].items():
+        path = _file(store, key, name)
+        if identity(path) != part["identity"]:
+            if path.stat().st_size != part["bytes"] or sha256(path) != part["digest"]:
+                store.bury(folder(store, key))
+                raise CacheError(f"the quantized weights of {name} were changed", "build the pipeline again")
+            part["identity"], moved = identity(path), True
+    if moved and os.access(folder(store, key), os.W_OK):
+        write_sealed(folder(store, key) / SUMMARY, summary)
+    return {name: _file(store, key, name) for name in summary["components"]}
+
+
+def sound(store: Store, key: str) -> dict[str, Any] | None:
+    """The summary of a weights folder whose files are as they were written (see `files`), else None."""
+    try:
+        files(store, key)
+    except CacheError:
+        return None
+    return find(store, key)
+
+
+def problems(store: Store, key: str) -> list[str]:
+    """Everything wrong with a weights folder, each file read whole."""
+    summary = find(store, key)
+    if summary is None:
+        return [f"its quantized weights {key[:SHORT]} are missing or damaged"]
+    return [
+        f"the quantized weights of {name} were changed"
+        for name, part in summary["components"].items()
+        if sha256(_file(store, key, name)) != part["digest"]
+    ]
+
+
+def size(store: Store, key: str) -> int:
+    """Bytes that a weights folder takes."""
+    return sum(path.stat().st_size for path in folder(store, key).glob("*") if path.is_file())
+
+
+def keys(store: Store) -> list[str]:
+    """The keys of all weights folders, whole or damaged."""
+    return sorted(name for name in listdir(store.root / "weights") if KEY.fullmatch(name))
+
+
+def unused(store: Store, without: frozenset[str] = frozenset()) -> list[str]:
+    """Weights folders that no entry refers to, apart from the entries `without` (keys of pipelines that will go).
+
+    One that is younger than an hour may belong to a build that has not published its entry yet: it is not listed.
+    """
+    used = {entry.summary.get("weights") for entry in store.entries() if entry.key not in without}
+    now = time.time()
+    return [key for key in keys(store) if key not in used and now - folder(store, key).stat().st_mtime > STALE]
+
+
+def drop(store: Store, key: str) -> None:
+    """Remove a weights folder."""
+    if KEY.fullmatch(key):
+        store.bury(folder(store, key))
+
+
+def _file(store: Store, key: str, name: str) -> Path:
+    return folder(store, key) / f"{name}.safetensors"

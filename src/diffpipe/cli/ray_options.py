@@ -1,0 +1,100 @@
+"""generate --runner ray: its options, what cannot go with them, and how the run is shown."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+from ..cache.store import Entry
+from ..core.errors import UsageError
+from ..core.request import Outcome, Request
+from ..runners.job import Ears, Job
+from ..storage import urls
+from . import output
+from .flags import option
+
+PANEL = "Many GPUs"
+ONLY_HERE = {"keep_warm": None, "preview": "none", "preview_every": None, "preview_decode": False}
+
+
+def options() -> list[inspect.Parameter]:
+    return [
+        option(
+            "runner", Literal["local", "ray"], "local",
+            "Where it runs: this process, or the GPUs of a Ray cluster (docs/ray.md).", panel=PANEL,
+        ),
+        option(
+            "ray_address", str | None, None,
+            "local: a cluster of this machine's own for this run; auto: the one that runs here, else local; or the "
+            "address of one that this machine is a node of. Default: auto.", panel=PANEL, metavar="auto|local|ADDRESS",
+        ),
+        option(
+            "workers", int | None, None, "How many workers load the pipeline. Default: one a GPU, without any one a "
+            "node.", panel=PANEL, metavar="INTEGER", min=1,
+        ),
+        option(
+            "gpus_per_worker", float | None, None, "GPUs of each worker; 0.5 puts two on one. Default: 1 where there "
+            "are any.", panel=PANEL, metavar="NUMBER", min=0,
+        ),
+        option(
+            "bundle", str | None, None,
+            "A folder or URL through which nodes that lack the pipeline get it. Default: they build it from its pinned "
+            "sources.", panel=PANEL, metavar="FOLDER|URL",
+        ),
+    ]  # fmt: skip
+
+
+def check(values: Mapping[str, Any]) -> None:
+    """Raises UsageError for options that do not go together, before anything is loaded."""
+    if values["runner"] != "ray":
+        for name in ("ray_address", "workers", "gpus_per_worker", "bundle"):
+            if values[name] is not None:
+                raise UsageError(f"{_option(name)} needs --runner ray", "pass that, or leave it out")
+        return
+    for name, default in ONLY_HERE.items():
+        if values.get(name, default) != default:
+            raise UsageError(f"{_option(name)} cannot be used with --runner ray", "leave one of them out")
+    gpus = values["gpus_per_worker"]
+    if gpus and gpus > 1 and gpus != int(gpus):
+        raise UsageError(f"--gpus-per-worker {gpus:g} is no share of a GPU", "give whole GPUs, or less than one")
+    from ..runners.ray_cluster import cluster
+
+    cluster.check_installed()
+
+
+def elsewhere(values: Mapping[str, Any]) -> bool:
+    """Whether it may run on other machines than this one."""
+    return bool(values["runner"] == "ray" and values["ray_address"] != "local")
+
+
+def run(
+    values: Mapping[str, Any],
+    entry: Entry,
+    manifest: Mapping[str, Any],
+    requests: Iterator[Request],
+    job: Job,
+    ears: Ears,
+    total: int | None,
+) -> Iterator[Outcome]:
+    """What becomes of each request, in any order, with progress on stderr."""
+    from ..runners.ray_cluster import run as ray
+    from ..runners.ray_cluster.cluster import Cluster
+
+    shares = values["workers"], values["gpus_per_worker"], _folder(values["bundle"] or "")
+    with output.items(job.about.name if job.about else manifest["provider"], total) as bar:
+        where = Cluster(values["ray_address"] or "auto", *shares, watch=bar.workers, say=output.say)
+        for outcome in ray.run(entry, manifest, requests, job, ears, where):
+            bar.item()
+            yield outcome
+
+
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _folder(place: str) -> str:
+    """A folder or URL as every node can read it; the / says that it is a folder (see streams.inside)."""
+    whole = place if urls.is_url(place) or not place else os.path.abspath(os.path.expanduser(place))
+    return whole and whole.rstrip("/") + "/"

@@ -1,0 +1,1 @@
+"""The plain data and errors that every other room knows."""

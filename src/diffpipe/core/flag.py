@@ -1,0 +1,80 @@
+"""One call argument of a pipeline as a command-line flag, and the kinds of media."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+FlagKind = Literal["text", "integer", "number", "boolean", "choice", "image", "mask", "video", "audio", "json"]
+
+
+OutputKind = Literal["image", "video", "audio"]
+
+
+MEDIA_KINDS = frozenset({"image", "mask", "video", "audio"})
+
+
+# By kind of output, the default first; "frames" is a folder of pictures.
+FORMATS: Mapping[OutputKind, tuple[str, ...]] = {
+    "image": ("png", "jpg", "jpeg", "webp"),
+    "video": ("mp4", "webm", "gif", "frames"),
+    "audio": ("wav", "flac"),
+}
+
+
+NOUNS: Mapping[OutputKind, str] = {"image": "picture", "video": "video", "audio": "sound"}
+
+
+FRAME_RATES = ("frame_rate", "fps")  # call arguments that say how fast the video is meant to play
+
+
+MAX_SEED = 2**64 - 1  # torch.Generator.manual_seed
+
+
+@dataclass(frozen=True)
+class Flag:
+    """One call argument of a pipeline as a command-line flag.
+
+    `many`: the flag may be repeated (the argument takes a list). `scalar`: a single value is passed bare, not in a list
+    of one. `default` is None where the signature has None or nothing. `minimum`, `maximum` are inclusive;
+    `multiple_of` is in the argument's own unit (pixels for width and height), and `remainder` what is left over (1 for
+    8n + 1 frames). `most`: how many values, or frames of a video, are taken. `mode`: the Pillow mode that a picture is
+    read in ("" for RGB, L for masks).
+    """
+
+    name: str
+    kind: FlagKind
+    many: bool = False
+    scalar: bool = True
+    required: bool = False
+    default: Any = None
+    help: str = ""
+    minimum: float | None = None
+    maximum: float | None = None
+    multiple_of: int | None = None
+    remainder: int = 0
+    most: int | None = None
+    mode: str = ""
+    choices: tuple[str, ...] = ()
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Flag:
+        return cls(**{**data, "choices": tuple(data.get("choices", ()))})
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields that differ from their defaults (a manifest holds dozens of flags)."""
+        blank = Flag(name="", kind="text")
+        return {k: v for k, v in asdict(self).items() if k in ("name", "kind") or v != getattr(blank, k)}
+
+
+def nearest(flag: Flag, value: int) -> list[int]:
+    """The one or two numbers nearest to a value that are in the flag's steps and range, the nearest first."""
+    step = flag.multiple_of or 1
+    below = (value - flag.remainder) // step * step + flag.remainder
+    low = max(flag.minimum or 0, flag.remainder or step)
+    fitting = {n for n in (below, below + step) if n >= low and (flag.maximum is None or n <= flag.maximum)}
+    return sorted(fitting, key=lambda n: (abs(n - value), n)) or [int(low)]
+
+
+PER_CALL = ("num_images_per_prompt", "num_videos_per_prompt", "num_waveforms_per_prompt")

@@ -1,0 +1,1 @@
+"""What the classes of diffusers say of themselves, read without a model."""

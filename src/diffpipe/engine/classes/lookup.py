@@ -1,0 +1,121 @@
+"""Classes by name, from diffusers and transformers and from nowhere else."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import json
+import sys
+from collections.abc import Iterable
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from ...core.errors import UsageError
+
+
+def pipeline_class(name: str) -> type:
+    """A pipeline class of the installed diffusers.
+
+    Raises UsageError, with near names, if diffusers has no such pipeline.
+    """
+    import diffusers
+
+    found = getattr(diffusers, name, None) if name.isidentifier() else None
+    if isinstance(found, type) and issubclass(found, diffusers.DiffusionPipeline):
+        return found
+    near = get_close_matches(name, [known for known in dir(diffusers) if known.endswith("Pipeline")], n=3)
+    raise UsageError(
+        f"diffusers {diffusers.__version__} has no pipeline {name!r}",
+        f"did you mean {' or '.join(near)}?" if near else "check the name, or install the diffusers that has it",
+    )
+
+
+def own_pipeline_class(folder: Path) -> Any:
+    """The class of a pipeline file that comes with a model, None where model_index.json does not list [module, class].
+
+    Runs that file, so only for a build with --trust-remote-code. Raises UsageError if it cannot be loaded.
+    """
+    from diffusers.utils.dynamic_modules_utils import get_class_from_dynamic_module
+
+    named = json.loads((folder / "model_index.json").read_text(encoding="utf-8")).get("_class_name")
+    if not isinstance(named, list):
+        return None
+    module, name = named
+    try:
+        return get_class_from_dynamic_module(
+            str(folder), f"{module}.py", class_name=name, local_files_only=True, trust_remote_code=True
+        )
+    except (OSError, ValueError, ImportError, AttributeError, SyntaxError) as error:
+        raise UsageError(
+            f"the model's own {module}.py could not be loaded: {first_line(error)}", "--traceback shows where"
+        ) from error
+
+
+def component_class(library: str, name: str) -> Any:
+    """A component's class as model_index.json names it: from diffusers, transformers or a pipeline module of diffusers.
+
+    Raises UsageError for any other place, or a class that is not there.
+    """
+    register_deprecated(library)
+    module = library if library in ("diffusers", "transformers") else f"diffusers.pipelines.{library}"
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError):
+        found = None
+    if isinstance(found, type):
+        return found
+    raise UsageError(
+        f"there is no {name} in {library}", "install the versions of diffusers and transformers that have it"
+    )
+
+
+def register_deprecated(library: str) -> None:
+    """Let diffusers find a pipeline module that it moved to pipelines/deprecated, where folders name it as before.
+
+    from_pretrained looks such modules up as attributes of diffusers.pipelines, and as modules of that name.
+    """
+    import diffusers.pipelines as pipelines
+
+    moved = f"diffusers.pipelines.deprecated.{library}"
+    if hasattr(pipelines, library) or not library.isidentifier() or not importlib.util.find_spec(moved):
+        return
+    module = importlib.import_module(moved)
+    setattr(pipelines, library, module)
+    sys.modules[f"diffusers.pipelines.{library}"] = module
+
+
+def check_names(pipeline: type, names: Iterable[str]) -> None:
+    """Raises UsageError for the name of a component that a pipeline does not have."""
+    expected = pipeline_parts(pipeline)[0]
+    for name in names:
+        if name not in expected:
+            near = get_close_matches(name, sorted(expected), n=1)
+            meant = f"did you mean {near[0]}? " if near else ""
+            hint = f"{meant}it has: {', '.join(sorted(expected))}"
+            raise UsageError(f"{pipeline.__name__} has no component {name!r}", hint)
+
+
+def missing_packages(part: type) -> list[str]:
+    """The packages that a component's class needs and that are not installed.
+
+    The libraries put a stand-in with `_backends` in the place of such a class; a processor of transformers that takes
+    videos is there, but its part for videos is not.
+    """
+    videos = ["torchvision"] if "video_processor" in inspect.signature(part.__init__).parameters else []  # type: ignore[misc]
+    return [name for name in (*getattr(part, "_backends", ()), *videos) if importlib.util.find_spec(name) is None]
+
+
+def pipeline_parts(pipeline: type) -> tuple[set[str], set[str]]:
+    """The component names a pipeline's constructor takes, and those that it can do without."""
+    parameters = {name: p for name, p in inspect.signature(pipeline.__init__).parameters.items() if name != "self"}  # type: ignore[misc]
+    names = {name for name, p in parameters.items() if p.default is inspect.Parameter.empty or p.default is None}
+    optional = set(getattr(pipeline, "_optional_components", [])) | {
+        name for name, p in parameters.items() if p.default is None
+    }
+    return names, optional
+
+
+def first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:300]

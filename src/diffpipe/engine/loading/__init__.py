@@ -1,0 +1,1 @@
+"""A cache entry to a pipeline in memory."""

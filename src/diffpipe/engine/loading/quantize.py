@@ -1,0 +1,255 @@
+"""Linear layers with 8- or 4-bit weights, by optimum-quanto or torchao behind one interface.
+
+Both libraries make a weight a tensor that knows how to multiply (a torch "wrapper subclass"), so a quantized module is
+the module itself with other weights: nothing is swapped, and what holds of the module's class holds still.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import importlib.util
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+from ...core.errors import UsageError
+from . import kernels
+
+# Left in their own format everywhere: the last projection, whose errors nothing averages out (as the diffusers guide to
+# quanto leaves it), and vocabulary heads, which no pipeline uses.
+LEFT = ("proj_out", "*final_layer*", "lm_head", "*.lm_head")
+GROUP = 128  # weights that share a scale in int4: quanto's default, and what tinygemm on CUDA takes
+INT4_ROWS = 16  # out_features must be a multiple of it for tinygemm, which quanto takes on CUDA for groups of 128
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A library that quantizes: its package, how to install it, and a function from a weight to a quantized one.
+
+    `modes` gives, per mode, "" or why the backend cannot take it. `unfit` says why a weight of (out, in) features
+    cannot be quantized, "" if it can.
+    """
+
+    package: str
+    install: str
+    modes: Mapping[str, str]
+    quantize: Callable[[Any, str], Any]
+    unfit: Callable[[int, int, str], str]
+    prepare: Callable[[], None]
+
+
+def quanto_weight(weight: Any, mode: str) -> Any:
+    """A weight (out, in) as quanto's; each row, or group of a row in int4, has a scale of its own.
+
+    Rows and groups without any spread have scale 0, which would divide 0 by 0: they get 1.
+    """
+    from optimum.quanto import AbsmaxOptimizer, MaxOptimizer, qfloat8, qint4, qint8, quantize_weight
+
+    if mode == "int4":
+        size = group_size(weight.shape[1])
+        scale, shift = MaxOptimizer()(weight, qint4, 0, size)
+        return quantize_weight(weight, qint4, 0, _no_zeros(scale), shift, size, optimized=False)
+    kind = {"fp8": qfloat8, "int8": qint8}[mode]
+    return quantize_weight(weight, kind, 0, _no_zeros(AbsmaxOptimizer()(weight, kind, 0)), optimized=False)
+
+
+def _no_zeros(scale: Any) -> Any:
+    return scale.masked_fill(scale == 0, 1)
+
+
+def group_size(columns: int) -> int | None:
+    """The int4 group of a row: the largest of 128, 96, 64, 32 that divides it; None (the whole row) up to 128."""
+    if columns <= GROUP:
+        return None
+    return next((size for size in range(GROUP, 0, -32) if columns % size == 0), None)
+
+
+def _quanto_unfit(rows: int, columns: int, mode: str) -> str:
+    if mode != "int4":
+        return ""
+    size = group_size(columns)
+    if size == GROUP and rows % INT4_ROWS:
+        return f"int4 needs a multiple of {INT4_ROWS} outputs, it has {rows}"
+    return f"int4 needs a multiple of 32 inputs, it has {columns}" if columns > GROUP and size is None else ""
+
+
+def _torchao_weight(weight: Any, mode: str) -> Any:
+    """A weight (out, in) as torchao's; rows of zeros, which its fp8 turns into NaN, are put right."""
+    import torch
+    from torchao.quantization import Float8WeightOnlyConfig, Int8WeightOnlyConfig, quantize_
+
+    layer = _layer(weight)
+    quantize_(layer, {"fp8": Float8WeightOnlyConfig, "int8": Int8WeightOnlyConfig}[mode](set_inductor_config=False))
+    made = layer.weight
+    if mode == "fp8":
+        empty = made.scale == 0
+        made.qdata.view(torch.uint8).masked_fill_(empty, 0)
+        made.scale.masked_fill_(empty, 1)
+    return made
+
+
+def _layer(weight: Any) -> Any:
+    """A Linear without bias that holds a weight."""
+    import torch
+
+    with torch.device("meta"):
+        layer = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=False)
+    layer.weight = torch.nn.Parameter(weight, requires_grad=False)
+    return layer
+
+
+BACKENDS: Mapping[str, Backend] = {
+    "quanto": Backend(
+        "optimum-quanto",
+        "pip install optimum-quanto",
+        {"fp8": "", "int8": "", "int4": ""},
+        quanto_weight,
+        _quanto_unfit,
+        lambda: kernels.use_plain_kernels(quanto_weight),
+    ),
+    "torchao": Backend(
+        "torchao",
+        "pip install 'diffpipe[torchao]'",
+        {"fp8": "", "int8": "", "int4": "each of its int4 formats is for one kind of accelerator"},
+        _torchao_weight,
+        lambda rows, columns, mode: "",
+        lambda: None,
+    ),
+}
+MODULES = {"optimum-quanto": "optimum.quanto", "torchao": "torchao"}  # package -> what is imported
+
+
+def backend_for(name: str, mode: str) -> Backend:
+    """The backend of a name, ready for a mode. Raises UsageError if it is not installed or cannot take the mode."""
+    backend = BACKENDS[name]
+    if backend.modes[mode]:
+        others = " or ".join(mode for mode, reason in backend.modes.items() if not reason)
+        raise UsageError(
+            f"{name} has no {mode} that runs everywhere: {backend.modes[mode]}",
+            f"choose {others}, or --quantize-backend quanto",
+        )
+    if not installed(backend):
+        raise UsageError(f"{backend.package} is not installed", backend.install)
+    backend.prepare()
+    return backend
+
+
+def installed(backend: Backend) -> bool:
+    try:
+        return importlib.util.find_spec(MODULES[backend.package]) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+def version(name: str) -> str:
+    """The installed version of a backend's package."""
+    return importlib.metadata.version(BACKENDS[name].package)
+
+
+def choose(module: Any, mode: str, backend: str, exclude: Collection[str] = ()) -> tuple[list[str], dict[str, str]]:
+    """The names of the Linear layers that will be quantized, and those that will not with the reason.
+
+    Convolutions, norms and embeddings are not Linear: they always keep their format. `exclude`: patterns of layer names
+    (fnmatch) besides `LEFT`.
+    """
+    import torch
+    from torch.nn.modules.linear import NonDynamicallyQuantizableLinear as Bare  # read, not called, by its parent
+
+    taken = backend_for(backend, mode)
+    users, dtype = _users(module), compute_dtype(module)
+    wanted: list[str] = []
+    left: dict[str, str] = {}
+    for name, layer in module.named_modules():
+        if not isinstance(layer, torch.nn.Linear) or isinstance(layer, Bare):
+            continue
+        weight = layer.weight
+        if any(fnmatchcase(name, pattern) for pattern in (*LEFT, *exclude)):
+            left[name] = "excluded"
+        elif weight.dtype != dtype:
+            left[name] = f"kept in {str(weight.dtype).removeprefix('torch.')}"
+        elif type(weight) is not torch.nn.Parameter:
+            left[name] = f"quantized already ({type(weight).__name__})"
+        elif users[id(weight)] > 1:
+            left[name] = "shares its weight with another layer"
+        elif reason := taken.unfit(layer.out_features, layer.in_features, mode):
+            left[name] = reason
+        else:
+            wanted.append(name)
+    return wanted, left
+
+
+def compute_dtype(module: Any) -> Any:
+    """The dtype of most of a module's parameters: the libraries keep some, where precision matters, in float32."""
+    counts: dict[Any, int] = {}
+    for parameter in module.parameters():
+        counts[parameter.dtype] = counts.get(parameter.dtype, 0) + parameter.numel()
+    return max(counts, key=counts.__getitem__)
+
+
+def _users(module: Any) -> dict[int, int]:
+    users: dict[int, int] = {}
+    for _, parameter in module.named_parameters(remove_duplicate=False):
+        users[id(parameter)] = users.get(id(parameter), 0) + 1
+    return users
+
+
+def quantize_module(module: Any, mode: str, backend: str, exclude: Collection[str] = ()) -> dict[str, str]:
+    """Quantize a module in place, layer by layer, after any LoRA was fused: the other way round the LoRA is lost.
+
+    Returns the Linear layers left alone, each with the reason. Raises UsageError as `backend_for` does.
+    """
+    wanted, left = choose(module, mode, backend, exclude)
+    for name in wanted:
+        layer = module.get_submodule(name)
+        layer.weight = frozen(quantized(layer.weight.detach(), mode, backend))
+    return left
+
+
+def quantized(weight: Any, mode: str, backend: str) -> Any:
+    """A weight (out, in) quantized, as the tensor that stands in its place."""
+    import torch
+
+    with torch.no_grad():
+        return BACKENDS[backend].quantize(weight, mode)
+
+
+def frozen(tensor: Any) -> Any:
+    import torch
+
+    return torch.nn.Parameter(tensor, requires_grad=False)
+
+
+@functools.cache
+def template(rows: int, columns: int, dtype: Any, mode: str, backend: str) -> Any:
+    """What a weight of this shape becomes, on the meta device: its inner tensors' names, shapes and dtypes."""
+    import torch
+
+    return quantized(torch.empty((rows, columns), dtype=dtype, device="meta"), mode, backend)
+
+
+def inner_tensors(tensor: Any, prefix: str) -> dict[str, Any]:
+    """The plain tensors that a quantized one wraps, by dotted name: "weight" -> "weight._data", "weight._scale"."""
+    import torch
+
+    names, _ = tensor.__tensor_flatten__()
+    found: dict[str, Any] = {}
+    for name in names:
+        inner = getattr(tensor, name)
+        plain = type(inner) in (torch.Tensor, torch.nn.Parameter)
+        found |= {f"{prefix}.{name}": inner} if plain else inner_tensors(inner, f"{prefix}.{name}")
+    return found
+
+
+def wrap(like: Any, tensors: Mapping[str, Any], prefix: str) -> Any:
+    """The inverse of `inner_tensors`: the given tensors, not copied, wrapped as those of `like` are."""
+    import torch
+
+    names, context = like.__tensor_flatten__()
+    inner = {}
+    for name in names:
+        part, at = getattr(like, name), f"{prefix}.{name}"
+        plain = type(part) in (torch.Tensor, torch.nn.Parameter)
+        inner[name] = tensors[at] if plain else wrap(part, tensors, at)
+    return type(like).__tensor_unflatten__(inner, context, like.size(), like.stride())

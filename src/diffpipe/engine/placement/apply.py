@@ -1,0 +1,171 @@
+"""Where a pipeline's components live, and in which form: what a Placement says, done with the libraries' hooks."""
+
+from __future__ import annotations
+
+import gc
+import logging
+from collections.abc import Callable, Collection, Iterator, Mapping
+from fnmatch import fnmatchcase
+from typing import Any
+
+from ...core.build_spec import Placement
+from ...core.components import Kind, kind_of, quantized_by_default
+from ...core.errors import UsageError
+from ...memory.sizes import TILE, Sizes
+
+log = logging.getLogger("diffpipe.engine")
+
+
+def apply(pipe: Any, placement: Placement, device: str, exclude: Collection[str] = ()) -> Any:
+    """The pipeline, placed. It must come from its files, on the CPU: casting and quantizing cannot be undone.
+
+    `exclude`: layers that quantization leaves alone, as PipelineType.unquantized has them. Components that are
+    quantized already stay as they are. A device of "cpu" drives the same hooks as any other. Raises UsageError for
+    what the pipeline's class cannot take.
+    """
+    check(type(pipe), placement)
+    if placement.quantize != "none":
+        _quantize(pipe, placement, exclude)
+    if placement.layerwise_casting:
+        _cast(pipe)
+    switch(pipe, placement)
+    return OFFLOADS[placement.cpu_offload](pipe, device)
+
+
+def check(pipeline: type, placement: Placement) -> None:
+    """Raises UsageError for offloading that a pipeline class has no order of components for."""
+    if placement.cpu_offload == "model" and not ordered(pipeline):
+        raise UsageError(f"{pipeline.__name__} does not say in which order to offload", "use --cpu-offload group")
+
+
+def ordered(pipeline: type) -> bool:
+    """Whether a class says in which order its components work, or has a way of its own to offload them."""
+    from diffusers import DiffusionPipeline
+
+    own = getattr(pipeline, "enable_model_cpu_offload", None) is not DiffusionPipeline.enable_model_cpu_offload
+    return own or getattr(pipeline, "model_cpu_offload_seq", None) is not None
+
+
+def modules(pipe: Any, *kinds: Kind) -> Iterator[tuple[str, Any]]:
+    """The pipeline's components that have weights, of these kinds; of every kind if none is named."""
+    import torch
+
+    for name, part in pipe.components.items():
+        if isinstance(part, torch.nn.Module) and (not kinds or kind_of(name) in kinds):
+            yield name, part
+
+
+def parts(pipe: Any) -> tuple[Sizes, ...]:
+    """The components as the rules of memory.knobs know them, without sizes."""
+    return tuple(
+        Sizes(name, type(part).__name__, kind_of(name), quantized=_method(part)) for name, part in modules(pipe)
+    )
+
+
+def _method(part: Any) -> str:
+    """How a component came quantized, "" if it did not."""
+    quantizer = getattr(part, "hf_quantizer", None)
+    return str(quantizer.quantization_config.quant_method) if quantizer else ""
+
+
+def _quantize(pipe: Any, placement: Placement, exclude: Collection[str]) -> None:
+    from ..loading import quantize
+
+    taken = placement.quantize_components or quantized_by_default(name for name, _ in modules(pipe))
+    for name, part in modules(pipe):
+        if name in taken and not _method(part):
+            layers = [
+                layer for of, _, layer in (pattern.partition(".") for pattern in exclude) if fnmatchcase(name, of)
+            ]
+            quantize.quantize_module(part, placement.quantize, placement.quantize_backend, layers)
+
+
+def _cast(pipe: Any) -> None:
+    """Store the denoisers' layers in 8 bits. Their own dtype computes, which the rest of the pipeline has, too."""
+    import torch
+
+    for _, part in modules(pipe, "denoiser"):
+        part.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=part.dtype)
+
+
+def switch(pipe: Any, placement: Placement, before: Placement | None = None) -> None:
+    """Turn on and off what can be changed at any time: attention slicing, VAE slicing and tiling.
+
+    Only what differs from `before` is touched: some pipelines come with tiling on.
+    """
+    before = before or Placement()
+    if placement.attention_slicing != before.attention_slicing:
+        pipe.set_attention_slice("auto" if placement.attention_slicing else None)
+    for _, vae in modules(pipe, "decoder"):
+        if placement.vae_slicing != before.vae_slicing and hasattr(vae, "use_slicing"):
+            vae.use_slicing = placement.vae_slicing
+        if placement.vae_tiling != before.vae_tiling and hasattr(vae, "use_tiling"):
+            vae.use_tiling = placement.vae_tiling
+            _shrink_tiles(vae)
+
+
+def _shrink_tiles(vae: Any) -> None:
+    """At most TILE pixels to a side: the models' own 1024 save nothing at 1024 x 1024."""
+    size = getattr(vae, "tile_sample_min_size", None)
+    if isinstance(size, int) and size > TILE:
+        vae.tile_latent_min_size = vae.tile_latent_min_size * TILE // size
+        vae.tile_sample_min_size = TILE
+
+
+def _resident(pipe: Any, device: str) -> Any:
+    return pipe.to(device)
+
+
+def _model_offload(pipe: Any, device: str) -> Any:
+    pipe.enable_model_cpu_offload(device=device)
+    return pipe
+
+
+def _sequential_offload(pipe: Any, device: str) -> Any:
+    pipe.enable_sequential_cpu_offload(device=device)
+    return pipe
+
+
+def _group_offload(pipe: Any, device: str) -> Any:
+    """Denoisers block by block, other components layer by layer; never to disk, which has given wrong results.
+
+    Components whose class forbids it (some video autoencoders) stay on the device.
+    """
+    import torch
+    from diffusers.hooks import apply_group_offloading
+
+    for name, part in modules(pipe):
+        if not getattr(part, "_supports_group_offloading", True):
+            part.to(device)
+            continue
+        blocks = kind_of(name) == "denoiser"
+        apply_group_offloading(
+            part,
+            onload_device=torch.device(device),
+            offload_device=torch.device("cpu"),
+            offload_type="block_level" if blocks else "leaf_level",
+            num_blocks_per_group=1 if blocks else None,
+            use_stream=device.startswith("cuda"),
+        )
+    return pipe
+
+
+OFFLOADS: Mapping[str, Callable[[Any, str], Any]] = {
+    "none": _resident,
+    "model": _model_offload,
+    "sequential": _sequential_offload,
+    "group": _group_offload,
+}
+
+
+def release(device: str) -> None:
+    """Give memory that nothing refers to any more back to the device."""
+    import torch
+
+    gc.collect()
+    if device.startswith("cuda"):
+        torch.cuda.empty_cache()
+    elif device.startswith("xpu"):
+        torch.xpu.empty_cache()
+    elif device == "mps":
+        torch.mps.empty_cache()

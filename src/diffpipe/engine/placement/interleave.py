@@ -1,0 +1,168 @@
+"""Calls of an offloaded pipeline side by side, so that each component comes to the device once for all of them.
+
+Every call runs in a thread of its own, on a copy of the pipeline that shares the models. Only one thread runs at a
+time: it stops where it needs another component than the one that is there, and goes on when all that needed that one
+have had it. What a call computes, and from what, is the same as when it is made alone.
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Generic, TypeVar
+
+from . import apply
+
+T = TypeVar("T")
+Noise = tuple[Any, list[Any]]  # the states of torch's own generators, on the CPU and on each GPU
+
+
+def possible(pipe: Any) -> bool:
+    """Whether calls of a pipeline may be taken apart so: it is offloaded model by model, and its own state is plain."""
+    from diffusers import DiffusionPipeline
+
+    nested = any(isinstance(value, DiffusionPipeline) for value in vars(pipe).values())
+    cached = any(getattr(part, "is_cache_enabled", False) for _, part in apply.modules(pipe))
+    return bool(getattr(pipe, "_all_hooks", None)) and not nested and not cached
+
+
+def run(pipe: Any, works: Sequence[Callable[[Any], T]]) -> list[T]:
+    """What each work makes of its copy of the pipeline, in order. Raises what the first that failed raised."""
+    turns = _Turns()
+    calls = [_Call(work, _copied(pipe)) for work in works]
+    try:
+        with _gates(pipe, turns):
+            turns.take(calls)
+    finally:
+        for call in calls:
+            call.stop()
+        pipe.maybe_free_model_hooks()
+    return [call.result() for call in calls]
+
+
+def _copied(pipe: Any) -> Any:
+    """A pipeline with a progress and schedulers of its own, and the same models. It leaves them where they are."""
+    from diffusers import SchedulerMixin
+
+    own = copy.copy(pipe)
+    vars(own).pop("encode_prompt", None)  # that of prompt_cache, which belongs to the other one
+    own.maybe_free_model_hooks = lambda: None
+    for name, part in pipe.components.items():
+        if isinstance(part, SchedulerMixin):
+            setattr(own, name, copy.deepcopy(part))
+    return own
+
+
+class _Stopped(BaseException):
+    """Ends a call that nobody waits for any more."""
+
+
+class _Call(Generic[T]):
+    """A call in a thread of its own, which runs only between `go` and the return of `go`."""
+
+    def __init__(self, work: Callable[[Any], T], pipe: Any) -> None:
+        self.turn, self.back = threading.Semaphore(0), threading.Semaphore(0)
+        self.wants = ""  # the component that it waits for
+        self.made: list[T] = []
+        self.error: BaseException | None = None
+        self.stopped = False
+        self.noise: Noise | None = None  # from where it stopped
+        self.thread = threading.Thread(target=self._run, args=(work, pipe), daemon=True)
+        self.thread.start()
+
+    @property
+    def over(self) -> bool:
+        return bool(self.made) or self.error is not None
+
+    def _run(self, work: Callable[[Any], T], pipe: Any) -> None:
+        self.turn.acquire()
+        try:
+            if not self.stopped:
+                self.made.append(work(pipe))
+        except BaseException as error:  # it is raised where the result is asked for
+            self.error = error
+        self.back.release()
+
+    def go(self) -> None:
+        """Let it run until it is over or waits for another component. Torch's own random numbers go on where it was."""
+        if self.noise:
+            _set_noise(self.noise)
+        self.turn.release()
+        self.back.acquire()
+        self.noise = _noise()
+
+    def wait_for(self, component: str) -> None:
+        """Called in its own thread: stop here until it is this component's turn."""
+        self.wants = component
+        self.back.release()
+        self.turn.acquire()
+        if self.stopped:
+            raise _Stopped
+
+    def stop(self) -> None:
+        """End a call that is not over."""
+        self.stopped = True
+        if not self.over:
+            self.turn.release()
+
+    def result(self) -> T:
+        if self.error is not None:
+            raise self.error
+        return self.made[0]
+
+
+def _noise() -> Noise:
+    import torch
+
+    used: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    return torch.get_rng_state(), torch.cuda.get_rng_state_all() if used else []
+
+
+def _set_noise(noise: Noise) -> None:
+    import torch
+
+    torch.set_rng_state(noise[0])
+    if noise[1]:
+        torch.cuda.set_rng_state_all(noise[1])
+
+
+class _Turns:
+    """Which component is there, and which call runs."""
+
+    def __init__(self) -> None:
+        self.component = ""  # none yet
+        self.current: _Call[Any] | None = None
+
+    def take(self, calls: Sequence[_Call[Any]]) -> None:
+        """Let all calls run that wait for the component that is there; then for what the first of the others needs."""
+        while waiting := [call for call in calls if not call.over]:
+            self.current = next((call for call in waiting if call.wants == self.component), None)
+            if self.current is None:
+                self.component = waiting[0].wants
+            else:
+                self.current.go()
+
+    def gated(self, name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+        """A hook's function that makes the call that runs wait until its component's turn."""
+
+        def pre_forward(*args: Any, **kwargs: Any) -> Any:
+            if self.current is not None and name != self.component:
+                self.current.wait_for(name)
+            return original(*args, **kwargs)
+
+        return pre_forward
+
+
+@contextmanager
+def _gates(pipe: Any, turns: _Turns) -> Iterator[None]:
+    """Make a call stop where offloading would bring another component to the device."""
+    hooks = {name: part._hf_hook for name, part in apply.modules(pipe) if hasattr(part, "_hf_hook")}
+    for name, hook in hooks.items():
+        hook.pre_forward = turns.gated(name, hook.pre_forward)
+    try:
+        yield
+    finally:
+        for hook in hooks.values():
+            del hook.pre_forward

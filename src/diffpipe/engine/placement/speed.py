@@ -1,0 +1,155 @@
+"""What makes a denoiser faster at the price of exactness: compiled blocks, other attention kernels, steps left out."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ...core.errors import UsageError
+from . import apply as placement
+
+# The names of --attention-backend, as diffusers' AttentionBackendName has them. Those that fetch code from the hub are
+# left out.
+BACKENDS = {
+    "native": "native",
+    "native-math": "_native_math",
+    "native-efficient": "_native_efficient",
+    "native-flash": "_native_flash",
+    "native-cudnn": "_native_cudnn",
+    "flex": "flex",
+    "flash": "flash",
+    "flash-3": "_flash_3",
+    "sage": "sage",
+    "xformers": "xformers",
+}
+ON_CPU = ("native", "native-math", "native-flash", "flex")
+
+
+def apply(pipe: Any, section: Mapping[str, Any]) -> Any:
+    """The pipeline with what a configuration's section "speed" says, after it was placed."""
+    for _, part in placement.modules(pipe, "denoiser"):
+        if backend := section.get("attention_backend"):
+            _set_attention(part, BACKENDS[backend])
+        if cache := section.get("step_cache"):
+            part.enable_cache(CACHES[cache](pipe))
+        if section.get("compile"):
+            part.compile_repeated_blocks()
+    return pipe
+
+
+def _set_attention(part: Any, backend: str) -> None:
+    """Of this component alone: set_attention_backend changes what every other model of the process uses, too."""
+    from diffusers.models.attention_dispatch import _AttentionBackendRegistry
+
+    before = _AttentionBackendRegistry._active_backend
+    try:
+        part.set_attention_backend(backend)
+    finally:
+        _AttentionBackendRegistry.set_active_backend(before)
+
+
+def _first_block(pipe: Any) -> Any:
+    from diffusers import FirstBlockCacheConfig
+
+    return FirstBlockCacheConfig()
+
+
+def _taylorseer(pipe: Any) -> Any:
+    from diffusers import TaylorSeerCacheConfig
+
+    return TaylorSeerCacheConfig(taylor_factors_dtype=pipe.dtype)
+
+
+def _pyramid(pipe: Any) -> Any:
+    """The block range that diffusers' guide to caching starts from."""
+    from diffusers import PyramidAttentionBroadcastConfig
+
+    return PyramidAttentionBroadcastConfig(
+        spatial_attention_block_skip_range=2, current_timestep_callback=lambda: pipe.current_timestep
+    )
+
+
+CACHES: Mapping[str, Callable[[Any], Any]] = {
+    "first-block": _first_block,
+    "taylorseer": _taylorseer,
+    "pyramid": _pyramid,
+}
+
+
+def check(
+    pipeline: type, section: Mapping[str, Any], denoisers: Mapping[str, tuple[Any, Mapping[str, Any]]], device: str
+) -> None:
+    """Whether a pipeline's denoisers can be made faster so, before any weight is fetched.
+
+    `denoisers`: component -> its class and config.json. `device`: where it will run. Raises UsageError.
+    """
+    if not denoisers:
+        raise UsageError(f"{pipeline.__name__} has no transformer or U-Net to make faster", _leave_out(section))
+    for name, (cls, config) in denoisers.items():
+        model = _on_meta(cls, config)
+        if section.get("compile"):
+            _check_compile(name, cls, device)
+        if backend := section.get("attention_backend"):
+            _check_attention(name, model, backend, device)
+        if cache := section.get("step_cache"):
+            _check_cache(pipeline, name, model, cache)
+
+
+def _leave_out(section: Mapping[str, Any]) -> str:
+    return "leave out " + " and ".join("--" + name.replace("_", "-") for name in section)
+
+
+def _on_meta(cls: Any, config: Mapping[str, Any]) -> Any:
+    """A model without weights."""
+    from accelerate import init_empty_weights
+
+    with init_empty_weights():
+        return cls.from_config(dict(config))
+
+
+def _check_compile(name: str, cls: Any, device: str) -> None:
+    if not getattr(cls, "_repeated_blocks", None):
+        raise UsageError(f"--compile: {cls.__name__} does not say which blocks repeat", "leave out --compile")
+    if device.startswith("cuda") and importlib.util.find_spec("triton") is None:
+        raise UsageError("--compile needs triton, which is not installed", "pip install triton, or leave out --compile")
+    if device == "cpu":
+        from torch._inductor.cpp_builder import get_cpp_compiler
+        from torch._inductor.exc import InvalidCxxCompiler
+
+        try:
+            get_cpp_compiler()
+        except InvalidCxxCompiler:
+            raise UsageError("--compile needs a C++ compiler here", "install g++, or leave out --compile") from None
+
+
+def _check_attention(name: str, model: Any, backend: str, device: str) -> None:
+    processors = (getattr(module, "processor", None) for module in model.modules())
+    if not any(hasattr(processor, "_attention_backend") for processor in processors):
+        raise UsageError(
+            f"--attention-backend: the {name} ({type(model).__name__}) calls torch's attention itself",
+            "leave out --attention-backend",
+        )
+    if device == "cpu" and backend not in ON_CPU:
+        raise UsageError(f"--attention-backend {backend} needs a GPU", f"on the CPU: {', '.join(ON_CPU)}")
+    try:
+        _set_attention(model, BACKENDS[backend])
+    except (RuntimeError, ValueError, ImportError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UsageError(f"--attention-backend {backend} cannot be used here: {reason}", "use native") from None
+
+
+def _check_cache(pipeline: type, name: str, model: Any, cache: str) -> None:
+    """Caching needs a model whose blocks diffusers knows, and a pipeline that tells its passes apart."""
+    called = inspect.getsource(pipeline.__call__)  # type: ignore[operator]
+    usable = hasattr(model, "enable_cache") and (cache == "pyramid" or "cache_context" in called)
+    usable = usable and (cache != "pyramid" or hasattr(pipeline, "current_timestep"))
+    reason = f"{pipeline.__name__} with {type(model).__name__} is not made for it"
+    if usable:
+        try:
+            model.enable_cache(CACHES[cache](model))
+            return
+        except (ValueError, IndexError, AttributeError) as error:
+            reason = str(error).strip().splitlines()[0] or reason
+    raise UsageError(f"--step-cache {cache}: {reason}", "leave out --step-cache")

@@ -1,0 +1,294 @@
+"""The component tables that a plan works from: read from headers, kept from an earlier look, or recorded.
+
+No weights are downloaded: of a repository's weight files only the headers are read, by ranged requests. What was read
+is kept under headers/ in the cache, so that a second plan, or one without the network, costs no request.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from importlib.resources import files as package_files
+from pathlib import Path
+from typing import Any
+
+from ..cache.store import Store
+from ..catalog.rows import PipelineType
+from ..core.build_spec import BuildSpec
+from ..core.canonical import digest
+from ..core.components import DENOISER_ONLY, kind_of, part_checkpoint, parts_of_checkpoint
+from ..core.errors import DiffpipeError, Exit, NotFoundError
+from ..core.source import FileInfo, Source, file_of
+from ..sources import hub, model_files
+from ..sources.pin import Context, Resolved, resolve
+from ..storage.disk import DigestCache, Progress, safetensors_header, weigh, write_json
+from .sizes import Sizes, read_sizes, set_steps
+
+UNREAD = (".bin", ".pt", ".pth", ".ckpt", ".gguf")  # files whose tensors no header lists
+FORMAT = 1  # of what is kept: raise it when sizes are read in another way
+
+
+@dataclass(frozen=True)
+class Table:
+    """A pipeline's components with their sizes. `origin` says in words where the numbers come from. `disk`: bytes of
+    the files it loads, `download`: of those that are not here; None where unknown. `sizes`: default width, height,
+    frames, steps of what it makes, where they are known."""
+
+    pipeline: str
+    parts: tuple[Sizes, ...]
+    origin: str
+    disk: int | None = None
+    download: int | None = None
+    sizes: Mapping[str, int] = field(default_factory=dict)
+
+
+class _Unread(DigestCache):
+    """Sizes in place of digests: a plan needs no key, and hashing gigabytes would take minutes."""
+
+    def get(self, path: Path, progress: Progress | None = None) -> FileInfo:
+        return FileInfo(path.stat().st_size, "")
+
+
+@functools.cache
+def recorded() -> dict[str, dict[str, Any]]:
+    """The recorded models by name (see tools/record_components.py)."""
+    path = package_files("diffpipe") / "memory" / "recorded.json"
+    return dict(json.loads(path.read_text(encoding="utf-8")))
+
+
+@functools.cache
+def _known() -> dict[str, Mapping[str, Any]]:
+    """The recorded components by class."""
+    return {part["class_name"]: part for model in recorded().values() for part in model["components"]}
+
+
+def table(spec: BuildSpec, row: PipelineType, store: Store, offline: bool) -> Table:
+    """The table of a build request. Raises what resolving raises, where nothing kept or recorded can stand in."""
+    kept = store.root / "headers" / digest(_request(spec))
+    offline = hub.is_offline(offline)
+    try:
+        resolved = resolve(spec, row, Context(_Unread(store.root), {}, offline))
+        found = _read(resolved, row, store, offline)
+    except DiffpipeError as error:
+        away = error.exit_code == Exit.FAILED or (offline and isinstance(error, NotFoundError))
+        known = (_kept(kept) or _recorded(spec, row)) if away else None
+        if known is None:
+            raise
+        return known
+    if resolved.sources[0].kind == "hub":
+        _keep(kept, found, resolved.sources[0].commit)
+    return found
+
+
+def built_table(manifest: Mapping[str, Any], recorded: Mapping[str, Any]) -> Table:
+    """The table of a built pipeline, from its manifest and the settings of its components: no header is read.
+
+    `recorded`: the entry's record of its sources. What cannot be read counts as unknown.
+    """
+    sources = tuple(map(Source.from_json, manifest["sources"]))
+    locations = recorded.get("locations", {})
+    configs, parts = {}, []
+    for component in manifest["components"]:
+        name, class_name = component["name"], component["class_name"]
+        if model_files.WEIGHTLESS.search(class_name):
+            continue
+        source, prefix = _place(sources, name)
+        configs[name] = _local_config(source, locations.get(source.role, ""), f"{prefix}config.json")
+        part = read_sizes(name, class_name, {}, configs[name])
+        weighed = {"parameters": component["parameters"] or None, "stored": component["bytes"]}
+        parts.append(replace(part, **weighed, dtypes=tuple(component["dtypes"])))
+    whole = (_as_recorded(part, _known().get(part.class_name)) for part in set_steps(parts, configs))
+    sizes = _default_sizes(manifest["pipeline"], configs)
+    return Table(manifest["pipeline"], tuple(whole), "kept from its build", sizes=sizes)
+
+
+def _local_config(source: Source, location: str, path: str) -> dict[str, Any]:
+    if path not in source.files:
+        return {}
+    try:
+        value = json.loads(file_of(source, location, path).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _request(spec: BuildSpec) -> dict[str, Any]:
+    """What of a request decides the table."""
+    names = ("provider", "type", "model", "pipeline", "revision", "variant", "config", "components", "loras")
+    return {"format": FORMAT, **{name: getattr(spec, name) for name in names}}
+
+
+def _keep(path: Path, found: Table, commit: str | None) -> None:
+    parts = [part.to_json() for part in found.parts]
+    _write(
+        path,
+        {"pipeline": found.pipeline, "parts": parts, "disk": found.disk, "sizes": found.sizes, "commit": commit},
+    )
+
+
+def _kept(path: Path) -> Table | None:
+    try:
+        value = json.loads(path.read_bytes())
+        parts = tuple(Sizes.from_json(part) for part in value["parts"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    origin = f"kept from an earlier look at commit {str(value['commit'])[:7]}"
+    return Table(value["pipeline"], parts, origin, value["disk"], None, value["sizes"])
+
+
+def _recorded(spec: BuildSpec, row: PipelineType) -> Table | None:
+    """The recorded table of a well-known repository. Replaced components are of unknown size."""
+    for model in recorded().values():
+        if spec.model in (model["repository"], *model["also"]):
+            parts = tuple(Sizes.from_json(part) for part in model["components"])
+            parts = tuple(Sizes(p.name, "", kind_of(p.name)) if p.name in spec.components else p for p in parts)
+            parts += tuple(
+                Sizes(name, "", kind_of(name)) for name in spec.components if name not in {p.name for p in parts}
+            )
+            origin = f"recorded for {model['title']}, as the hub cannot be asked"
+            disk = sum(part.stored or 0 for part in parts)
+            return Table(spec.pipeline or row.pipeline, parts, origin, disk, None, _sizes_of(model))
+    return None
+
+
+def _sizes_of(model: Mapping[str, Any]) -> dict[str, int]:
+    return {name: model[name] for name in ("width", "height", "frames", "steps") if name in model}
+
+
+def _read(resolved: Resolved, row: PipelineType, store: Store, offline: bool) -> Table:
+    """Sizes of every component from the headers and settings of the files that would be loaded."""
+    layout = {name: pair for source in reversed(resolved.sources) for name, pair in source.components.items()}
+    parts, configs = [], {}
+    checkpoint = _checkpoint(resolved, layout, store, offline)
+    for name, (_, class_name) in layout.items():
+        if model_files.WEIGHTLESS.search(class_name):
+            continue
+        source, prefix = _place(resolved.sources, name)
+        read = _reader(source, resolved.locations[source.role], store, offline)
+        configs[name] = read.config(f"{prefix}config.json")
+        headers = [checkpoint[name]] if name in checkpoint else _headers(source, prefix, read)
+        parts.append(_part(name, class_name, headers, configs[name]))
+    parts = list(set_steps(parts, configs))
+    same = (_as_recorded(part, _known().get(part.class_name)) for part in parts)
+    hub_files = [(source, path) for source in resolved.sources if source.kind == "hub" for path in source.files]
+    missing = sum(s.files[path].size for s, path in hub_files if not hub.is_present(_repository(s), path))
+    disk = sum(info.size for source in resolved.sources for info in source.files.values())
+    origin = "read from the headers of its files"
+    return Table(resolved.pipeline, tuple(same), origin, disk, missing, _default_sizes(resolved.pipeline, configs))
+
+
+def _as_recorded(part: Sizes, known: Mapping[str, Any] | None) -> Sizes:
+    """What a component holds as it was measured, where it is one of the recorded ones (the same tensors)."""
+    if known is None or known.get("parameters") != part.parameters:
+        return part
+    names = ("live", "live_video", "live_frame", "besides", "recorded")
+    return replace(part, **{name: known.get(name, 0) for name in names})
+
+
+def _default_sizes(pipeline: str, configs: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
+    """The size a pipeline makes by default: a recorded one's, or the U-Net's sample size."""
+    if pipeline.startswith("AudioLDM"):  # a spectrogram: 64 bands, 100 frames a second
+        return {**_sizes_of(recorded()["audioldm2"])}
+    same = next((model for model in recorded().values() if model["pipeline"] == pipeline), None)
+    sample = configs.get("unet", {}).get("sample_size")
+    channels = configs.get("vae", {}).get("block_out_channels")
+    if isinstance(sample, int) and channels:
+        side = sample * 2 ** (len(channels) - 1)
+        return {**(_sizes_of(same) if same else {}), "width": side, "height": side}
+    return _sizes_of(same) if same else {}
+
+
+def _place(pinned: Sequence[Source], name: str) -> tuple[Source, str]:
+    """The source of a component's files and the folder in it ("" at its root)."""
+    sources = {source.role: source for source in pinned}
+    replacement = sources.get(f"component:{name}")
+    if replacement:
+        return replacement, f"{replacement.subfolder}/" if replacement.subfolder else ""
+    base = sources["base"]
+    held = any(path.startswith(f"{name}/") for path in base.files)
+    return (base if held or "config" not in sources else sources["config"]), f"{name}/"
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """How headers and settings of a source are read, here or on the hub."""
+
+    header: Callable[[str], dict[str, Any]]
+    text: Callable[[str], str]
+
+    def config(self, path: str) -> dict[str, Any]:
+        try:
+            value = json.loads(self.text(path))
+        except (OSError, KeyError, ValueError, DiffpipeError):
+            return {}
+        return value if isinstance(value, dict) else {}
+
+
+def _reader(source: Source, location: str, store: Store, offline: bool) -> _Reader:
+    if source.kind != "hub":
+        return _Reader(
+            lambda path: safetensors_header(file_of(source, location, path)),
+            lambda path: file_of(source, location, path).read_text(encoding="utf-8"),
+        )
+    repository = _repository(source)
+    return _Reader(
+        lambda path: _cached_header(repository, path, store, offline),
+        lambda path: hub.read_text(repository, path, offline) if path in source.files else "{}",
+    )
+
+
+def _cached_header(repository: hub.Repository, path: str, store: Store, offline: bool) -> dict[str, Any]:
+    """A hub file's header, kept by the digest of the file: the same content is never asked for twice."""
+    kept = store.root / "headers" / digest([FORMAT, repository.files[path].digest])
+    try:
+        return dict(json.loads(kept.read_bytes()))
+    except (OSError, ValueError):
+        header = hub.read_header(repository, path, offline)
+    _write(kept, header)
+    return header
+
+
+def _write(path: Path, value: Any) -> None:
+    """Keep what was read; a cache that may only be read stays as it is."""
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        write_json(path, value)
+
+
+def _headers(source: Source, prefix: str, read: _Reader) -> list[dict[str, Any]]:
+    """The headers of a component's files; none where any of its weights are in another format."""
+    paths = [path for path in source.files if path.startswith(prefix) and "/" not in path[len(prefix) :]]
+    if any(path.endswith(UNREAD) for path in paths):
+        return []
+    return [read.header(path) for path in paths if path.endswith(".safetensors")]
+
+
+def _checkpoint(
+    resolved: Resolved, layout: Mapping[str, Any], store: Store, offline: bool
+) -> dict[str, dict[str, Any]]:
+    """What a single-file checkpoint holds: component -> header, {} for one whose tensors cannot be listed."""
+    base = resolved.sources[0]
+    if not base.single:
+        return {}
+    path = next(iter(base.files))
+    if path.endswith(UNREAD):
+        return {name: {} for name in parts_of_checkpoint(DENOISER_ONLY, layout)}
+    read = _reader(base, resolved.locations[base.role], store, offline)
+    return part_checkpoint(read.header(path), layout)
+
+
+def _part(name: str, class_name: str, headers: list[dict[str, Any]], config: Mapping[str, Any]) -> Sizes:
+    """A component's sizes; unknown where no header tells them."""
+    tensors = {tensor: about["shape"] for header in headers for tensor, about in header.items() if "shape" in about}
+    if not tensors:
+        return Sizes(name, class_name, kind_of(name))
+    weighed = weigh(headers)
+    sizes = read_sizes(name, class_name, tensors, config)
+    return replace(sizes, stored=weighed["bytes"], dtypes=tuple(weighed["dtypes"]))
+
+
+def _repository(source: Source) -> hub.Repository:
+    return hub.Repository(source.label, source.commit or "", source.files)

@@ -1,0 +1,1 @@
+"""What is said of results: metadata in files, the gallery."""

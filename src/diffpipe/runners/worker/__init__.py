@@ -1,0 +1,1 @@
+"""A process a pipeline that stays loaded."""

@@ -1,0 +1,1 @@
+"""Where a model comes from: the hub, folders and files, pinned to exact contents."""

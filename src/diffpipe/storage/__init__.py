@@ -1,0 +1,1 @@
+"""Files and URLs: atomic writing, digests, limits, errors of disks and stores in words."""

@@ -1,0 +1,419 @@
+"""Prompt files, sweeps and presets: what is read, what is refused, and where the fault is said to be."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from diffpipe.batch.prompt_files import (
+    MOST,
+    OWN,
+    Row,
+    crossed,
+    fitting,
+    from_text,
+    of_kind,
+    parse_json,
+    preset,
+    preset_names,
+    rows,
+    sweeps,
+    typed,
+)
+from diffpipe.core.errors import DiffpipeError, NotFoundError, UsageError
+from diffpipe.core.flag import Flag
+
+FLAGS = {
+    "prompt": Flag("prompt", "text"),
+    "negative_prompt": Flag("negative_prompt", "text", many=True),
+    "width": Flag("width", "integer"),
+    "guidance_scale": Flag("guidance_scale", "number"),
+    "sigmas": Flag("sigmas", "number", many=True, scalar=False),
+    "use_mask": Flag("use_mask", "boolean"),
+    "mode": Flag("mode", "choice", choices=("fast", "fine")),
+    "image": Flag("image", "image", many=True),
+    "extra": Flag("extra", "json"),
+}
+NAMES = frozenset(FLAGS) | {"unflagged"}
+
+
+def read(text: str | bytes, form: str | None = None) -> list[dict[str, Any]]:
+    """The typed values of a file; the first fault is raised."""
+    raw = text.encode() if isinstance(text, str) else text
+    stream = io.TextIOWrapper(io.BytesIO(raw), "utf-8", errors="surrogateescape", newline="")
+    found = rows(stream, "p", form, NAMES | OWN.keys())
+    return [typed(row, FLAGS, NAMES | OWN.keys()) for row in found]
+
+
+def fault(text: str | bytes, form: str | None = None) -> str:
+    with pytest.raises(UsageError) as caught:
+        read(text, form)
+    assert caught.value.hint
+    return caught.value.message
+
+
+# Text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a fox\n# no\n\n  a cat  \n",
+        "a fox\r\n#no\r\n   \r\na cat",
+        "a fox\r\ra cat\r",
+        "\ufeffa fox\na cat",
+        "\ufeff# only a comment\na fox\na cat",
+    ],
+)
+def test_a_prompt_a_line(text: str) -> None:
+    assert read(text) == [{"prompt": "a fox"}, {"prompt": "a cat"}]
+    assert read(text, "text") == [{"prompt": "a fox"}, {"prompt": "a cat"}]
+
+
+def test_lines_are_counted_as_an_editor_does() -> None:
+    found = list(rows(iter(["\n", "# x\n", "a\n", "\n", "b"]), "p.txt", "text", NAMES))
+    assert [(row.where, row.number) for row in found] == [("p.txt line 3", 3), ("p.txt line 5", 5)]
+
+
+def test_a_row_comes_before_the_next_line_is_read() -> None:
+    taken = []
+
+    def lines() -> Iterator[str]:
+        for text in ("\n", "a\n", "b\n", "c\n"):
+            taken.append(text)
+            yield text
+
+    found = rows(lines(), "p", None, NAMES)
+    assert next(found).values == {"prompt": "a"}
+    assert taken == ["\n", "a\n"]
+
+
+# JSON lines
+
+
+def test_json_lines_are_told_by_their_brace() -> None:
+    first, second = (
+        '{"prompt": "a", "width": 64, "seed": 7}',
+        '{"prompt": "b", "guidance-scale": 2, "extra": {"a": [1]}}',
+    )
+    text = f"\n{first}\n{second}"
+    expected = [
+        {"prompt": "a", "width": 64, "seed": 7},
+        {"prompt": "b", "guidance_scale": 2, "extra": {"a": [1]}},
+    ]
+    assert read(text) == expected
+    assert read("\ufeff" + text, "jsonl") == expected
+    assert read("\ufeff" + text.lstrip()) == expected
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"prompt": "a"', "p line 2, column 15: it is no JSON: Expecting ',' delimiter"),
+        ("a fox", "p line 2, column 1: it is no JSON: Expecting value"),
+        ("[1]", "p line 2, column 1: a line must be a JSON object"),
+        ('{"width": NaN}', "p line 2, column 1: it is no JSON: NaN is no number"),
+        ('{"width": 1e999}', "p line 2, column 1: it is no JSON: 1e999 is too large"),
+        ("[" * 100_000, "p line 2, column 1: it is nested too deeply"),
+        ('{"widht": 1}', "p line 2, column widht: the pipeline takes no 'widht'"),
+        ('{"width": "64"}', "p line 2, column width: '64' is no whole number"),
+        ('{"width": 64.5}', "p line 2, column width: 64.5 is no whole number"),
+        ('{"width": true}', "p line 2, column width: True is no whole number"),
+        ('{"width": [64]}', "p line 2, column width: it takes one value, not a list"),
+        ('{"prompt": 3}', "p line 2, column prompt: 3 is no text"),
+        ('{"image": {"a": 1}}', "p line 2, column image: {'a': 1} is no file name"),
+        ('{"mode": "slow"}', "p line 2, column mode: 'slow' is none of fast, fine"),
+        ('{"use-mask": 1}', "p line 2, column use-mask: 1 is no true or false"),
+        ('{"sigmas": [1, "x"]}', "p line 2, column sigmas: 'x' is no number"),
+        ('{"guidance-scale": 1, "guidance_scale": 2}', "p line 2, column guidance_scale: it is there twice"),
+        ('{"seed": "7"}', "p line 2, column seed: '7' is no whole number"),
+    ],
+)
+def test_faults_of_a_json_line(line: str, message: str) -> None:
+    assert fault('{"prompt": "fine"}\n' + line, "jsonl") == message
+
+
+def test_null_is_not_given() -> None:
+    assert read('{"prompt": "a", "width": null}') == [{"prompt": "a"}]
+
+
+# CSV
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'prompt,guidance-scale,seed\n"a, b",2,7\n"c\nd",,\n',
+        'prompt;guidance_scale;seed\r\n"a, b";2;7\r\n"c\nd";;\r\n',
+        "\ufeff" + 'prompt\tguidance scale\tseed\n"a, b"\t2\t7\n"c\nd"\n'.replace(" scale", "-scale"),
+        '\n"prompt", "guidance_scale", "seed"\n"a, b", "2", "7"\n\n"c\nd",,\n',
+        'prompt,guidance_scale,seed,\n"a, b",2,7,\n"c\nd",,,\n',
+    ],
+    ids=["comma", "semicolon and CRLF", "tab and BOM", "spaces and blank lines", "a column without a name"],
+)
+def test_dialects(text: str) -> None:
+    assert read(text, "csv") == [{"prompt": "a, b", "guidance_scale": 2.0, "seed": 7}, {"prompt": "c\nd"}]
+
+
+def test_cells_are_typed_by_the_flags() -> None:
+    header = "prompt,width,guidance_scale,sigmas,use_mask,mode,image,extra,unflagged,negative_prompt"
+    cells = 'x,64,2.5,"[1, 0.5]",yes,fine,"[""a.png"", ""b.png""]","{""a"": 1}",3,[not JSON'
+    assert read(f"{header}\n{cells}\n", "csv") == [
+        {
+            "prompt": "x", "width": 64, "guidance_scale": 2.5, "sigmas": [1, 0.5], "use_mask": True, "mode": "fine",
+            "image": ["a.png", "b.png"], "extra": {"a": 1}, "unflagged": 3, "negative_prompt": "[not JSON",
+        }
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("prompt,widht\na,1\n", "p line 1, column 2: the pipeline takes no 'widht'"),
+        ("prompt,seed,prompt\n", "p line 1, column 3: 'prompt' is there twice"),
+        ("prompt,guidance-scale,guidance_scale\n", "p line 1, column 3: 'guidance_scale' is there twice"),
+        ("prompt,width\na,1\nb,wide\n", "p line 3, column width: 'wide' is no whole number"),
+        ('prompt,width\n"a\nb",1\nb,wide\n', "p line 4, column width: 'wide' is no whole number"),
+        ("prompt,width\na,1.5\n", "p line 2, column width: '1.5' is no whole number"),
+        ("prompt,guidance_scale\na,nan\n", "p line 2, column guidance_scale: 'nan' is no number"),
+        ("prompt,use_mask\na,maybe\n", "p line 2, column use_mask: 'maybe' is neither true nor false"),
+        ("prompt,extra\na,{\n", "p line 2, column extra: column 2: it is no JSON: Expecting property name enclosed"),
+        ("prompt,seed\na fox, red,7\n", "p line 2, column 3: '7' stands under no name"),
+        ('prompt,seed\n"a" b,7\n', "p line 2: ',' expected after '\"'"),
+        ('prompt,seed\n"a,7\nb,8\n', "p line 2: unexpected end of data"),
+        ("width\n" + "9" * 5000, "p line 2, column width: '99999"),
+    ],
+)
+def test_faults_of_a_csv_file(text: str, message: str) -> None:
+    assert fault(text, "csv").startswith(message)
+
+
+def test_a_row_that_is_broken_does_not_end_the_file() -> None:
+    text = 'prompt,seed\n"a" b,7\nc,8\n'
+    broken, sound = rows(iter(text.splitlines(keepends=True)), "p", "csv", NAMES | OWN.keys())
+    assert broken.error is not None
+    assert (sound.where, dict(sound.values)) == ("p line 3", {"prompt": "c", "seed": "8"})
+
+
+@pytest.mark.parametrize("form", ["text", "csv", "jsonl"])
+def test_what_is_no_utf8_is_refused_with_its_line(form: str) -> None:
+    text = {"text": b"ok\na \xff b\n", "csv": b"prompt\na \xff b\n", "jsonl": b'{}\n{"prompt": "\xff"}\n'}[form]
+    assert fault(text, form) == "p line 2, column 'prompt': it is not valid UTF-8"
+
+
+def test_utf16_is_refused() -> None:
+    assert "UTF-8" in fault("a fox".encode("utf-16"))
+
+
+@pytest.mark.parametrize("form", ["text", "csv", "jsonl", None])
+def test_an_empty_file_has_no_rows(form: str | None) -> None:
+    assert read("", form) == []
+    assert read("\n \n", form) == []
+
+
+CELL = st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="\ufeff"), max_size=20)
+
+
+@given(
+    values=st.lists(st.tuples(CELL, st.integers(), st.text("ab ,;\t\"'\n\r", max_size=9)), max_size=5),
+    delimiter=st.sampled_from(",;\t"),
+    end=st.sampled_from(["\n", "\r\n"]),
+    quoting=st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]),
+    mark=st.sampled_from(["", "\ufeff"]),
+)
+def test_what_a_csv_writer_writes_is_read_again(
+    values: list[tuple[str, int, str]], delimiter: str, end: str, quoting: Any, mark: str
+) -> None:
+    if end == "\n" and quoting == csv.QUOTE_MINIMAL:  # Python's writer leaves a lone \r bare then
+        values = [(a.replace("\r", ""), b, c.replace("\r", "")) for a, b, c in values]
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, delimiter=delimiter, lineterminator=end, quoting=quoting)
+    writer.writerows([("prompt", "seed", "id"), *values])
+    expected = [
+        {name: value for name, value in (("prompt", a.strip()), ("seed", b), ("id", c.strip())) if value != ""}
+        for a, b, c in values
+    ]
+    assert read(mark + text.getvalue(), "csv") == expected
+
+
+@given(
+    raw=st.binary(max_size=200) | st.text(max_size=200).map(str.encode),
+    form=st.sampled_from(["text", "jsonl", "csv", None]),
+)
+@example(raw=b'{"prompt": "\\ud800"}', form=None)
+@example(raw=b"prompt\n\x00\n", form="csv")
+@example(raw=b'"', form="csv")
+@example(raw=b'prompt\n"\r', form="csv")
+def test_whatever_a_file_holds_it_is_read_or_refused(raw: bytes, form: str | None) -> None:
+    stream = io.TextIOWrapper(io.BytesIO(raw), "utf-8", errors="surrogateescape", newline="")
+    try:
+        found = list(rows(stream, "p", form, NAMES | OWN.keys()))
+    except UsageError:  # a header that cannot be used; of any other kind the test fails
+        return
+    for row in found:
+        assert 1 <= row.number <= raw.count(b"\n") + raw.count(b"\r") + 1
+        with suppress(UsageError):
+            assert set(typed(row, FLAGS, NAMES | OWN.keys())) <= NAMES | OWN.keys()
+
+
+@given(
+    value=st.recursive(
+        # Larger integers are not all the same as floats, which a number is read as.
+        st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(max_size=5),
+        lambda x: st.lists(x, max_size=3),
+    )
+)
+def test_any_json_value_is_taken_or_refused_for_any_flag(value: Any) -> None:
+    for flag in FLAGS.values():
+        with suppress(ValueError):
+            assert of_kind(flag, value) in (value, *(value if isinstance(value, list) else []))
+
+
+# Sweeps
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("guidance_scale=2,3.5,5", [2.0, 3.5, 5.0]),
+        ("guidance-scale=0..1..0.25", [0.0, 0.25, 0.5, 0.75, 1.0]),
+        ("guidance_scale=0..1..0.1", [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]),
+        ("guidance_scale=1..2", [1.0, 2.0]),
+        ("guidance_scale=.5..1", [0.5]),
+        ("width=64", [64]),
+        ("width=64..128..32,512", [64, 96, 128, 512]),
+        ("width=3..1", [3, 2, 1]),
+        ("seed=1..8", [1, 2, 3, 4, 5, 6, 7, 8]),
+        ("width=-2..2..2", [-2, 0, 2]),
+        ("prompt=a fox,a cat", ["a fox", "a cat"]),
+        ('prompt=["a, b", "c"]', ["a, b", "c"]),
+        ("prompt=1..3", ["1..3"]),
+        ("mode=fast,fine", ["fast", "fine"]),
+        ("use_mask=true,false", [True, False]),
+        ('extra=[{"a": 1}, null]', [{"a": 1}, None]),
+        ("unflagged=1..2,x", [1, 2, "x"]),
+    ],
+)
+def test_values_of_a_sweep(text: str, values: list[Any]) -> None:
+    swept = sweeps([text], FLAGS, NAMES | {"seed"})
+    assert list(swept.values()) == [values]
+    assert [type(value) for value in next(iter(swept.values()))] == [type(value) for value in values]
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (["guidance_scale"], "--sweep guidance_scale is not NAME=VALUES"),
+        (["guidance_scale="], "--sweep guidance_scale= is not NAME=VALUES"),
+        (["guidanse=1"], "--sweep guidanse=1: the pipeline takes no 'guidanse'"),
+        (["id=a,b"], "--sweep id=a,b: the pipeline takes no 'id'"),
+        (["width=1..4,2"], "--sweep width=1..4,2: a value is there twice"),
+        (["width=1,,2"], "--sweep width=1,,2: a value is empty"),
+        (["width=1.5"], "--sweep width=1.5: '1.5' is no whole number"),
+        (["width=1..2..0.5"], "--sweep width=1..2..0.5: 1..2 are no whole numbers"),
+        (["width=1..5..0"], "--sweep width=1..5..0: a step of 0 does not lead from 1 to 5"),
+        (["width=1..5..-1"], "--sweep width=1..5..-1: a step of -1 does not lead from 1 to 5"),
+        (["width=0..9999999999"], f"--sweep width=0..9999999999: 0..9999999999 are more than {MOST} values"),
+        (["width=0..1e400..1e-400"], f"--sweep width=0..1e400..1e-400: 0..1e400 are more than {MOST} values"),
+        (["mode=slow"], "--sweep mode=slow: 'slow' is none of fast, fine"),
+        (["prompt=[]"], "--sweep prompt=[]: the list is empty"),
+        (["width=1", "width=2"], "--sweep width=2: width is swept twice"),
+        (["width=1..2000", "guidance_scale=1..2000"], f"the sweeps make more than {MOST} items a prompt"),
+    ],
+)
+def test_sweeps_that_are_refused(texts: list[str], message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        sweeps(texts, FLAGS, NAMES | {"seed"})
+    assert caught.value.message == message
+
+
+@given(text=st.text(max_size=20) | st.text('0123456789.e-+,[]"', max_size=20))
+@example(text="1..1e999..1")
+def test_any_sweep_is_read_or_refused(text: str) -> None:
+    for name in ("width", "guidance_scale", "prompt", "unflagged"):
+        with suppress(UsageError):
+            assert sweeps([f"{name}={text}"], FLAGS, NAMES)[name]
+
+
+def test_every_combination_the_last_fastest() -> None:
+    assert list(crossed({"a": [1, 2], "b": "xy"})) == [
+        {"a": 1, "b": "x"}, {"a": 1, "b": "y"}, {"a": 2, "b": "x"}, {"a": 2, "b": "y"}
+    ]  # fmt: skip
+    assert list(crossed({})) == [{}]
+
+
+# Presets
+
+
+def test_a_preset_gives_what_the_pipeline_takes(tmp_path: Path) -> None:
+    (tmp_path / "soft.toml").write_text('guidance-scale = 2\nsteps = 9\nid = "x"\nsigmas = [1.0, 0.5]\n')
+    (tmp_path / "hard.json").write_text(json.dumps({"width": 64, "seed": 3}))
+    (tmp_path / "notes.txt").write_text("no preset")
+    assert preset_names(tmp_path) == ["hard", "soft"]
+    soft = preset("soft", tmp_path)
+    assert fitting(soft, "soft", FLAGS, NAMES) == ({"guidance_scale": 2, "sigmas": [1.0, 0.5]}, ["steps", "id"])
+    assert preset(str(tmp_path / "hard.json"), tmp_path / "elsewhere") == {"width": 64, "seed": 3}
+    assert fitting(preset("hard", tmp_path), "hard", FLAGS, NAMES | {"seed"}) == ({"width": 64, "seed": 3}, [])
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("x.toml", "width = ", "--args x.toml: Invalid value"),
+        ("x.toml", "extra = {when = 2026-01-01}", "--args x.toml: Object of type date is not JSON"),
+        ("x.toml", "extra = {scale = inf}", "--args x.toml: Out of range float values are not JSON"),
+        ("x.json", "[1]", "--args x.json is no JSON object"),
+        ("x.json", "{", "--args x.json: column 2: it is no JSON"),
+        ("x.toml", "\xff", "--args x.toml is not valid UTF-8"),
+    ],
+)
+def test_presets_that_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, text: str, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(name).write_bytes(text.encode("latin-1"))
+    with pytest.raises(UsageError) as caught:
+        preset(name, tmp_path)
+    assert caught.value.message.startswith(message)
+
+
+def test_a_preset_of_another_type_names_its_key() -> None:
+    with pytest.raises(UsageError, match="--args soft, column width: 'wide' is no whole number"):
+        fitting({"width": "wide"}, "soft", FLAGS, NAMES)
+
+
+def test_a_preset_that_is_not_there_names_those_that_are(tmp_path: Path) -> None:
+    (tmp_path / "soft.toml").write_text("")
+    with pytest.raises(NotFoundError) as caught:
+        preset("sofd", tmp_path)
+    assert (caught.value.message, caught.value.hint) == (
+        "--args: there is no file sofd",
+        "the presets are: soft",
+    )
+    with pytest.raises(DiffpipeError):
+        preset("../soft", tmp_path / "empty")
+
+
+@given(text=st.text(max_size=30))
+def test_text_of_any_kind_is_read_or_refused(text: str) -> None:
+    for flag in (*FLAGS.values(), None):
+        with suppress(ValueError):
+            assert from_text(flag, text) is not None or flag is None or flag.kind == "json"
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", '{"a": {"b": null}}', "3", '"x"', "true"])
+def test_json(text: str) -> None:
+    assert parse_json(text) == json.loads(text)
+
+
+def test_an_unused_row_is_empty() -> None:
+    assert typed(Row(), FLAGS, NAMES) == {}

@@ -1,0 +1,182 @@
+"""diffpipe.engine.loading.adapters: what a LoRA is told to be for, and what fusing makes of the weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+diffusers = pytest.importorskip("diffusers")
+
+from checkpoints import flux_pipeline, stable_diffusion_pipeline  # noqa: E402
+from safetensors.torch import load_file, save_file  # noqa: E402
+
+from diffpipe.core.errors import UsageError  # noqa: E402
+from diffpipe.core.source import FileInfo, Source  # noqa: E402
+from diffpipe.engine.classes import lookup  # noqa: E402
+from diffpipe.engine.loading import adapters  # noqa: E402
+from diffpipe.engine.placement import devices  # noqa: E402
+
+CLASSES = {"flux": "FluxPipeline", "stable-diffusion": "StableDiffusionPipeline"}
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> None:
+    devices.quiet_libraries()
+
+
+def check(checkpoints: Path, model: str, lora: Path) -> adapters.Fit | None:
+    """Check a LoRA against a folder, of which only the settings are read."""
+    index = json.loads((checkpoints / model / "model_index.json").read_text())
+
+    def settings(name: str) -> tuple[Any, dict[str, Any]] | None:
+        if not index.get(name, [None])[0]:
+            return None
+        configuration = json.loads((checkpoints / model / name / "config.json").read_text())
+        return lookup.component_class(*index[name]), configuration
+
+    return adapters.check(lookup.pipeline_class(index["_class_name"]), lora, lora.name, settings)
+
+
+@pytest.mark.parametrize(
+    ("model", "lora", "fit"),
+    [
+        ("flux", "flux-lora", (10, 10)),
+        ("flux", "flux-lora-kohya", (3, 3)),
+        ("flux", "flux-lora-as-kohya", (3, 3)),
+        ("flux", "flux-lora-part", (6, 10)),
+        ("flux-fill", "flux-lora", (10, 10)),
+        ("stable-diffusion", "sd-lora", (40, 40)),
+        ("stable-diffusion", "sd-lora-kohya", (40, 40)),
+        ("stable-diffusion", "sd-lora-text", (8, 8)),
+    ],
+)
+def test_how_much_of_it_fits(checkpoints: Path, model: str, lora: str, fit: tuple[int, int]) -> None:
+    assert check(checkpoints, model, checkpoints / f"{lora}.safetensors") == fit
+
+
+FOREIGN = {
+    ("flux", "sd-lora"): "is for another model: of its 40 layers this FluxPipeline has none",
+    ("flux", "sd-lora-kohya"): "is for another model: FluxPipeline does not know the names of its layers",
+    ("flux", "flux-lora-wide"): "is for another model: it was made for width 3072, this FluxPipeline has 32 there",
+    ("flux", "flux-lora-narrow"): "is for another model: it was made for width 8, this FluxPipeline has 32 there",
+    ("flux", "flux-lora-zero"): "changes no layer: its weights are all zero",
+    ("stable-diffusion", "flux-lora"): "is for another model: of its 10 layers this StableDiffusionPipeline has none",
+    ("stable-diffusion-deep", "sd-lora"): (
+        "is for another model: it was made for width 16, this StableDiffusionPipeline has 8 there"
+    ),
+    ("sd3", "flux-lora"): "is for another model: of its 10 layers this StableDiffusion3Pipeline has 4",
+    ("qwen", "flux-lora"): "is for another model: of its 10 layers this QwenImagePipeline has 4",
+    ("wan", "sd-lora"): "is for another model: of its 40 layers this WanPipeline has none",
+    ("amused", "flux-lora"): "AmusedPipeline takes no LoRA",
+}
+
+
+@pytest.mark.parametrize(("model", "lora"), FOREIGN)
+def test_a_lora_for_another_model(checkpoints: Path, model: str, lora: str) -> None:
+    with pytest.raises(UsageError) as raised:
+        check(checkpoints, model, checkpoints / f"{lora}.safetensors")
+    said = FOREIGN[model, lora]
+    assert raised.value.message == (f"the LoRA {lora}.safetensors {said}" if "takes" not in said else said)
+    assert raised.value.hint
+
+
+OWN = (
+    "flux2",
+    "flux-kontext",
+    "qwen",
+    "qwen-edit",
+    "sdxl",
+    "sd3",
+    "z-image",
+    "wan",
+    "wan22",
+    "wan-vace",
+    "ltx",
+    "ltx2",
+)
+
+
+@pytest.mark.parametrize("model", OWN)
+def test_every_family_takes_its_own(checkpoints: Path, tmp_path: Path, model: str) -> None:
+    index = json.loads((checkpoints / model / "model_index.json").read_text())
+    part = next(name for name in ("transformer", "unet") if name in index)
+    weights = load_file(next((checkpoints / model / part).glob("*.safetensors")))
+    layers = {
+        f"{part}.{name.removesuffix('.weight')}": tensor.shape
+        for name, tensor in weights.items()
+        if name.endswith((".to_q.weight", ".to_k.weight"))
+    }
+    lora = {f"{name}.lora_A.weight": torch.ones(2, shape[1]) for name, shape in layers.items()}
+    lora |= {f"{name}.lora_B.weight": torch.ones(shape[0], 2) for name, shape in layers.items()}
+    save_file(lora, tmp_path / "own.safetensors")
+    assert check(checkpoints, model, tmp_path / "own.safetensors") == (len(layers), len(layers))
+
+
+def test_an_unknown_configuration_is_no_refusal(checkpoints: Path) -> None:
+    lora = checkpoints / "sd-lora.safetensors"
+    settings = lambda name: (diffusers.FluxTransformer2DModel, {})  # noqa: E731
+    assert adapters.check(diffusers.FluxPipeline, lora, "x", settings) is None
+
+
+# --- Fusing ----------------------------------------------------------------------------------------------------------
+
+
+def source(path: Path, scale: float) -> tuple[Path, Source]:
+    return path, Source("lora:0", "file", path.name, {path.name: FileInfo(0, "")}, scale=scale)
+
+
+def change(path: Path, prefix: str) -> dict[str, Any]:
+    """Layer -> B A of an adapter in peft's layout."""
+    tensors = load_file(path)
+    downs = {n.removesuffix(".lora_A.weight"): t for n, t in tensors.items() if n.endswith("lora_A.weight")}
+    return {
+        name.removeprefix(prefix): tensors[f"{name}.lora_B.weight"] @ down
+        for name, down in downs.items()
+        if name.startswith(prefix)
+    }
+
+
+def test_scales_and_several_add_up(checkpoints: Path) -> None:
+    first, second = checkpoints / "flux-lora.safetensors", checkpoints / "flux-lora-2.safetensors"
+    before = flux_pipeline().transformer.state_dict()
+    pipe = flux_pipeline()
+    adapters.fuse(pipe, [source(first, 0.5), source(second, -2.0)])
+    changes = [change(path, "transformer.") for path in (first, second)]
+    assert set(changes[0]) == set(changes[1])
+    for name, weight in pipe.transformer.state_dict().items():
+        layer = name.removesuffix(".weight")
+        expected = before[name]
+        if layer in changes[0]:
+            expected = expected + 0.5 * changes[0][layer] - 2.0 * changes[1][layer]
+        torch.testing.assert_close(weight, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_scale_zero_leaves_every_weight(checkpoints: Path) -> None:
+    before, pipe = flux_pipeline().transformer.state_dict(), flux_pipeline()
+    adapters.fuse(pipe, [source(checkpoints / "flux-lora.safetensors", 0)])
+    after = pipe.transformer.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_the_text_encoders_part_is_fused_too(checkpoints: Path) -> None:
+    before, pipe = stable_diffusion_pipeline(), stable_diffusion_pipeline()
+    lora = checkpoints / "sd-lora.safetensors"
+    adapters.fuse(pipe, [source(lora, 1.0)])
+    for part, prefix in (("unet", "unet."), ("text_encoder", "text_encoder.text_model.")):
+        weights, was = getattr(pipe, part).state_dict(), getattr(before, part).state_dict()
+        layers = change(lora, prefix)
+        assert len(layers) == {"unet": 32, "text_encoder": 8}[part]
+        for layer, difference in layers.items():
+            torch.testing.assert_close(
+                weights[f"{layer}.weight"] - was[f"{layer}.weight"], difference, rtol=1e-4, atol=1e-5
+            )
+
+
+def test_one_that_changes_no_layer_is_refused(checkpoints: Path) -> None:
+    with pytest.raises(UsageError, match=r"the LoRA flux-lora\.safetensors changes no layer of this pipeline"):
+        adapters.fuse(stable_diffusion_pipeline(), [source(checkpoints / "flux-lora.safetensors", 1.0)])

@@ -1,0 +1,100 @@
+"""What is far too large is refused before anything is loaded: on machines that are not here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from diffpipe.core.errors import DiffpipeError, Exit
+from diffpipe.memory import refuse
+from diffpipe.memory.machine import Gpu, host_total
+
+GIB = 1 << 30
+DENOISER = {"name": "transformer", "class_name": "FluxTransformer2DModel", "parameters": 2_000_000_000}
+DECODER = {"name": "vae", "class_name": "AutoencoderKL", "parameters": 80_000_000}
+LARGE = {"width": 16384, "height": 16384}
+
+
+def manifest(device: str = "cpu", **parts: Any) -> dict[str, Any]:
+    components = [{**part, "bytes": 2 * part["parameters"], "dtypes": ["BF16"]} for part in (DENOISER, DECODER)]
+    source = {"role": "base", "kind": "folder", "label": "x", "files": {}, "components": {}}
+    return {
+        "pipeline": "FluxPipeline",
+        "kind": "image",
+        "flags": [{"name": "width", "kind": "integer", "multiple_of": 16}],
+        "components": components,
+        "sources": [source],
+        "config": {"dtype": "bfloat16", "placement": {"device": device}},
+        **parts,
+    }
+
+
+def told(found: Mapping[str, Any], arguments: Mapping[str, Any], *, batch_size: int = 1) -> str:
+    """The message and hint with which arguments are refused; "" where they are not."""
+    try:
+        refuse.check_of(found, {}, batch_size, True)(arguments)
+    except DiffpipeError as error:
+        return f"{error.message}\n{error.hint}" if error.exit_code == Exit.OUT_OF_MEMORY else repr(error)
+    return ""
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine of 24 GiB with a GPU of 8 GiB."""
+    monkeypatch.setattr(refuse, "host_total", lambda: 24 * GIB)
+    monkeypatch.setattr(refuse, "gpus", lambda: (Gpu(0, "small", 8 * GIB, 8 * GIB),))
+
+
+def test_what_fits_is_not_refused(small: None) -> None:
+    assert told(manifest(), {"width": 1024, "height": 1024}) == ""
+
+
+def test_what_is_far_too_large_is_refused_with_a_size_that_fits(small: None) -> None:
+    message, hint = told(manifest(), LARGE).splitlines()
+    assert message.startswith("16384 x 16384: some ")
+    assert message.endswith("of memory would be needed, and this machine has 24.0 GiB in all")
+    fits = {"width": int(hint.split()[0]), "height": int(hint.split()[2])}
+    assert fits["width"] < 16384
+    assert told(manifest(), fits) == ""
+
+
+def test_a_batch_is_as_large_as_its_items_together(small: None) -> None:
+    each = {"width": 1024, "height": 1024}
+    assert told(manifest(), {**each, "num_images_per_prompt": 50}, batch_size=8).splitlines()[1].startswith("one at ")
+
+
+def test_a_gpu_counts_with_what_stepping_down_saves(small: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert told(manifest("cuda"), {"width": 2048, "height": 2048}) == ""
+    assert "and the GPU has 8.0 GiB in all" in told(manifest("cuda"), {"width": 32768, "height": 32768})
+    monkeypatch.setattr(refuse, "gpus", lambda: ())
+    assert told(manifest("cuda"), {"width": 32768, "height": 32768}) == ""  # nothing says how large it is
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        manifest(components=[]),
+        manifest(components=[{**DENOISER, "parameters": 0, "bytes": 0, "dtypes": []}]),
+        manifest(pipeline="UnheardOfPipeline"),
+    ],
+)
+def test_what_is_not_known_refuses_nothing_of_a_usual_size(small: None, found: dict[str, Any]) -> None:
+    assert told(found, {"width": 512, "height": 512}) == ""
+    assert told(found, {}) == ""
+
+
+def test_a_machine_that_does_not_say_refuses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(refuse, "host_total", lambda: None)
+    assert told(manifest(), LARGE) == ""
+
+
+def test_memory_and_swap_in_all(tmp_path: Path) -> None:
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/meminfo").write_text("MemTotal: 4194304 kB\nMemAvailable: 1 kB\nSwapTotal: 1048576 kB\n")
+    assert host_total(tmp_path) == 5 * GIB
+    (tmp_path / "sys/fs/cgroup").mkdir(parents=True)
+    (tmp_path / "sys/fs/cgroup/memory.max").write_text(f"{2 * GIB}\n")
+    assert host_total(tmp_path) == 3 * GIB
