@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any
+from typing import Any, TypeAlias
+
+# What JSON can hold, as the standard library reads it. Outside the walls that parse it, nothing passes it on.
+JsonValue: TypeAlias = "None | bool | int | float | str | list[JsonValue] | dict[str, JsonValue]"
+JsonObject: TypeAlias = dict[str, JsonValue]
 
 
 def canonical_json(value: Any) -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 FlagKind = Literal["text", "integer", "number", "boolean", "choice", "image", "mask", "video", "audio", "json"]
 
 
 OutputKind = Literal["image", "video", "audio"]
+# Call arguments by name. What a value may be, its flag says: text, a number, a path, a list or JSON.
+Arguments: TypeAlias = Mapping[str, Any]
 
 
 MEDIA_KINDS = frozenset({"image", "mask", "video", "audio"})
