@@ -7,7 +7,7 @@ import json
 from typing import Any, TypeAlias
 
 # What JSON can hold, as the standard library reads it. Outside the walls that parse it, nothing passes it on.
-JsonValue: TypeAlias = "None | bool | int | float | str | list[JsonValue] | dict[str, JsonValue]"
+JsonValue: TypeAlias = "bool | int | float | str | list[JsonValue] | dict[str, JsonValue] | None"
 JsonObject: TypeAlias = dict[str, JsonValue]
 
 
