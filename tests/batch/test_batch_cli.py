@@ -337,7 +337,7 @@ def test_a_stdout_that_lacks_characters_ends_nothing(cli: Cli, work: Path, more:
 
 
 def test_memory_hardly_grows_with_the_lines(cli: Cli, work: Path) -> None:
-    """12 bytes a slot of each of two Tallies: 20,000 items take 1 MB; a list of them would take 30."""
+    """12 bytes a slot of each of two counters: 20,000 items take 1 MB; a list of them would take 30."""
     peaks = []
     for count in (10, 20_000):
         (work / "p.txt").write_text("".join(f"a fox of number {number}\n" for number in range(count)))

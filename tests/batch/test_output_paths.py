@@ -24,7 +24,7 @@ from diffpipe.batch.output_paths import (
     whole_template,
     within,
 )
-from diffpipe.core.counter import Tally
+from diffpipe.core.counter import CompactCounter
 from diffpipe.core.errors import DiffpipeError, UsageError
 from diffpipe.core.flag import FORMATS, MAX_SEED
 
@@ -39,7 +39,7 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def paths(outputs: Outputs, count: int = 1, prompt: str = "") -> list[str]:
     """The paths of `count` items of one result each, with the seeds 7, 8, …"""
-    taken = Tally()
+    taken = CompactCounter()
     return [
         path
         for number in range(count)

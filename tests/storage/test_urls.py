@@ -28,7 +28,7 @@ from diffpipe.batch.items import Batch, Earlier, Refused, items
 from diffpipe.batch.journal import opened
 from diffpipe.batch.output_paths import Outputs, whole_template, within
 from diffpipe.batch.prompt_files import Row
-from diffpipe.core.counter import Tally
+from diffpipe.core.counter import CompactCounter
 from diffpipe.core.errors import AccessError, CacheError, DiffpipeError, Exit, NotFoundError, UsageError
 from diffpipe.core.flag import Flag
 from diffpipe.core.request import Artifact, Outcome, Request
@@ -449,9 +449,9 @@ def test_a_reader_sees_the_old_or_the_new_and_never_a_part(url: str) -> None:
 # Templates and checks
 
 
-def filled(outputs: Outputs, own: tuple[str, ...] = (), taken: Tally | None = None) -> str:
+def filled(outputs: Outputs, own: tuple[str, ...] = (), taken: CompactCounter | None = None) -> str:
     values = {"name": "flux", "key": "k", "id": "abc", "seed": 7, "prompt": "a red/fox"}
-    used = Tally() if taken is None else taken
+    used = CompactCounter() if taken is None else taken
     return output_paths.paths(whole_template(outputs), values, [1], outputs, used, own)[0]
 
 
@@ -506,7 +506,7 @@ def test_files_that_are_there_are_stepped_around_or_refused() -> None:
         filled(Outputs("memory://a/"))
     assert filled(Outputs("memory://a/", overwrite=True)) == "memory://a/flux-7.png"
     assert filled(Outputs("memory://a/"), own=("memory://a/flux-7.png",)) == "memory://a/flux-7.png"
-    taken = Tally()
+    taken = CompactCounter()
     free = Outputs("memory://b/x.png")
     assert [filled(free, taken=taken) for _ in range(3)] == [f"memory://b/x{n}.png" for n in ("", "-2", "-3")]
 

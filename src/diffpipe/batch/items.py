@@ -9,7 +9,7 @@ from math import prod
 from typing import Any
 
 from ..core.canonical import digest
-from ..core.counter import Tally
+from ..core.counter import CompactCounter
 from ..core.errors import DiffpipeError, UsageError
 from ..core.flag import MAX_SEED, MEDIA_KINDS, PER_CALL, Flag
 from ..core.request import Request
@@ -76,10 +76,10 @@ class Earlier:
 
 @dataclass
 class _Used:
-    """What the items so far have used up. The Tallies are all that grows with the number of items."""
+    """What the items so far have used up. The counters are all that grows with the number of items."""
 
-    seen: Tally = field(default_factory=Tally)  # rows without a seed, ids
-    taken: Tally = field(default_factory=Tally)  # paths
+    seen: CompactCounter = field(default_factory=CompactCounter)  # rows without a seed, ids
+    taken: CompactCounter = field(default_factory=CompactCounter)  # paths
     results: int = 0
 
 

@@ -19,7 +19,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from ..core.counter import Tally
+from ..core.counter import CompactCounter
 from ..core.errors import CacheError, UsageError
 from ..storage import urls
 from ..storage.disk import remove_leftovers, sha256
@@ -35,7 +35,7 @@ class Journal:
         self.path = path
         self.header: dict[str, Any] = {}
         self._reader, self._writer = reader, writer
-        self._places = Tally(large=True)  # id -> 1 + where its last line begins
+        self._places = CompactCounter(large=True)  # id -> 1 + where its last line begins
         self._end = 0
         self._lock = threading.RLock()  # runs on many machines draw items in another thread than they end in
         self._read()

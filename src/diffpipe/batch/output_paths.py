@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..core.counter import Tally
+from ..core.counter import CompactCounter
 from ..core.errors import UsageError
 from ..core.flag import FORMATS, MAX_SEED, NOUNS, OutputKind
 from ..storage import urls
@@ -71,7 +71,7 @@ def paths(
     values: Mapping[str, Any],
     numbers: Iterable[int],
     outputs: Outputs,
-    taken: Tally,
+    taken: CompactCounter,
     own: Collection[str],
     *,
     unique: bool = False,
@@ -102,7 +102,7 @@ def paths(
     return found
 
 
-def _free(path: str, steps_aside: bool, taken: Tally, own: Collection[str]) -> str:
+def _free(path: str, steps_aside: bool, taken: CompactCounter, own: Collection[str]) -> str:
     """A path that no result of the run has yet; one that `steps_aside` for files that are there too."""
     number = taken.add(path)
     if number == 1 and not (steps_aside and _in_use(path, own)):

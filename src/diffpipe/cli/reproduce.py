@@ -13,7 +13,7 @@ from typing import Any
 from ..batch.output_paths import Outputs, paths, whole_template
 from ..building.reproduce import Given, call_of, changes, entry_of, find_media, verdict
 from ..cache.store import SHORT, Entry, Store
-from ..core.counter import Tally
+from ..core.counter import CompactCounter
 from ..core.errors import DiffpipeError, Exit, UsageError
 from ..core.flag import FORMATS, Flag, OutputKind
 from ..core.request import Artifact, Request
@@ -144,7 +144,7 @@ def _target(
         "seed": document["seed"],
         "prompt": str(document["arguments"].get("prompt") or ""),
     }
-    return paths(whole_template(outputs), values, [document["result"]["index"] + 1], outputs, Tally(), ())[0]
+    return paths(whole_template(outputs), values, [document["result"]["index"] + 1], outputs, CompactCounter(), ())[0]
 
 
 def _arguments(

@@ -1,4 +1,4 @@
-"""What was seen, a number each: for millions of texts in a few bytes an item."""
+"""A counter of texts that takes a few bytes an item, so that millions of them fit."""
 
 from __future__ import annotations
 
@@ -6,19 +6,21 @@ from array import array
 from hashlib import blake2b
 
 
-class Tally:
-    """Text -> a whole number of at least 1; 0 for what was never set.
+class CompactCounter:
+    """A text -> a whole number, 0 for what was never set; as a collections.Counter that can forget the texts.
 
     An open-addressing table (linear probing) of 64-bit digests and numbers of 32 bits (`large`: 64): 12 bytes a slot
     (16), at most two thirds of them full. A set of a million texts takes five times the memory. Of a million texts,
-    two share a digest by chance in one run of 37 million.
+    two share a digest by chance in one run of 37 million. `slots` is a power of two.
     """
 
     def __init__(self, slots: int = 1 << 10, *, large: bool = False) -> None:
         self._large = large
-        self._digests = array("Q", [0]) * slots
-        self._numbers = array("Q" if large else "I", [0]) * slots
         self._used = 0
+        self._digests, self._numbers = self._table(slots)
+
+    def _table(self, slots: int) -> tuple[array[int], array[int]]:
+        return array("Q", [0]) * slots, array("Q" if self._large else "I", [0]) * slots
 
     def __len__(self) -> int:
         return self._used
@@ -54,10 +56,11 @@ class Tally:
 
     def _grow(self) -> None:
         digests, numbers = self._digests, self._numbers
-        self.__init__(2 * len(digests), large=self._large)  # type: ignore[misc]
+        self._digests, self._numbers = self._table(2 * len(digests))
         for digest, number in zip(digests, numbers, strict=True):
             if digest:
-                self._set(digest, number)
+                slot = self._slot(digest)
+                self._digests[slot], self._numbers[slot] = digest, number
 
 
 def _digest(text: str) -> int:

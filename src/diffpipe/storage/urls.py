@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..core.counter import Tally
+from ..core.counter import CompactCounter
 from ..core.errors import AccessError, CacheError, DiffpipeError, NotFoundError, UsageError
 from .disk import CHUNK, mark
 
@@ -235,7 +235,7 @@ class _Folder:
     name, size and tag of each in one text. `tried`: whether it was to be listed."""
 
     asked: dict[str, dict[str, Any] | None] = field(default_factory=dict)
-    names: Tally | None = None
+    names: CompactCounter | None = None
     tried: bool = False
 
 
@@ -272,12 +272,12 @@ def _remembered(url: str, noted: Mapping[str, Any] | None = None) -> bool:
     return found is not None and (noted is None or found == {name: noted[name] for name in ("size", "tag")})
 
 
-def _listed(fs: Any, path: str, scheme: str) -> Tally | None:
+def _listed(fs: Any, path: str, scheme: str) -> CompactCounter | None:
     """What is in the folder of a file; None if that cannot be told."""
     folder = path.rpartition("/")[0]
     if scheme in READ_ONLY or not folder:
         return None
-    names = Tally()
+    names = CompactCounter()
     try:
         for entry in fs.ls(folder, detail=True):
             if (stamp := _stamp(entry)) is not None:
