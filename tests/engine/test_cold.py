@@ -20,7 +20,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffpipe.core.canonical import digest
-from diffpipe.engine.loading import imports, start
+from diffpipe.engine.loading import start
+from diffpipe.engine.seams import diffusers_import_seam, transformers_seam
 
 PROMPT = ("--prompt", "a panda on a pink background", "--seed", "11", "--num-inference-steps", "2")
 COMPILER = "torch._dynamo.convert_frame"
@@ -49,8 +50,8 @@ def demo(warm: Warm) -> Warm:
 
 IMPORTED = """
     import json, sys
-    from diffpipe.engine import imports
-    imports.TORCH = imports.TORCH if sys.argv.pop(1) == "this torch" else ()
+    from diffpipe.engine.seams import torch_seam
+    torch_seam.DEFERRED = torch_seam.DEFERRED if sys.argv.pop(1) == "this torch" else ()
     from diffpipe.cli.app import main
     try:
         main()
@@ -120,14 +121,14 @@ def test_an_init_that_only_gathers_is_told_from_one_that_does_more() -> None:
         ("if is_torch_available():\n    from .three import D\nelse:\n    D = 1", {}),
     ):
         source = f"{textwrap.dedent(gathering)}\n{more}\n"
-        assert imports.gathered(source) == expected, more
+        assert diffusers_import_seam.gathered(source) == expected, more
 
 
 def test_the_installed_diffusers_gathers_and_every_name_is_the_ordinary_one() -> None:
     found = answer(
         """
         import importlib, json, sys
-        from diffpipe.engine import imports
+        from diffpipe.engine.loading import imports
         with imports.lean():
             import diffusers.models.transformers as gathered
         loaded = [name for name in sys.modules if name.startswith("diffusers.models.transformers.")]
@@ -165,18 +166,19 @@ def test_the_end_of_a_file_says_what_it_exports(lines: list[str], separator: str
             return repr(error)
 
     text = separator.join(lines)
-    assert answered(imports.exports(text)) == answered(text)
+    assert answered(transformers_seam.exports(text)) == answered(text)
 
 
 def test_transformers_exports_the_same_whatever_its_version() -> None:
     program = """
         import json, sys
-        from diffpipe.engine import imports
-        imports.TRANSFORMERS = imports.TRANSFORMERS if sys.argv[1] else ()
+        from diffpipe.engine.loading import imports
+        from diffpipe.engine.seams import transformers_seam
+        transformers_seam.SCANNED = transformers_seam.SCANNED if sys.argv[1] else ()
         with imports.lean():
             import transformers
         names = transformers._class_to_module
-        shorter = transformers.utils.import_utils.fetch__all__.__module__ == imports.__name__
+        shorter = transformers.utils.import_utils.fetch__all__.__module__ == transformers_seam.__name__
         print(json.dumps([shorter, len(names), sorted(names.items())]))
         """
     shorter, ordinary = answer(program, "shorter"), answer(program, "")
@@ -189,9 +191,10 @@ def test_transformers_exports_the_same_whatever_its_version() -> None:
 
 COMPILED = """
     import json, sys
-    from diffpipe.engine import imports
+    from diffpipe.engine.loading import imports
+    from diffpipe.engine.seams import torch_seam
     if sys.argv[2]:
-        imports.TORCH = ()
+        torch_seam.DEFERRED = ()
     with imports.lean():
         import torch
         import diffusers.utils.torch_utils
@@ -303,7 +306,7 @@ def test_the_weights_that_are_loaded_are_read_ahead(
     monkeypatch.setattr(os, "POSIX_FADV_WILLNEED", 3, raising=False)
     start.read_ahead(both)
     start.read_ahead([tmp_path / "gone"])
-    monkeypatch.setattr(start.place, "host_memory", lambda: 39)
+    monkeypatch.setattr(start.devices, "host_memory", lambda: 39)
     start.read_ahead(both)  # more than half of the memory
     assert read == [10, 10]
 
@@ -312,7 +315,7 @@ def test_what_is_imported_lean_is_collected_no_more_and_what_comes_later_is() ->
     enabled, frozen, hidden = answer(
         """
         import gc, json, sys
-        from diffpipe.engine import imports
+        from diffpipe.engine.loading import imports
         with imports.lean(absent=["torchao"]):
             import torch
             during = gc.isenabled(), sys.modules["torchao"]

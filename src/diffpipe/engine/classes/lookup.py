@@ -6,13 +6,13 @@ import importlib
 import importlib.util
 import inspect
 import json
-import sys
 from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from ...core.errors import UsageError
+from ..seams import diffusers_seam
 
 
 def pipeline_class(name: str) -> type:
@@ -58,7 +58,7 @@ def component_class(library: str, name: str) -> Any:
 
     Raises UsageError for any other place, or a class that is not there.
     """
-    register_deprecated(library)
+    diffusers_seam.register_deprecated(library)
     module = library if library in ("diffusers", "transformers") else f"diffusers.pipelines.{library}"
     try:
         found = getattr(importlib.import_module(module), name)
@@ -69,21 +69,6 @@ def component_class(library: str, name: str) -> Any:
     raise UsageError(
         f"there is no {name} in {library}", "install the versions of diffusers and transformers that have it"
     )
-
-
-def register_deprecated(library: str) -> None:
-    """Let diffusers find a pipeline module that it moved to pipelines/deprecated, where folders name it as before.
-
-    from_pretrained looks such modules up as attributes of diffusers.pipelines, and as modules of that name.
-    """
-    import diffusers.pipelines as pipelines
-
-    moved = f"diffusers.pipelines.deprecated.{library}"
-    if hasattr(pipelines, library) or not library.isidentifier() or not importlib.util.find_spec(moved):
-        return
-    module = importlib.import_module(moved)
-    setattr(pipelines, library, module)
-    sys.modules[f"diffusers.pipelines.{library}"] = module
 
 
 def check_names(pipeline: type, names: Iterable[str]) -> None:
@@ -100,21 +85,19 @@ def check_names(pipeline: type, names: Iterable[str]) -> None:
 def missing_packages(part: type) -> list[str]:
     """The packages that a component's class needs and that are not installed.
 
-    The libraries put a stand-in with `_backends` in the place of such a class; a processor of transformers that takes
+    The libraries put a stand-in in the place of such a class; a processor of transformers that takes
     videos is there, but its part for videos is not.
     """
     videos = ["torchvision"] if "video_processor" in inspect.signature(part.__init__).parameters else []  # type: ignore[misc]
-    return [name for name in (*getattr(part, "_backends", ()), *videos) if importlib.util.find_spec(name) is None]
+    absent = [name for name in videos if importlib.util.find_spec(name) is None]
+    return [*diffusers_seam.missing_backends(part), *absent]
 
 
 def pipeline_parts(pipeline: type) -> tuple[set[str], set[str]]:
     """The component names a pipeline's constructor takes, and those that it can do without."""
     parameters = {name: p for name, p in inspect.signature(pipeline.__init__).parameters.items() if name != "self"}  # type: ignore[misc]
     names = {name for name, p in parameters.items() if p.default is inspect.Parameter.empty or p.default is None}
-    optional = set(getattr(pipeline, "_optional_components", [])) | {
-        name for name, p in parameters.items() if p.default is None
-    }
-    return names, optional
+    return names, {*diffusers_seam.optional_parts(pipeline), *(n for n, p in parameters.items() if p.default is None)}
 
 
 def first_line(error: BaseException) -> str:

@@ -1,72 +1,46 @@
 """Plain torch kernels for optimum-quanto: the same arithmetic wherever weights lie, no compiler, nothing unsafe.
 
-quanto 0.2.7 chooses its kernels by device, shape and alignment, compiles C++ or CUDA when it first needs some of them,
-and writes what it compiled into site-packages. Three of them are not used here:
-
-- int8 on the CPU calls torch._weight_int8pack_mm, which ends the process with a segmentation fault unless the weights
-  are 16-byte aligned and in_features % 16 == 0. It is also the slower way: 0.45 s where `matmul` below takes 0.09 s
-  (512 x 3072 x 12288 in bfloat16, one thread, a processor with AMX).
-- int4 on the CPU packs weights anew for torch's int4pack kernel, so no stored weight can be mapped, and needs
-  quanto::unpack in C++. Unpacking by shifts and multiplying takes 0.17 s, that kernel 0.42 s.
-- fp8 on CUDA goes to Marlin, which made noise for many (optimum-quanto issues 343 and 409).
+seams.quanto_seam says which of quanto's own they replace, and why. They are faster, too: for 512 x 3072 x 12288 in
+bfloat16, with one thread of a processor with AMX, int8 takes 0.09 s where torch._weight_int8pack_mm takes 0.45 s, and
+int4 0.17 s where torch's int4pack kernel takes 0.42 s.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ...core.errors import UsageError
+from ..seams import quanto_seam
+
+if TYPE_CHECKING:
+    import torch
+
+    Quantize = Callable[[torch.Tensor, str], torch.Tensor]
 
 KNOWN = "0.2.7"  # the version of optimum-quanto that this was written and tested for
 BLOCK = 1 << 16  # weights converted at a time: the table's indices stay in the processor's cache
 
 
 @functools.cache
-def use_plain_kernels(quantize: Callable[[Any, str], Any]) -> None:
+def use_plain_kernels(quantize: Quantize) -> None:
     """Put the kernels of this module in quanto's place, once a process, and try them on what `quantize` makes.
 
     Raises UsageError if this version of quanto does not take them or works otherwise.
     """
-    import warnings
-
-    from optimum.quanto import WeightQBitsTensor
-    from optimum.quanto.library.extensions import extension
-
-    # Without it quanto takes no kernel that it would have to compile: Marlin, AWQ.
-    extension._extensions.pop("quanto_cuda", None)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that a kernel is replaced is the point
-        for device in ("CPU", "CUDA"):
-            _library().impl("unpack", unpack, device, allow_override=True)
-        _library().impl("qbytes_mm", matmul, "CPU", allow_override=True)
-    create = WeightQBitsTensor.create
-
-    def create_plain(qtype: Any, axis: Any, group_size: Any, size: Any, stride: Any, data: Any, *rest: Any) -> Any:
-        made = WeightQBitsTensor if data.device.type == "cpu" else create
-        return made(qtype, axis, group_size, size, stride, data, *rest)
-
-    WeightQBitsTensor.create = staticmethod(create_plain)
+    quanto_seam.replace_kernels(unpack, matmul)
     _try(quantize)
 
 
-@functools.cache
-def _library() -> Any:
-    """The handle that keeps replaced kernels in place: torch takes them back when it goes."""
-    import torch
-
-    return torch.library.Library("quanto", "IMPL")  # type: ignore[no-untyped-call]
-
-
-def unpack(packed: Any, bits: int) -> Any:
+def unpack(packed: torch.Tensor, bits: int) -> torch.Tensor:
     """quanto::unpack: the 2- or 4-bit values of uint8 rows, the lowest bits' rows first (rows x 8/bits, columns)."""
     import torch
 
     return torch.cat([(packed >> shift) & (2**bits - 1) for shift in range(0, 8, bits)])
 
 
-def matmul(activations: Any, weights: Any, scales: Any) -> Any:
+def matmul(activations: torch.Tensor, weights: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
     """quanto::qbytes_mm: activations (tokens, in) times 8-bit weights (out, in), each row with its scale.
 
     The scale comes after the product, where it is one multiplication a result and rounds no weight; in float16, whose
@@ -81,7 +55,7 @@ def matmul(activations: Any, weights: Any, scales: Any) -> Any:
     return (activations.to(dtype) @ plain.t()) * scales.flatten()
 
 
-def dequantize(weights: Any, dtype: Any) -> Any:
+def dequantize(weights: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """8-bit weights in a wider format, without their scale.
 
     float8 goes through a table of its 256 values, a block at a time: torch's own conversion takes four times as long.
@@ -98,14 +72,14 @@ def dequantize(weights: Any, dtype: Any) -> Any:
 
 
 @functools.cache
-def _values(dtype: Any) -> Any:
+def _values(dtype: torch.dtype) -> torch.Tensor:
     """The value of each byte as a float8_e4m3fn."""
     import torch
 
     return torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn).to(dtype)
 
 
-def _try(quantize: Callable[[Any, str], Any]) -> None:
+def _try(quantize: Quantize) -> None:
     """Multiply by an identity whose products are known. Raises UsageError if anything but them comes out."""
     import torch
 

@@ -23,10 +23,10 @@ from ..classes.lookup import (
     own_pipeline_class,
     pipeline_class,
     pipeline_parts,
-    register_deprecated,
 )
 from ..placement import apply, speed
 from ..placement.devices import choose_device, out_of_memory
+from ..seams import diffusers_seam
 from . import adapters
 
 log = logging.getLogger("diffpipe.engine")
@@ -99,7 +99,7 @@ def load(
     own = own_pipeline_class(locations["base"]) if manifest["own_class"] and config["trust"]["remote_code"] else None
     cls = own or pipeline_class(manifest["pipeline"])
     for part in manifest["components"]:
-        register_deprecated(part["library"])
+        diffusers_seam.register_deprecated(part["library"])
     try:
         parts = {
             role.removeprefix("component:"): _load_component(source, locations, manifest, dtype)

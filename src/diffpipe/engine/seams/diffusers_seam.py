@@ -1,0 +1,273 @@
+"""What diffpipe uses of diffusers beyond its documentation. Tried with diffusers 0.42.1.
+
+What is read from the text of its pipelines is in diffusers_source_seam, how it is imported in diffusers_import_seam.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, cast, get_args
+
+from .seam import Seam
+
+if TYPE_CHECKING:
+    import torch
+    from diffusers import DiffusionPipeline, SchedulerMixin
+
+SIGNATURE_TYPES = Seam(
+    "diffusers",
+    "DiffusionPipeline._get_signature_types",
+    buys="a part of another family is refused before anything is fetched",
+    without="parts of another family are refused only when the pipeline is loaded, or fail at the first call",
+    file="diffusers/pipelines/pipeline_utils.py",
+    text="def _get_signature_types(cls)",
+)
+OPTIONAL_PARTS = Seam(
+    "diffusers",
+    "DiffusionPipeline._optional_components",
+    buys="models are taken that lack a part which the pipeline can do without",
+    without="models that lack such a part are refused, unless the constructor has None for it",
+    file="diffusers/pipelines/pipeline_utils.py",
+    text="_optional_components = []",
+)
+LORA_PARTS = Seam(
+    "diffusers",
+    "_lora_loadable_modules",
+    buys="a LoRA for another model is refused before anything is fetched; a build stores the parts that LoRAs change",
+    without="LoRAs are checked only when they are loaded, and fused anew at each start where nothing is quantized",
+    file="diffusers/loaders/lora_pipeline.py",
+    text='_lora_loadable_modules = ["transformer", "text_encoder"]',
+)
+LORA_CONVERSION = Seam(
+    "diffusers",
+    "pipeline.lora_state_dict",
+    buys="how many of a LoRA's layers the model has, under the names that diffusers gives them",
+    without="a LoRA of which only a part fits is taken",
+    file="diffusers/loaders/lora_pipeline.py",
+    text="self.lora_state_dict(",
+)
+BACKENDS = Seam(
+    "diffusers",
+    "_backends of the stand-ins for classes whose packages are missing",
+    buys="the packages that a class needs are named",
+    without="it is only said that the class is not there",
+    file="diffusers/utils/dummy_torch_and_scipy_objects.py",
+    text='_backends = ["torch", "scipy"]',
+)
+COMPATIBLES = Seam(
+    "diffusers",
+    "SchedulerMixin._compatibles",
+    buys="which schedulers may take the place of a model's own",
+    without="only the model's own scheduler, and those that its class names, are taken",
+    file="diffusers/schedulers/scheduling_utils.py",
+    text="_compatibles = []",
+)
+DEPRECATED = Seam(
+    "diffusers",
+    "pipelines.deprecated",
+    buys="models load whose pipeline modules diffusers moved there (Wuerstchen)",
+    without="they are refused: diffusers itself cannot load them either",
+    file="diffusers/pipelines/deprecated/__init__.py",
+    text="",
+)
+REPEATED_BLOCKS = Seam(
+    "diffusers",
+    "ModelMixin._repeated_blocks",
+    buys="--compile is refused at the build where a model does not say which blocks repeat",
+    without="--compile is refused for every model",
+    file="diffusers/models/modeling_utils.py",
+    text="_repeated_blocks = []",
+)
+GROUP_OFFLOADING = Seam(
+    "diffusers",
+    "ModelMixin._supports_group_offloading",
+    buys="with --cpu-offload group, parts that cannot be offloaded stay on the device",
+    without="pipelines with such a part cannot be loaded with --cpu-offload group",
+    file="diffusers/models/modeling_utils.py",
+    text="_supports_group_offloading = True",
+)
+ATTENTION = Seam(
+    "diffusers",
+    "_attention_backend of attention processors",
+    buys="--attention-backend is refused at the build for a model that would ignore it",
+    without="--attention-backend is refused for every model",
+    file="diffusers/models/transformers/transformer_flux.py",
+    text="_attention_backend = None",
+)
+HOOKS = Seam(
+    "diffusers",
+    "DiffusionPipeline._all_hooks",
+    buys="whether a pipeline is offloaded model by model, and so may run calls side by side",
+    without="requests of an offloaded pipeline run one after another; a preview's decoder stays on the device",
+    file="diffusers/pipelines/pipeline_utils.py",
+    text="self._all_hooks = []",
+)
+EXECUTION_DEVICE = Seam(
+    "diffusers",
+    "DiffusionPipeline._execution_device",
+    buys="where an offloaded pipeline computes, for previews",
+    without="previews of an offloaded pipeline are fitted on the CPU",
+    file="diffusers/pipelines/pipeline_utils.py",
+    text="def _execution_device(self)",
+)
+NUM_TIMESTEPS = Seam(
+    "diffusers",
+    "pipeline._num_timesteps",
+    buys="how many steps a call really takes, for progress",
+    without="progress counts to num_inference_steps, which strength may shorten",
+    file="diffusers/pipelines/flux/pipeline_flux.py",
+    text="self._num_timesteps = len(timesteps)",
+)
+ALPHA_SIGMA = Seam(
+    "diffusers",
+    "scheduler._sigma_to_alpha_sigma_t",
+    buys="previews without noise with the multistep solvers",
+    without="their previews are as noisy as their steps",
+    file="diffusers/schedulers/scheduling_dpmsolver_multistep.py",
+    text="def _sigma_to_alpha_sigma_t(self, sigma",
+)
+SEAMS = (
+    SIGNATURE_TYPES,
+    OPTIONAL_PARTS,
+    LORA_PARTS,
+    LORA_CONVERSION,
+    BACKENDS,
+    COMPATIBLES,
+    DEPRECATED,
+    REPEATED_BLOCKS,
+    GROUP_OFFLOADING,
+    ATTENTION,
+    HOOKS,
+    EXECUTION_DEVICE,
+    NUM_TIMESTEPS,
+    ALPHA_SIGMA,
+)
+
+# What a pipeline notes of its own progress in a call: no part of what it is asked for.
+PROGRESS = frozenset({"_num_timesteps", "_current_timestep", "_interrupt"})
+
+# --- Pipeline classes ---
+
+
+def constructor_types(pipeline: type[DiffusionPipeline]) -> dict[str, tuple[object, ...]]:
+    """Part -> what the annotation of a constructor's parameter names, unions taken apart, those of diffusers too."""
+    read = getattr(pipeline, "_get_signature_types", dict)
+    return {name: tuple(one for part in types for one in get_args(part) or (part,)) for name, types in read().items()}
+
+
+def optional_parts(pipeline: type[DiffusionPipeline]) -> frozenset[str]:
+    """The parts that a pipeline class says it can do without."""
+    return frozenset(getattr(pipeline, "_optional_components", ()))
+
+
+def lora_parts(pipeline: type[DiffusionPipeline]) -> tuple[str, ...]:
+    """The parts that a pipeline's LoRAs may change; () for a class that takes none."""
+    return tuple(getattr(pipeline, "_lora_loadable_modules", ()))
+
+
+def record_lora_conversion(pipe: DiffusionPipeline) -> dict[str, torch.Tensor]:
+    """The tensors as `lora_state_dict` will have renamed them, filled in while this pipeline loads an adapter."""
+    tensors: dict[str, torch.Tensor] = {}
+    convert: Callable[..., Any] = type(pipe).lora_state_dict
+
+    def recorded(*arguments: Any, **options: Any) -> Any:
+        made = convert(*arguments, **options)
+        tensors.update(made[0] if isinstance(made, tuple) else made)
+        return made
+
+    pipe.lora_state_dict = recorded
+    return tensors
+
+
+def shell(pipeline: type[DiffusionPipeline], parts: Mapping[str, torch.nn.Module | None]) -> DiffusionPipeline:
+    """A pipeline of these parts alone: its __init__, which is not run, would want the others too."""
+    made = pipeline.__new__(pipeline)  # type: ignore[call-overload]
+    made.register_modules(**parts)
+    return made
+
+
+def register_deprecated(library: str) -> None:
+    """Let diffusers find a pipeline module that it moved to pipelines/deprecated, where folders name it as before.
+
+    from_pretrained looks such modules up as attributes of diffusers.pipelines, and as modules of that name.
+    """
+    import diffusers.pipelines as pipelines
+
+    moved = f"diffusers.pipelines.deprecated.{library}"
+    if hasattr(pipelines, library) or not library.isidentifier() or not importlib.util.find_spec(moved):
+        return
+    module = importlib.import_module(moved)
+    setattr(pipelines, library, module)
+    sys.modules[f"diffusers.pipelines.{library}"] = module
+
+
+def missing_backends(cls: object) -> list[str]:
+    """The packages that diffusers or transformers misses for a class, in whose place it put a stand-in; else []."""
+    needed: Iterable[str] = getattr(cls, "_backends", ())
+    return [name for name in needed if importlib.util.find_spec(name) is None]
+
+
+# --- Schedulers and models ---
+
+
+def compatible_schedulers(scheduler: type[SchedulerMixin]) -> frozenset[str]:
+    """The names of the scheduler classes that this one says may take its place."""
+    return frozenset(getattr(scheduler, "_compatibles", ()))
+
+
+def alpha_and_sigma(scheduler: SchedulerMixin, sigma: torch.Tensor) -> tuple[float, float] | None:
+    """(a, s) of a sample a * x0 + s * noise at a level of noise; None where samples are not kept at unit variance."""
+    if not hasattr(scheduler, "_sigma_to_alpha_sigma_t"):
+        return None
+    alpha, noise = scheduler._sigma_to_alpha_sigma_t(sigma)
+    return float(alpha), float(noise)
+
+
+def has_repeated_blocks(model: type) -> bool:
+    """Whether a model's class says which of its blocks repeat, which `compile_repeated_blocks` needs."""
+    return bool(getattr(model, "_repeated_blocks", None))
+
+
+def supports_group_offloading(model: torch.nn.Module) -> bool:
+    """Whether a model may be offloaded in groups of layers; those of other libraries may."""
+    return bool(getattr(model, "_supports_group_offloading", True))
+
+
+def switches_attention(model: torch.nn.Module) -> bool:
+    """Whether a model calls attention by way of diffusers, which can choose its kernel, anywhere."""
+    processors = (getattr(module, "processor", None) for module in model.modules())
+    return any(hasattr(processor, "_attention_backend") for processor in processors)
+
+
+# --- Loaded pipelines ---
+
+
+def is_offloaded_by_model(pipe: DiffusionPipeline) -> bool:
+    """Whether a pipeline's components come to the device one by one."""
+    return bool(getattr(pipe, "_all_hooks", None))
+
+
+def device_of(pipe: DiffusionPipeline) -> torch.device:
+    """Where a pipeline computes; of an offloaded one that is not where its weights lie."""
+    return cast("torch.device", getattr(pipe, "_execution_device", None) or pipe.device)
+
+
+def step_count(pipe: DiffusionPipeline) -> int:
+    """The steps of the call that a pipeline is making; 0 where it does not note them."""
+    return int(getattr(pipe, "_num_timesteps", 0) or 0)
+
+
+def set_step_count(pipe: DiffusionPipeline, steps: int) -> None:
+    """Have `step_count` return this until the pipeline's next call."""
+    pipe._num_timesteps = steps
+
+
+def call_settings(pipe: DiffusionPipeline) -> dict[str, object]:
+    """What a pipeline keeps in itself of the call it is making (guidance scale, CLIP layers to skip), but its progress.
+
+    Everything that begins with an underscore is taken, hooks and the like too.
+    """
+    return {name: value for name, value in vars(pipe).items() if name.startswith("_") and name not in PROGRESS}
