@@ -17,7 +17,7 @@ FAMILY = GUIDE[GUIDE.index("## Adding a family") : GUIDE.index("## Writing a pro
 def test_the_example_is_in_the_code() -> None:
     blocks = re.findall(r"^ *```python\n(.*?)^ *```", FAMILY, re.MULTILINE | re.DOTALL)
     row, case = (textwrap.dedent(block).strip() for block in blocks)
-    assert row in (ROOT / "src" / "diffpipe" / "catalog" / "image.py").read_text(encoding="utf-8")
+    assert row in (ROOT / "src" / "diffpipe" / "catalog" / "families" / "z_image.py").read_text(encoding="utf-8")
     assert case in (ROOT / "tests" / "cases_image.py").read_text(encoding="utf-8")
 
 

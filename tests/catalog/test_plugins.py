@@ -144,10 +144,10 @@ def test_every_broken_plug_in_at_once_leaves_the_rest_at_work(
 @pytest.mark.parametrize(
     ("pipeline", "expected"),
     [
-        ("AllegroPipeline", {"load": "diffpipe.engine.running.quirks:load_allegro"}),
+        ("AllegroPipeline", {"load": "diffpipe.engine.running.quirks.allegro:load_allegro"}),
         (
             "WanVACEPipeline",
-            {"load": "diffpipe.engine.running.quirks:load_wan"},
+            {"load": "diffpipe.engine.running.quirks.wan:load_wan"},
         ),  # its call hook needs the row's own flags
         ("CogVideoXPipeline", {}),
     ],

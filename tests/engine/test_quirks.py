@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,14 +17,16 @@ from diffusers import (
     DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
     StableDiffusionDiffEditPipeline,
+    WuerstchenCombinedPipeline,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from diffpipe.catalog.image import FLUX
+from diffpipe.catalog.families.flux import FLUX
 from diffpipe.core.errors import UsageError
-from diffpipe.engine.running import quirks
+from diffpipe.engine.running.quirks import area, flux, stable_diffusion, upscale, wuerstchen
+from diffpipe.engine.running.quirks.upscale import Tiles
 
 
 class Pipe:
@@ -77,12 +80,12 @@ def test_the_result_is_as_large_as_the_picture(
     size: tuple[int, int], asked: dict[str, int], expected: tuple[int, int]
 ) -> None:
     pipe = Pipe()
-    quirks.call_at_image_size(pipe, {"prompt": "x", "image": gradient(*size), **asked})
+    area.call_at_image_size(pipe, {"prompt": "x", "image": gradient(*size), **asked})
     assert [(call["width"], call["height"]) for call in pipe.calls] == [expected]
 
 
 def test_without_a_picture_the_size_is_the_pipelines_own() -> None:
-    assert quirks.with_image_size(Pipe(), {"prompt": "x"}) == {"prompt": "x"}
+    assert area.with_image_size(Pipe(), {"prompt": "x"}) == {"prompt": "x"}
 
 
 def test_kontext_makes_as_many_pixels_as_asked_for() -> None:
@@ -94,10 +97,10 @@ def test_kontext_makes_as_many_pixels_as_asked_for() -> None:
             return SimpleNamespace(images=[])
 
     image = gradient(48, 32)
-    quirks.call_kontext(Kontext(), {"image": image, "width": 64, "height": 32})
-    quirks.call_kontext(Kontext(), {"image": image, "width": 64, "height": 32, "max_area": 4096})
-    quirks.call_kontext(Kontext(), {"image": image, "width": 96})
-    quirks.call_kontext(Kontext(), {"image": image})
+    flux.call_kontext(Kontext(), {"image": image, "width": 64, "height": 32})
+    flux.call_kontext(Kontext(), {"image": image, "width": 64, "height": 32, "max_area": 4096})
+    flux.call_kontext(Kontext(), {"image": image, "width": 96})
+    flux.call_kontext(Kontext(), {"image": image})
     assert told == [
         {"image": image, "width": 64, "height": 32, "max_area": 2048},
         {"image": image, "width": 64, "height": 32, "max_area": 4096},
@@ -114,7 +117,7 @@ lengths = st.integers(1, 300)
 @given(length=lengths, tile=st.integers(1, 200), data=st.data())
 def test_tiles_cover_a_side_overlap_and_stay_within_it(length: int, tile: int, data: st.DataObject) -> None:
     overlap = data.draw(st.integers(0, tile - 1))
-    starts = quirks.tile_starts(length, tile, overlap)
+    starts = upscale.tile_starts(length, tile, overlap)
     ends = [min(start + tile, length) for start in starts]
     assert (starts[0], ends[-1]) == (0, length)
     assert all(end - start == min(tile, length) for start, end in zip(starts, ends, strict=True))
@@ -123,17 +126,17 @@ def test_tiles_cover_a_side_overlap_and_stay_within_it(length: int, tile: int, d
 
 
 def test_tiles_are_laid_row_by_row_and_the_last_one_moved_back() -> None:
-    assert quirks.tile_boxes((100, 40), 48, 16) == [
+    assert Tiles((100, 40), 48, 16).boxes() == [
         (0, 0, 48, 40),
         (32, 0, 80, 40),
         (52, 0, 100, 40),
     ]
-    assert quirks.tile_boxes((32, 80), 48, 16) == [(0, 0, 32, 48), (0, 32, 32, 80)]
+    assert Tiles((32, 80), 48, 16).boxes() == [(0, 0, 32, 48), (0, 32, 32, 80)]
 
 
 @given(length=st.integers(1, 60), rising=st.integers(0, 20), falling=st.integers(0, 20))
 def test_a_ramp_rises_and_falls_and_is_never_zero(length: int, rising: int, falling: int) -> None:
-    weights = quirks.ramp(length, rising, falling)
+    weights = upscale.ramp(length, rising, falling)
     assert len(weights) == length
     assert weights.min() > 0
     assert weights.max() <= 1
@@ -153,24 +156,25 @@ def test_tiles_of_one_colour_blend_to_that_colour(
     width: int, height: int, tile: int, value: int, data: st.DataObject
 ) -> None:
     overlap = data.draw(st.integers(0, tile - 1))
-    boxes = quirks.tile_boxes((width, height), tile, overlap)
-    tiles = [Image.new("RGB", (right - left, bottom - top), (value,) * 3) for left, top, right, bottom in boxes]
-    whole = quirks.blend((width, height), boxes, tiles, overlap)
+    tiles = Tiles((width, height), tile, overlap)
+    pieces = [
+        Image.new("RGB", (right - left, bottom - top), (value,) * 3) for left, top, right, bottom in tiles.boxes()
+    ]
+    whole = tiles.blend(pieces)
     assert whole.size == (width, height)
     assert whole.getcolors() == [(width * height, (value,) * 3)]
 
 
 def test_two_colours_blend_gradually_where_tiles_overlap() -> None:
-    boxes = quirks.tile_boxes((48, 8), 32, 16)
-    tiles = [Image.new("RGB", (32, 8), (shade,) * 3) for shade in (0, 170)]
-    row = np.asarray(quirks.blend((48, 8), boxes, tiles, 16))[0, :, 0].tolist()
+    pieces = [Image.new("RGB", (32, 8), (shade,) * 3) for shade in (0, 170)]
+    row = np.asarray(Tiles((48, 8), 32, 16).blend(pieces))[0, :, 0].tolist()
     assert row == [0] * 16 + [10 * n for n in range(1, 17)] + [170] * 16
 
 
-def upscale(pipe: Pipe, image: Image.Image, seed: int = 3, **options: Any) -> Any:
+def enlarged(pipe: Pipe, image: Image.Image, seed: int = 3, **options: Any) -> Any:
     given = {"scale": 2.0, "resample": "lanczos", "tile_size": 32, "tile_overlap": 8} | options
     generator = torch.Generator().manual_seed(seed)
-    return quirks.call_upscale(pipe, {"prompt": "x", "image": image, "generator": generator, **given}).images
+    return upscale.call_upscale(pipe, {"prompt": "x", "image": image, "generator": generator, **given}).images
 
 
 @pytest.mark.parametrize(
@@ -180,7 +184,7 @@ def test_an_enlarged_picture_has_exactly_the_size(
     size: tuple[int, int], scale: float, expected: tuple[int, int]
 ) -> None:
     pipe, image = Pipe(), gradient(*size)
-    (made,) = upscale(pipe, image, scale=scale)
+    (made,) = enlarged(pipe, image, scale=scale)
     assert made.size == expected
     # Every tile has a size that the pipeline can make, and is told it.
     assert all((call["width"], call["height"]) == call["image"].size for call in pipe.calls)
@@ -193,7 +197,7 @@ def test_every_tile_has_its_own_noise_which_the_seed_decides() -> None:
     noises = []
     for seed in (3, 3, 4):
         pipe = Pipe()
-        upscale(pipe, gradient(40, 24), seed)
+        enlarged(pipe, gradient(40, 24), seed)
         noises.append([call["noise"] for call in pipe.calls])
     assert noises[0] == noises[1] != noises[2]
     assert len(set(noises[0])) == len(noises[0]) == 6
@@ -201,7 +205,7 @@ def test_every_tile_has_its_own_noise_which_the_seed_decides() -> None:
 
 def test_the_steps_of_all_tiles_are_counted_together() -> None:
     totals: list[int] = []
-    upscale(Pipe(), gradient(40, 24), callback_on_step_end=lambda pipe, *_: totals.append(pipe._num_timesteps))
+    enlarged(Pipe(), gradient(40, 24), callback_on_step_end=lambda pipe, *_: totals.append(pipe._num_timesteps))
     assert totals == [12] * 12  # 6 tiles of 2 steps
 
 
@@ -210,7 +214,7 @@ def test_a_pipeline_that_takes_no_size_is_given_none() -> None:
         def __call__(self, prompt: str, image: Any, generator: Any) -> SimpleNamespace:  # type: ignore[override]
             return SimpleNamespace(images=[image])
 
-    (made,) = upscale(Sizeless(), gradient(40, 24), resample="nearest")
+    (made,) = enlarged(Sizeless(), gradient(40, 24), resample="nearest")
     assert made.tobytes() == gradient(40, 24).resize((80, 48), Image.Resampling.NEAREST).tobytes()
 
 
@@ -234,7 +238,7 @@ def test_every_control_mode_of_the_row_has_a_number() -> None:
     told = []
     for mode in choices:
         pipe = ControlPipe(union=True)
-        quirks.call_flux_controlnet(pipe, {"control_image": gradient(48, 32), "control_mode": mode})
+        flux.call_flux_controlnet(pipe, {"control_image": gradient(48, 32), "control_mode": mode})
         told.append((pipe.told["control_mode"], pipe.told["width"], pipe.told["height"]))
     assert told == [(number, 48, 32) for number in range(7)]
 
@@ -244,7 +248,7 @@ def test_every_control_mode_of_the_row_has_a_number() -> None:
 )
 def test_a_control_mode_is_for_unions(union: bool, mode: str | None, says: str) -> None:
     with pytest.raises(UsageError, match=says):
-        quirks.call_flux_controlnet(ControlPipe(union), {"control_image": gradient(48, 32), "control_mode": mode})
+        flux.call_flux_controlnet(ControlPipe(union), {"control_image": gradient(48, 32), "control_mode": mode})
 
 
 # --- Attend and Excite
@@ -253,19 +257,19 @@ def test_a_control_mode_is_for_unions(union: bool, mode: str | None, says: str) 
 def test_words_are_found_in_the_prompt_as_tokens() -> None:
     tokenizer = clip_tokenizer()  # a token for each letter
     tokens = tokenizer.convert_ids_to_tokens(tokenizer("a cat, a frog").input_ids)
-    found = quirks.token_indices(tokenizer, "a cat, a frog", ["frog", "cat"])
+    found = stable_diffusion.token_indices(tokenizer, "a cat, a frog", ["frog", "cat"])
     assert [tokens[index] for index in found] == ["f", "r", "o", "g</w>", "c", "a", "t</w>"]
     assert found == [7, 8, 9, 10, 2, 3, 4]
 
 
 def test_a_phrase_is_found_whole() -> None:
-    assert quirks.token_indices(clip_tokenizer(), "a cat a dog", ["a dog"]) == [5, 6, 7, 8]
+    assert stable_diffusion.token_indices(clip_tokenizer(), "a cat a dog", ["a dog"]) == [5, 6, 7, 8]
 
 
 @pytest.mark.parametrize("word", ["dog", "ca", "", "cat frog"])
 def test_a_word_that_the_prompt_does_not_have_is_named(word: str) -> None:
     with pytest.raises(UsageError, match=f"--words {word}: the prompt does not have it"):
-        quirks.token_indices(clip_tokenizer(), "a cat and a frog", [word])
+        stable_diffusion.token_indices(clip_tokenizer(), "a cat and a frog", [word])
 
 
 @pytest.mark.parametrize(("prompt", "indices"), [("a cat", [2, 3, 4]), (["a cat", "the cat"], [[2, 3, 4], [4, 5, 6]])])
@@ -279,7 +283,7 @@ def test_attention_is_looked_at_where_it_is_for_the_size(prompt: str | list[str]
             told.update(arguments)
 
     given = {"prompt": prompt, "words": ["cat"], "width": 768, "height": 520, "thresholds": {"0": 0.1, "10": 1}}
-    quirks.call_attend_excite(Attending(), given)
+    stable_diffusion.call_attend_excite(Attending(), given)
     assert told == {
         "prompt": prompt,
         "token_indices": indices,
@@ -308,6 +312,15 @@ def test_diffedit_gets_a_scheduler_and_its_inverse(shipped: type, forward: type,
     pipe = StableDiffusionDiffEditPipeline(
         **{**parts, "scheduler": scheduler}, inverse_scheduler=None, requires_safety_checker=False
     )
-    quirks.load_diffedit(pipe)
+    stable_diffusion.load_diffedit(pipe)
     assert (type(pipe.scheduler), type(pipe.inverse_scheduler)) == (forward, inverse)
     assert pipe.scheduler.config.beta_start == pipe.inverse_scheduler.config.beta_start == 0.00085
+
+
+# --- Wuerstchen
+
+
+def test_the_steps_of_both_stages_are_the_pipelines_own_unless_asked_for() -> None:
+    parameters = inspect.signature(WuerstchenCombinedPipeline.__call__).parameters
+    own = [parameters[name].default for name in ("prior_num_inference_steps", "num_inference_steps")]
+    assert own == [wuerstchen.PRIOR_STEPS, wuerstchen.DECODER_STEPS]

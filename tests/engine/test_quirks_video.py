@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from diffpipe.core.errors import UsageError
-from diffpipe.engine.running import quirks
+from diffpipe.engine.running.quirks import allegro, area, wan
 
 
 class Pipe:
@@ -48,34 +48,34 @@ def picture(width: int, height: int) -> Image.Image:
 def test_frames_have_the_proportions_of_what_is_given(
     given: tuple[int, int], asked: tuple[int | None, int | None], made: tuple[int, int]
 ) -> None:
-    assert quirks.size_at_area(given, 480 * 832, 16, *asked) == made
+    assert area.size_at_area(given, 480 * 832, 16, *asked) == made
 
 
 SIDE = st.integers(64, 4096)
 
 
 @given(SIDE, SIDE, st.sampled_from([16, 32]), st.integers(256 * 256, 1280 * 720))
-def test_frames_are_whole_steps_and_nearly_the_area(width: int, height: int, step: int, area: int) -> None:
-    made = quirks.size_at_area((width, height), area, step)
+def test_frames_are_whole_steps_and_nearly_the_area(width: int, height: int, step: int, pixels: int) -> None:
+    made = area.size_at_area((width, height), pixels, step)
 
     assert all(side % step == 0 and side >= step for side in made)
-    exact = ((area * width / height) ** 0.5, (area * height / width) ** 0.5)
+    exact = ((pixels * width / height) ** 0.5, (pixels * height / width) ** 0.5)
     assert all(side in (step, *range(int(e) - step, int(e) + 2)) for side, e in zip(made, exact, strict=True))
 
 
 def test_what_is_given_is_scaled_to_the_frames() -> None:
-    found = quirks.call_at_area(Pipe(), {"image": picture(160, 90), "max_area": 64 * 32, "prompt": "x"})
+    found = area.call_at_area(Pipe(), {"image": picture(160, 90), "max_area": 64 * 32, "prompt": "x"})
 
     assert (found["width"], found["height"], found["image"].size) == (48, 32, (48, 32))
     assert found.keys() == {"image", "width", "height", "prompt"}
 
 
 def test_without_a_picture_the_pipeline_decides() -> None:
-    assert quirks.call_at_area(Pipe(), {"prompt": "x", "max_area": 64}) == {"prompt": "x"}
+    assert area.call_at_area(Pipe(), {"prompt": "x", "max_area": 64}) == {"prompt": "x"}
 
 
 def test_a_token_of_wan_is_16_pixels_one_of_ltx_32() -> None:
-    assert (quirks.frame_step(Pipe()), quirks.frame_step(LTX)) == (16, 32)
+    assert (area.frame_step(Pipe()), area.frame_step(LTX)) == (16, 32)
 
 
 def clip(frames: int) -> list[Image.Image]:
@@ -87,14 +87,14 @@ def test_vace_makes_as_many_frames_as_the_video_has(given: int, asked: int | Non
     wanted = {"num_frames": asked} if asked else {}
     arguments = {"video": clip(given), "mask": clip(given), "max_area": 48 * 32, **wanted}
 
-    found = quirks.call_vace(Pipe(), arguments)
+    found = wan.call_vace(Pipe(), arguments)
 
     assert (len(found["video"]), len(found["mask"]), found["num_frames"]) == (made, made, made)
     assert {frame.size for frame in found["video"] + found["mask"]} == {(48, 32)}
 
 
 def test_vace_without_a_video_is_told_nothing() -> None:
-    assert quirks.call_vace(Pipe(), {"prompt": "x", "num_frames": 5, "max_area": 64}) == {
+    assert wan.call_vace(Pipe(), {"prompt": "x", "num_frames": 5, "max_area": 64}) == {
         "prompt": "x",
         "num_frames": 5,
     }
@@ -102,15 +102,15 @@ def test_vace_without_a_video_is_told_nothing() -> None:
 
 def test_vace_refuses_a_video_that_is_too_short() -> None:
     with pytest.raises(UsageError, match="--video has 9 frames but --num-frames is 81"):
-        quirks.call_vace(Pipe(), {"video": clip(9), "num_frames": 81, "max_area": 64})
+        wan.call_vace(Pipe(), {"video": clip(9), "num_frames": 81, "max_area": 64})
 
 
 def test_autoencoders_work_in_float32_and_allegros_in_tiles() -> None:
-    wan = SimpleNamespace(vae=torch.nn.Linear(1, 1).bfloat16(), image_encoder=None)
-    quirks.load_wan(wan)
+    decoding = SimpleNamespace(vae=torch.nn.Linear(1, 1).bfloat16(), image_encoder=None)
+    wan.load_wan(decoding)
     tiled: list[bool] = []
-    allegro = SimpleNamespace(vae=torch.nn.Linear(1, 1).bfloat16())
-    allegro.vae.enable_tiling = lambda: tiled.append(True)
-    quirks.load_allegro(allegro)
+    tiling = SimpleNamespace(vae=torch.nn.Linear(1, 1).bfloat16())
+    tiling.vae.enable_tiling = lambda: tiled.append(True)
+    allegro.load_allegro(tiling)
 
-    assert (wan.vae.weight.dtype, allegro.vae.weight.dtype, tiled) == (torch.float32, torch.float32, [True])
+    assert (decoding.vae.weight.dtype, tiling.vae.weight.dtype, tiled) == (torch.float32, torch.float32, [True])

@@ -12,14 +12,15 @@ differ (256 to 3000). `eta` in 0..1 is the DDIM paper's (arXiv:2010.02502), `gui
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
-_FRACTION: Mapping[str, Any] = {"minimum": 0, "maximum": 1}
-_AT_LEAST_ZERO: Mapping[str, Any] = {"minimum": 0}
-_AT_LEAST_ONE: Mapping[str, Any] = {"minimum": 1}
-_PIXELS: Mapping[str, Any] = {"minimum": 8, "multiple_of": 8}
+from .rows import FlagFields
 
-ARGUMENTS: Mapping[str, Mapping[str, Any]] = {
+_FRACTION: FlagFields = {"minimum": 0, "maximum": 1}
+_AT_LEAST_ZERO: FlagFields = {"minimum": 0}
+_AT_LEAST_ONE: FlagFields = {"minimum": 1}
+_PIXELS: FlagFields = {"minimum": 8, "multiple_of": 8}
+
+ARGUMENTS: Mapping[str, FlagFields] = {
     "prompt": {"help": "What to make."},
     "prompt_2": {"help": "The prompt for the second text encoder; the prompt itself by default."},
     "prompt_3": {"help": "The prompt for the third text encoder; the prompt itself by default."},

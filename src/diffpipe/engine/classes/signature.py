@@ -21,7 +21,7 @@ from pathlib import PurePath
 from typing import Any, NamedTuple, cast
 
 from ...catalog.arguments import ARGUMENTS, REQUIRED_MEDIA, UNCALLABLE, UNTYPED_MEDIA
-from ...catalog.rows import PipelineType
+from ...catalog.rows import FlagFields, PipelineType
 from ...core.canonical import canonical_json
 from ...core.flag import MEDIA_KINDS, Flag, FlagKind
 
@@ -131,11 +131,11 @@ def _read_flag(parameter: inspect.Parameter, doc: Documented | None, namespace: 
 
 def _known(flag: Flag, limits: Limits) -> Flag:
     """The flag with what the catalogue knows of its name, then what the pipeline enforces."""
-    known = dict(ARGUMENTS.get(flag.name, {}))
-    text = known.pop("help", "")
+    known = ARGUMENTS.get(flag.name, FlagFields())
+    text = flag.help or known.get("help", "")
     if flag.kind not in ("integer", "number"):
-        return replace(flag, help=flag.help or text)
-    return replace(flag, help=flag.help or text, **{**known, **limits.bounds.get(flag.name, {})})
+        return replace(flag, help=text)
+    return replace(replace(flag, **known), **{"help": text, **limits.bounds.get(flag.name, {})})
 
 
 def _require(flag: Flag) -> Flag:

@@ -1,16 +1,14 @@
-"""Families that make sound. Sources: the model repositories' cards and diffusers 0.42."""
+"""AudioLDM 1 and 2 by CVSSP."""
 
 from __future__ import annotations
 
-from typing import Any
-
-from .image import PROMPT
-from .rows import PipelineType, Provider
+from ..rows import PipelineType, Provider
+from ..shared_flags import PROMPT, Flags
 
 AUDIOLDM_MODELS = tuple(f"cvssp/audioldm-{name}" for name in ("s-full-v2", "s-full", "m-full", "l-full"))
 AUDIOLDM2_MODELS = ("cvssp/audioldm2", "cvssp/audioldm2-large", "cvssp/audioldm2-music")
 # A latent is 4 frames of 10 ms (check_inputs: the vocoder's step times vae_scale_factor).
-FLAGS: dict[str, Any] = {**PROMPT, "audio_length_in_s": {"minimum": 0.04, "help": "The length in seconds."}}
+FLAGS: Flags = {**PROMPT, "audio_length_in_s": {"minimum": 0.04, "help": "The length in seconds."}}
 
 AUDIOLDM = Provider(
     name="audioldm",
@@ -39,5 +37,3 @@ AUDIOLDM = Provider(
         ),
     ),
 )
-
-PROVIDERS = (AUDIOLDM,)

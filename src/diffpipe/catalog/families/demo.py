@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from .image import FLUX_FLAGS, IMAGE, IMAGE_AND_MASK
-from .rows import PipelineType, Provider
+from ...core.flag import Arguments
+from ..rows import FlagFields, PipelineType, Provider
+from ..shared_flags import IMAGE, IMAGE_AND_MASK, Flags
+from .flux import FLUX_FLAGS
 
 MODEL = ("embedded:demo",)
 # What the model was trained for: FluxPipeline's own defaults (1024 pixels, 28 steps, 512 tokens) suit the large ones.
-DEFAULTS: dict[str, Any] = {
+DEFAULTS: Arguments = {
     "width": 128,
     "height": 128,
     "num_inference_steps": 8,
@@ -18,10 +18,13 @@ DEFAULTS: dict[str, Any] = {
 }
 
 # As tools/evaluate_demo.py measures them: the background follows the prompt while the subject keeps its place.
-REDRAWN: dict[str, Any] = {**DEFAULTS, "strength": 0.8, "num_inference_steps": 12}
-FILLED: dict[str, Any] = {**DEFAULTS, "strength": 1.0}
-SIZE = {"help": "Pixels. The model draws 128 x 128; other sizes repeat or cut the subject.", "multiple_of": 16}
-FLAGS: dict[str, Any] = {**FLUX_FLAGS, "width": SIZE, "height": SIZE}
+REDRAWN: Arguments = {**DEFAULTS, "strength": 0.8, "num_inference_steps": 12}
+FILLED: Arguments = {**DEFAULTS, "strength": 1.0}
+SIZE: FlagFields = {
+    "help": "Pixels. The model draws 128 x 128; other sizes repeat or cut the subject.",
+    "multiple_of": 16,
+}
+FLAGS: Flags = {**FLUX_FLAGS, "width": SIZE, "height": SIZE}
 
 DEMO = Provider(
     name="demo",
@@ -33,5 +36,3 @@ DEMO = Provider(
     ),
     vocabulary="demo/vocabulary.json",
 )
-
-PROVIDERS = (DEMO,)
