@@ -18,7 +18,6 @@ import sys
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ from diffusers.pipelines.audioldm2 import modeling_audioldm2
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from diffpipe.engine.loading import quantize
+from diffpipe.core.quantization import left
 from diffpipe.memory.sizes import Sizes, read_sizes, set_steps
 
 FILE = Path(__file__).resolve().parents[1] / "src/diffpipe/memory/recorded.json"
@@ -262,7 +261,7 @@ def compare(key: str, sizes: Sizes, module: torch.nn.Module) -> None:
     """What was read from names and shapes against torch's own modules. Raises ValueError where they differ."""
     layers = {id(m.weight): m for n, m in module.named_modules()
         if isinstance(m, torch.nn.Linear)
-        and not any(fnmatchcase(n, left) for left in quantize.LEFT)}.values()  # fmt: skip
+        and not left(n)}.values()  # fmt: skip
     patterns = (*DEFAULT_SKIP_MODULES_PATTERN, *(getattr(module, "_skip_layerwise_casting_patterns", None) or ()),
         *(getattr(module, "_keep_in_fp32_modules", None) or ()))  # fmt: skip
     cast = {n: m for n, m in module.named_modules() if isinstance(m, _GO_LC_SUPPORTED_PYTORCH_LAYERS)

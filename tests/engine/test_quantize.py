@@ -21,8 +21,8 @@ from safetensors.torch import load_file, save_file
 
 from diffpipe.cache import prune, weights
 from diffpipe.cache.store import Store, intact, write_sealed
-from diffpipe.core.components import quantized_by_default
 from diffpipe.core.errors import CacheError, DiffpipeError, UsageError
+from diffpipe.core.quantization import quantized_by_default
 from diffpipe.engine.classes import lookup
 from diffpipe.engine.classes.signature import read_flags
 from diffpipe.engine.loading import fidelity, kernels, quantize, stored

@@ -12,7 +12,7 @@ from cases import Case
 from conftest import Warm
 
 from diffpipe.cache.store import Store
-from diffpipe.core.components import quantized_by_default
+from diffpipe.core.quantization import quantized_by_default
 
 # Types of one family share their weights: one case a checkpoint, and the modes in turn.
 CASES = {case.checkpoint: case for case in (*cases_image.CASES, *cases_video.CASES)}.values()

@@ -191,16 +191,6 @@ def test_the_formula_is_near_what_was_recorded() -> None:
     assert all(10 < ratio < 18 for ratio in ratios.values()), ratios
 
 
-def test_what_is_left_by_quantization_is_left_here() -> None:
-    from fnmatch import fnmatchcase
-
-    from diffpipe.engine.loading.quantize import LEFT
-
-    for name in ("proj_out", "transformer.proj_out", "final_layer.linear", "lm_head", "model.lm_head", "to_out.0"):
-        left = any(fnmatchcase(name, pattern) for pattern in LEFT)
-        assert is_linear(f"{name}.weight", (4, 4)) is not left, name
-
-
 # The automatic choice
 
 

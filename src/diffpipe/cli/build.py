@@ -15,6 +15,7 @@ from ..catalog.plugins import providers
 from ..catalog.rows import PipelineType, Provider
 from ..catalog.schedulers import every_scheduler, schedulers_of
 from ..core.build_spec import BuildSpec, Placement, Speed
+from ..core.choices import DEVICE, DEVICES, AttentionBackend, Dtype, StepCache
 from ..core.errors import DiffpipeError, UsageError
 from ..core.flag import MEDIA_KINDS, Flag
 from . import output, tree
@@ -23,14 +24,8 @@ from .flags import option, option_name, parse_json, reporting, with_parameters
 if TYPE_CHECKING:
     from ..building.build import Built
 
-DTYPES = Literal["bfloat16", "float16", "float32"]
 QUANTIZATIONS = Literal["none", "fp8", "int8", "int4"]
 BACKENDS = Literal["quanto", "torchao"]
-# As engine/speed.py knows them.
-ATTENTION = Literal["native", "native-math", "native-efficient", "native-flash", "native-cudnn", "flex", "flash",
-    "flash-3", "sage", "xformers"]  # fmt: skip
-STEP_CACHES = Literal["first-block", "taylorseer", "pyramid"]
-DEVICE = r"(auto|cpu|mps|(cuda|xpu)(:\d+)?)"
 
 
 def make() -> Any:
@@ -65,7 +60,7 @@ def _help(provider: Provider) -> str:
 
 
 def _devices(incomplete: str) -> list[str]:
-    return [name for name in ("auto", "cpu", "cuda", "mps", "xpu") if name.startswith(incomplete)]
+    return [name for name in DEVICES if name.startswith(incomplete)]
 
 
 def _components(ctx: typer.Context, incomplete: str) -> list[str]:
@@ -188,12 +183,12 @@ COMMON = [
         "results of one size.", "--compile", panel=SPEED,
     ),
     option(
-        "attention_backend", ATTENTION | None, None,
+        "attention_backend", AttentionBackend | None, None,
         "What computes attention. Default: torch's own choice. flash, flash-3, sage and xformers need their package.",
         panel=SPEED,
     ),
     option(
-        "step_cache", STEP_CACHES | None, None,
+        "step_cache", StepCache | None, None,
         "Reuse what earlier steps computed: faster, and the results differ. first-block: where the first block's "
         "output hardly changed. taylorseer: extrapolate. pyramid: attention alone.", panel=SPEED,
     ),
@@ -242,7 +237,7 @@ def parameters(provider: Provider) -> list[inspect.Parameter]:
         option("model", str | None, None, model, panel=MODEL, metavar="SOURCE"),
         *SOURCES,
         *([CONTROLNET] if any("controlnet" in row.components or not row.pipeline for row in provider.types) else []),
-        option("dtype", DTYPES, first.dtype, "Number format of the weights.", panel=MODEL),
+        option("dtype", Dtype, first.dtype, "Number format of the weights.", panel=MODEL),
         *COMMON,
     ]
 
@@ -299,7 +294,7 @@ def spec_of(provider: Provider, values: Mapping[str, Any]) -> tuple[BuildSpec, P
         raise UsageError(
             "--model is missing", f"diffpipe build {provider.name} --model SOURCE: a repository, folder or file"
         )
-    if not re.fullmatch(DEVICE, values["device"]):
+    if not DEVICE.fullmatch(values["device"]):
         raise UsageError(f"--device {values['device']!r} is no device", "use auto, cpu, cuda, cuda:N, mps or xpu")
     settings = (
         parse_json(values["scheduler_config"], "--scheduler-config", '{"shift": 3.0}')

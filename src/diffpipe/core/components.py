@@ -1,27 +1,40 @@
-"""What the components of a pipeline are, told from the names that diffusers gives them."""
+"""What each component of a pipeline does, by the names that diffusers gives them; what a single file holds."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping
-from typing import Any, Literal
+from typing import Literal, TypeVar
 
+T = TypeVar("T")
+Kind = Literal["denoiser", "guide", "encoder", "decoder", "other"]
+
+# The first that a name fits says what the component does. A guide works together with the denoiser.
+KINDS: tuple[tuple[Kind, re.Pattern[str]], ...] = (
+    ("decoder", re.compile(r"^(vae|vqvae|movq)$|vqgan$")),
+    ("denoiser", re.compile(r"(transformer|unet|prior)(_\d+)?$")),
+    ("guide", re.compile(r"controlnet|adapter")),
+    ("encoder", re.compile(r"text_encoder|image_encoder|language_model|projection_model|connectors")),
+)
+TEXT_ENCODER = re.compile(r"text_encoder|language_model")
+
+# Of the parts of a single-file checkpoint: what its denoiser, autoencoder and text encoders are called in a pipeline.
 DENOISERS = ("transformer", "unet", "prior")
-
-
+AUTOENCODERS = ("vae", "vqvae")
 DENOISER_ONLY = ("model.diffusion_model.",)  # what a checkpoint is taken to hold whose tensors cannot be listed (GGUF)
 
 
-QUANTIZED = re.compile(r"(prior_)?(transformer|unet|prior|text_encoder)(_\d+)?")  # what --quantize takes unless told
+def kind_of(name: str) -> Kind:
+    """What a component of this name does."""
+    return next((kind for kind, pattern in KINDS if pattern.search(name)), "other")
 
 
-def quantized_by_default(components: Iterable[str]) -> list[str]:
-    """The denoisers and text encoders among a pipeline's components, sorted: never the autoencoder."""
-    return sorted(name for name in components if QUANTIZED.fullmatch(name))
+def is_text_encoder(name: str) -> bool:
+    return TEXT_ENCODER.search(name) is not None
 
 
 def parts_of_checkpoint(tensors: Iterable[str], components: Collection[str]) -> set[str]:
-    """Which of a pipeline's components a single-file checkpoint holds, told from its tensor names.
+    """Which of a pipeline's components a single-file checkpoint holds, by the names of its tensors.
 
     Prefixes of the original layouts (diffusers/loaders/single_file_utils.py, CHECKPOINT_KEY_NAMES): first_stage_model
     and vae for the autoencoder; cond_stage_model, conditioner and text_encoders for text encoders; the denoiser is the
@@ -30,7 +43,7 @@ def parts_of_checkpoint(tensors: Iterable[str], components: Collection[str]) -> 
     prefixes = {name.split(".", 1)[0] for name in tensors} - {"__metadata__"}
     found: set[str] = set()
     if prefixes & {"first_stage_model", "vae"}:
-        found |= {name for name in components if name in ("vae", "vqvae")}
+        found |= {name for name in components if name in AUTOENCODERS}
     if prefixes & {"cond_stage_model", "conditioner", "text_encoders"}:
         found |= {name for name in components if name.startswith("text_encoder")}
     if prefixes - {"first_stage_model", "vae", "cond_stage_model", "conditioner", "text_encoders"}:
@@ -38,34 +51,11 @@ def parts_of_checkpoint(tensors: Iterable[str], components: Collection[str]) -> 
     return found
 
 
-def part_checkpoint(header: Mapping[str, Any], components: Collection[str]) -> dict[str, dict[str, Any]]:
+def part_checkpoint(header: Mapping[str, T], components: Collection[str]) -> dict[str, dict[str, T]]:
     """A single-file checkpoint's safetensors header, parted by the component that each tensor belongs to."""
-    parted: dict[str, dict[str, Any]] = {}
+    parted: dict[str, dict[str, T]] = {}
     for name, tensor in header.items():
         if name != "__metadata__":
             for part in sorted(parts_of_checkpoint([name], components))[:1]:
                 parted.setdefault(part, {})[name] = tensor
     return parted
-
-
-Kind = Literal["denoiser", "guide", "encoder", "decoder", "other"]
-
-
-DENOISER = re.compile(r"(transformer|unet|prior)(_\d+)?$")
-
-
-DECODER = re.compile(r"^(vae|vqvae|movq)$|vqgan$")
-
-
-GUIDE = re.compile(r"controlnet|adapter")
-
-
-ENCODER = re.compile(r"text_encoder|image_encoder|language_model|projection_model|connectors")
-
-
-def kind_of(name: str) -> Kind:
-    """What a component does, told by its name (diffusers' own names). A guide works together with the denoiser."""
-    for pattern, kind in ((DECODER, "decoder"), (DENOISER, "denoiser"), (GUIDE, "guide"), (ENCODER, "encoder")):
-        if pattern.search(name):
-            return kind  # type: ignore[return-value]
-    return "other"

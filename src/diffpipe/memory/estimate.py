@@ -21,13 +21,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..core.build_spec import Placement
-from ..core.components import quantized_by_default
+from ..core.quantization import GROUP, quantized_by_default
 from .sizes import Sizes
 
 STAGES = ("load", "encode", "denoise", "decode")
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 STORED = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "I8": 1, "U8": 1}
-GROUP = 128  # weights that share a scale and a shift in int4
 
 # What cuDNN takes besides the living tensors: copies in its own layout and workspaces. For 2-D convolutions 2178
 # elements for each pixel where 768 live (memory_used_decode of AutoencoderKL in ComfyUI, comfy/sd.py); the public peaks

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..core.build_spec import Placement
-from ..core.components import quantized_by_default
 from ..core.errors import UsageError
+from ..core.quantization import quantized_by_default
 from .sizes import Sizes
 
 

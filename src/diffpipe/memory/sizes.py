@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ..core.components import Kind, kind_of
+from ..core.quantization import left
 
 # Tables of vectors, which are 2-D and no Linear: the names transformers and diffusers give to nn.Embedding.
 EMBEDDING = re.compile(
@@ -17,8 +18,6 @@ EMBEDDING = re.compile(
 )
 # transformers' Conv1D (GPT-2): 2-D weights that no quantization converts.
 CONV1D = re.compile(r"(^|\.)(c_attn|c_proj|c_fc)\.weight$")
-# Layers that quantization leaves in their own format, as engine/quantize.py has them (LEFT; a test compares).
-LEFT = re.compile(r"^proj_out\.|final_layer|(^|\.)lm_head\.")
 # Modules that layerwise casting leaves alone: DEFAULT_SKIP_MODULES_PATTERN of diffusers/hooks/layerwise_casting.py, and
 # what the transformers' own _skip_layerwise_casting_patterns and _keep_in_fp32_modules add.
 UNCAST = re.compile(
@@ -86,8 +85,9 @@ class Sizes:
 
 def is_linear(name: str, shape: Sequence[int]) -> bool:
     """Whether a tensor is the weight of a Linear that quantization converts: 2-D, and of no embedding."""
-    other = EMBEDDING.search(name) or CONV1D.search(name) or LEFT.search(name)
-    return len(shape) == 2 and name.endswith(".weight") and not other
+    if len(shape) != 2 or not name.endswith(".weight"):
+        return False
+    return not (EMBEDDING.search(name) or CONV1D.search(name) or left(name.removesuffix(".weight")))
 
 
 def is_cast(name: str) -> bool:

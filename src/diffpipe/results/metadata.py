@@ -17,7 +17,7 @@ from typing import Any
 
 from ..core.build_spec import Placement
 from ..core.canonical import canonical_json, digest
-from ..core.components import DENOISERS
+from ..core.components import kind_of
 from ..core.errors import DiffpipeError
 from ..core.flag import MEDIA_KINDS
 from ..core.request import Request
@@ -252,7 +252,7 @@ def _text_of(made: Mapping[str, Any], name: str) -> str:
 def _weights(source: Mapping[str, Any]) -> list[str]:
     """The weights of a source whose SHA-256 is known, the denoiser's alone where it is in a folder of its own."""
     known = sorted(p for p, d in source["files"].items() if p.endswith(CHECKPOINTS) and str(d).startswith("sha256:"))
-    return [path for path in known if path.split("/")[0] in DENOISERS] or known
+    return [path for path in known if kind_of(path.split("/")[0]) == "denoiser"] or known
 
 
 def _model_hash(made: Mapping[str, Any]) -> str:

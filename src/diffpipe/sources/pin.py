@@ -22,8 +22,9 @@ from typing import Any
 from ..catalog.rows import PipelineType
 from ..core.build_spec import BuildSpec, Placement
 from ..core.canonical import digest
-from ..core.components import DENOISER_ONLY, parts_of_checkpoint, quantized_by_default
+from ..core.components import DENOISER_ONLY, parts_of_checkpoint
 from ..core.errors import DiffpipeError, NotFoundError, UsageError
+from ..core.quantization import PACKAGES, quantized_by_default
 from ..core.source import CHECKPOINTS, EMBEDDED, PICKLES, FileInfo, Source, place_of
 from ..storage.disk import DigestCache, safetensors_header
 from . import hub, model_files
@@ -32,7 +33,6 @@ FORMAT = 1  # of the hashed configuration: raise it when the meaning of a sectio
 REPOSITORY = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 ADAPTER = re.compile(r"lora|lokr|loha|hada_|\.diff|\.alpha|dora")  # in the names of an adapter's tensors, in any layout
 AUTO_CONFIGS = ("config.json", "tokenizer_config.json", "processor_config.json", "preprocessor_config.json")
-QUANTIZERS = {"quanto": "optimum-quanto", "torchao": "torchao"}  # backend -> the package that decides what it makes
 
 Report = Callable[[str, int], None]
 
@@ -142,7 +142,7 @@ def quantization(spec: BuildSpec, row: PipelineType, names: Iterable[str]) -> di
     return {
         "mode": asked.quantize,
         "backend": asked.quantize_backend,
-        "version": installed_version(QUANTIZERS[asked.quantize_backend]),
+        "version": installed_version(PACKAGES[asked.quantize_backend]),
         "components": sorted(asked.quantize_components) or quantized_by_default(names),
         "exclude": sorted(row.unquantized),
     }

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ...core.components import is_text_encoder
 from ...core.errors import DiffpipeError
 from ...core.flag import Flag, nearest
 from ..classes.lookup import first_line
@@ -92,10 +92,6 @@ def _first_calls(pipe: Any, names: Collection[str], arguments: dict[str, Any], c
         for hook in hooks:
             hook.remove()
     return calls
-
-
-def is_text_encoder(name: str) -> bool:
-    return bool(re.search(r"text_encoder|language_model", name))
 
 
 def sample(pipe: Any, flags: Collection[Flag]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from ...core.components import is_text_encoder
 from ...core.errors import UsageError
 from ...core.flag import Flag
 from . import fidelity, load, quantize, stored
@@ -57,7 +58,7 @@ def store_components(
         cls = type(module)
         del module
         components[name] = record | _compared(name, cls, path, references.pop(name, None), mode)
-    if not any("comparison" in part for name, part in components.items() if not fidelity.is_text_encoder(name)):
+    if not any("comparison" in part for name, part in components.items() if not is_text_encoder(name)):
         say("the quantized weights could not be compared with the original ones: look at the first results yourself")
     return {"components": components, "mode": mode, "backend": backend}
 

@@ -14,14 +14,10 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
+from ...core import quantization
 from ...core.errors import UsageError
+from ...core.quantization import GROUP, INT4_ROWS, PACKAGES, group_size
 from . import kernels
-
-# Left in their own format everywhere: the last projection, whose errors nothing averages out (as the diffusers guide to
-# quanto leaves it), and vocabulary heads, which no pipeline uses.
-LEFT = ("proj_out", "*final_layer*", "lm_head", "*.lm_head")
-GROUP = 128  # weights that share a scale in int4: quanto's default, and what tinygemm on CUDA takes
-INT4_ROWS = 16  # out_features must be a multiple of it for tinygemm, which quanto takes on CUDA for groups of 128
 
 
 @dataclass(frozen=True)
@@ -57,13 +53,6 @@ def quanto_weight(weight: Any, mode: str) -> Any:
 
 def _no_zeros(scale: Any) -> Any:
     return scale.masked_fill(scale == 0, 1)
-
-
-def group_size(columns: int) -> int | None:
-    """The int4 group of a row: the largest of 128, 96, 64, 32 that divides it; None (the whole row) up to 128."""
-    if columns <= GROUP:
-        return None
-    return next((size for size in range(GROUP, 0, -32) if columns % size == 0), None)
 
 
 def _quanto_unfit(rows: int, columns: int, mode: str) -> str:
@@ -102,7 +91,7 @@ def _layer(weight: Any) -> Any:
 
 BACKENDS: Mapping[str, Backend] = {
     "quanto": Backend(
-        "optimum-quanto",
+        PACKAGES["quanto"],
         "pip install optimum-quanto",
         {"fp8": "", "int8": "", "int4": ""},
         quanto_weight,
@@ -110,7 +99,7 @@ BACKENDS: Mapping[str, Backend] = {
         lambda: kernels.use_plain_kernels(quanto_weight),
     ),
     "torchao": Backend(
-        "torchao",
+        PACKAGES["torchao"],
         "pip install 'diffpipe[torchao]'",
         {"fp8": "", "int8": "", "int4": "each of its int4 formats is for one kind of accelerator"},
         _torchao_weight,
@@ -152,7 +141,7 @@ def choose(module: Any, mode: str, backend: str, exclude: Collection[str] = ()) 
     """The names of the Linear layers that will be quantized, and those that will not with the reason.
 
     Convolutions, norms and embeddings are not Linear: they always keep their format. `exclude`: patterns of layer names
-    (fnmatch) besides `LEFT`.
+    (fnmatch) besides those that are left everywhere.
     """
     import torch
     from torch.nn.modules.linear import NonDynamicallyQuantizableLinear as Bare  # read, not called, by its parent
@@ -165,7 +154,7 @@ def choose(module: Any, mode: str, backend: str, exclude: Collection[str] = ()) 
         if not isinstance(layer, torch.nn.Linear) or isinstance(layer, Bare):
             continue
         weight = layer.weight
-        if any(fnmatchcase(name, pattern) for pattern in (*LEFT, *exclude)):
+        if quantization.left(name) or any(fnmatchcase(name, pattern) for pattern in exclude):
             left[name] = "excluded"
         elif weight.dtype != dtype:
             left[name] = f"kept in {str(weight.dtype).removeprefix('torch.')}"

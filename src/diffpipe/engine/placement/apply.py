@@ -9,8 +9,9 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from ...core.build_spec import Placement
-from ...core.components import Kind, kind_of, quantized_by_default
+from ...core.components import Kind, kind_of
 from ...core.errors import UsageError
+from ...core.quantization import quantized_by_default
 from ...memory.sizes import TILE, Sizes
 
 log = logging.getLogger("diffpipe.engine")

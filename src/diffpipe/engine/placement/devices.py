@@ -12,8 +12,6 @@ from ...core.errors import UsageError
 
 log = logging.getLogger("diffpipe.engine")
 
-DTYPES = ("bfloat16", "float16", "float32")
-
 
 def devices() -> list[dict[str, Any]]:
     """Every device torch can use here, fastest first: name, description, memory in bytes (None where unknown)."""

@@ -10,9 +10,8 @@ from typing import Any
 from ...core.errors import UsageError
 from . import apply as placement
 
-# The names of --attention-backend, as diffusers' AttentionBackendName has them. Those that fetch code from the hub are
-# left out.
-BACKENDS = {
+# core.choices.AttentionBackend -> what diffusers' AttentionBackendName calls it.
+BACKENDS: Mapping[str, str] = {
     "native": "native",
     "native-math": "_native_math",
     "native-efficient": "_native_efficient",
@@ -71,6 +70,7 @@ def _pyramid(pipe: Any) -> Any:
     )
 
 
+# By core.choices.StepCache.
 CACHES: Mapping[str, Callable[[Any], Any]] = {
     "first-block": _first_block,
     "taylorseer": _taylorseer,

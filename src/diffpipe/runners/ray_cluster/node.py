@@ -24,9 +24,9 @@ from ...cache.store import SHORT, Entry, Store
 from ...cache.verify import locate
 from ...core.errors import CacheError, DiffpipeError, NotFoundError
 from ...core.flag import MEDIA_KINDS, Flag, OutputKind
+from ...core.quantization import PACKAGES
 from ...core.request import Artifact, Request
 from ...core.source import Source
-from ...sources.pin import QUANTIZERS
 from ...storage import urls
 from ...storage.disk import remove_leftovers
 from ..inputs import reader
@@ -75,7 +75,7 @@ def deciding(manifest: Mapping[str, Any]) -> tuple[str, ...]:
     where something is quantized, gguf where weights are.
     """
     config = manifest["config"]
-    quantizer = QUANTIZERS[config["quantization"]["backend"]] if "quantization" in config else ""
+    quantizer = PACKAGES[config["quantization"]["backend"]] if "quantization" in config else ""
     gguf = any(path.endswith(".gguf") for source in manifest["sources"] for path in source["files"])
     more = [ENCODERS[manifest["kind"]], quantizer, "peft" if config["loras"] else "", "gguf" if gguf else ""]
     return (*ALWAYS, *(name for name in more if name))

@@ -1,0 +1,21 @@
+"""The words that options of `build` take, each list in one place: command line, plan and engine agree on them."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal, get_args
+
+Dtype = Literal["bfloat16", "float16", "float32"]
+DTYPES: tuple[str, ...] = get_args(Dtype)
+
+# As diffusers' AttentionBackendName has them, without those that fetch code from the hub.
+AttentionBackend = Literal[
+    "native", "native-math", "native-efficient", "native-flash", "native-cudnn", "flex", "flash", "flash-3", "sage",
+    "xformers",
+]  # fmt: skip
+
+StepCache = Literal["first-block", "taylorseer", "pyramid"]
+
+# Torch's names of devices, without an index; "auto" is the fastest there is.
+DEVICES = ("auto", "cpu", "cuda", "mps", "xpu")
+DEVICE = re.compile(r"auto|cpu|mps|(cuda|xpu)(:\d+)?")
