@@ -39,9 +39,8 @@ SOON = 15.0  # seconds for what needs no new worker; a cold start of this progra
 KEPT = ("--keep-warm", "10m")
 RUNTIME = Path("run/diffpipe")
 NO_SOCKETS = """
-import types, socket
-from diffpipe.runners import channel
-channel.socket = types.SimpleNamespace(**{name: value for name, value in vars(socket).items() if name != "AF_UNIX"})
+from diffpipe.runners.worker import folder
+folder.supported = lambda: False
 """
 BACKWARDS = """
 import time
@@ -440,7 +439,7 @@ def other_version() -> bool:
 
 
 def other_protocol() -> bool:
-    return upgraded("runners/warm.py", "PROTOCOL = 1\n", "PROTOCOL = 2\n")
+    return upgraded("runners/worker/lifecycle.py", "PROTOCOL = 1\n", "PROTOCOL = 2\n")
 
 
 @contextmanager
@@ -628,31 +627,18 @@ def switched_off() -> bool:
 
 
 def no_sockets() -> bool:
-    """FIFOs take their place."""
+    """Each run loads the pipeline itself; one that insists on a worker is refused."""
     with site(NO_SOCKETS) as env:
-        made(*picture("one.png"), *KEPT, env=env)
-        process = pid()
-        made(*picture("two.png"), env=env)
-        listed = json.loads(run("worker", "list", "--json", env=env).stdout)
-        several = [begun_with(env, *picture(f"many/{at}.png")) for at in range(10)]
-        codes = [one.wait(60) for one in several]
-        kept = not list(RUNTIME.glob("*.sock")) and pid() == process and listed[0]["requests"] == 2
-        equal = {Path(name).read_bytes() for name in ("one.png", "two.png")} | set(pictures("many").values()) == {
-            expected()
-        }
-        stop = run("worker", "stop", "--all", env=env)
-        gone = process is not None and not alive(process) and not left_over()
-        return kept and equal and not any(codes) and stop.returncode == 0 and gone
-
-
-def begun_with(env: dict[str, str], *words: object) -> subprocess.Popen[str]:
-    line = [*DIFFPIPE, "generate", "demo", *map(str, words)]
-    return subprocess.Popen(
-        line, env={**os.environ, **env}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True
-    )
+        insisting = run("generate", "demo", *picture("no.png"), *KEPT, env=env)
+        asking = made(*picture("one.png"), env={**env, "DIFFPIPE_KEEP_WARM": "10m"})
+        plain = made(*picture("two.png"), env=env)
+    refused = insisting.returncode == 6 and "no Unix sockets" in insisting.stderr
+    said = "no worker is used" in asking.stderr and not plain.stderr and pid() is None
+    return refused and said and {Path(name).read_bytes() for name in ("one.png", "two.png")} == {expected()}
 
 
 def long_path() -> bool:
+    """A shorter folder takes its place."""
     deep = Path("deep" * 30)
     deep.mkdir(mode=0o700)
     env = {"XDG_RUNTIME_DIR": os.path.abspath(deep)}
@@ -660,7 +646,7 @@ def long_path() -> bool:
     listed = json.loads(run("worker", "list", "--json", env=env).stdout)
     stop = run("worker", "stop", "--all", env=env)
     equal = Path("one.png").read_bytes() == expected()
-    return len(listed) == 1 and bool(list(deep.rglob("*.lock"))) and stop.returncode == 0 and equal
+    return len(listed) == 1 and not list(deep.iterdir()) and stop.returncode == 0 and equal
 
 
 def without() -> Checks:

@@ -337,8 +337,8 @@ def shown_out(link: Link) -> None:
         {"make": [{"index": 0}], "files": 5, "forget": []},
         {"job": None},
         {"job": {"about": None, "previews": None, "new": 1}, "umask": 0, "steps": 0, "keep": None},
-        {"job": {"about": None, "previews": None}, "umask": 10**30, "steps": 0, "keep": 1e999},
-        {"file": 1e999, "name": "x", "piece": ""},
+        {"job": {"about": None, "previews": None}, "umask": 10**30, "steps": 0, "keep": None},
+        {"file": -1, "name": "x", "piece": ""},
         {"file": 0, "name": "x" * 1000, "piece": ""},
         {"unknown": 1},
         {},
@@ -361,7 +361,7 @@ def test_who_takes_nothing_holds_up_the_others_for_a_while_only(
     store: Store, start: Callable[..., server.Worker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A client that was suspended, as by Ctrl-Z."""
-    monkeypatch.setattr(channel, "PATIENCE", 0.5)
+    monkeypatch.setattr(channel, "MESSAGE_TIMEOUT", 0.5)
     start()
     suspended = worker.Client(found(store), {}, heard()[1])
     suspended.begin(SEVERAL, None, steps=False)
@@ -606,9 +606,9 @@ def test_a_worker_that_does_not_answer_is_ended(store: Store, monkeypatch: pytes
     monkeypatch.setattr(lifecycle, "ANSWER", 0.3)
     place = lifecycle.place_of(store, KEY)
     text = (
-        "import os, sys, time; from pathlib import Path; from diffpipe.runners import channel, warm\n"
-        "place = Path(sys.argv[1]); lock = warm.lock(place); listener = channel.listen(place)\n"
-        "warm.pid_file(place).write_text(str(os.getpid())); print('there', flush=True); time.sleep(60)"
+        "import os, sys, time; from pathlib import Path; from diffpipe.runners.worker import channel, lifecycle\n"
+        "place = Path(sys.argv[1]); lock = lifecycle.lock(place); listener = channel.listen(place)\n"
+        "lifecycle.pid_file(place).write_text(str(os.getpid())); print('there', flush=True); time.sleep(60)"
     )
     words = [
         sys.executable,
@@ -616,7 +616,7 @@ def test_a_worker_that_does_not_answer_is_ended(store: Store, monkeypatch: pytes
         text,
         str(place),
         "diffpipe.runners.worker.server",
-    ]  # which it looks like to warm.kill
+    ]  # which it looks like to lifecycle.kill
     with subprocess.Popen(words, stdout=subprocess.PIPE) as silent:
         assert silent.stdout
         silent.stdout.readline()

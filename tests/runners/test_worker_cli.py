@@ -27,9 +27,8 @@ SIZE = ("--width", 64, "--height", 64, "--num-inference-steps", 2)
 FOX = ("demo", "--prompt", "a fox", "--seed", 1, *SIZE)
 KEPT = ("--keep-warm", "10m")
 NO_SOCKETS = """
-import types, socket
-from diffpipe.runners import channel
-channel.socket = types.SimpleNamespace(**{name: value for name, value in vars(socket).items() if name != "AF_UNIX"})
+from diffpipe.runners.worker import folder
+folder.supported = lambda: False
 """
 BROKEN = """
 import os, sys
@@ -492,11 +491,21 @@ def test_other_settings_are_not_used(cli: Cli, warm: Warm, workers: Callable[[st
     assert served(cli) == before
 
 
-def test_a_folder_that_is_open_to_others(warm: Warm, work: Path) -> None:
-    (work / "run").mkdir(mode=0o700)
-    (work / "run/diffpipe").mkdir()
-    (work / "run/diffpipe").chmod(0o755)
-    env = {"XDG_RUNTIME_DIR": str(work / "run")}
+def first_on_path(folder: str) -> str:
+    """PYTHONPATH with a folder before what it has."""
+    return os.pathsep.join([folder, *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
+@pytest.fixture
+def runtime(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for sockets of the test's own; its path is short enough for them."""
+    return tmp_path_factory.mktemp("r")
+
+
+def test_a_folder_that_is_open_to_others(warm: Warm, work: Path, runtime: Path) -> None:
+    (runtime / "diffpipe").mkdir()
+    (runtime / "diffpipe").chmod(0o755)
+    env = {"XDG_RUNTIME_DIR": str(runtime)}
     insisting = warm("generate", *FOX, "-o", "o.png", *KEPT, cwd=work, env=env)
     assert insisting.returncode == 6
     assert "is open to other users" in insisting.stderr
@@ -505,12 +514,11 @@ def test_a_folder_that_is_open_to_others(warm: Warm, work: Path) -> None:
     assert plain.stdout == "o.png\n"
 
 
-def test_a_worker_that_does_not_come_up(warm: Warm, work: Path) -> None:
+def test_a_worker_that_does_not_come_up(warm: Warm, work: Path, runtime: Path) -> None:
     """An error where one was insisted on, with what it said last; a warning where it is only the default."""
-    (work / "run").mkdir(mode=0o700)
     (work / "site").mkdir()
     (work / "site/sitecustomize.py").write_text(BROKEN)
-    env = {"PYTHONPATH": "site", "XDG_RUNTIME_DIR": str(work / "run")}
+    env = {"PYTHONPATH": first_on_path("site"), "XDG_RUNTIME_DIR": str(runtime)}
     insisting = warm("generate", *FOX, "-o", "u.png", *KEPT, cwd=work, env=env)
     assert (insisting.returncode, insisting.stdout, insisting.stderr) == (
         1, "", "error: no worker came up: it is broken\n  try: run it with --no-worker\n",
@@ -520,21 +528,27 @@ def test_a_worker_that_does_not_come_up(warm: Warm, work: Path) -> None:
     assert plain.stdout == "u.png\n"
 
 
-def test_fifos_take_the_place_of_sockets(cli: Cli, warm: Warm, work: Path) -> None:
-    """On a system without Unix sockets, all the same."""
+def test_without_unix_sockets_the_run_loads_the_pipeline_itself(cli: Cli, work: Path) -> None:
+    """Said where a worker is asked for; refused where it is insisted on."""
     (work / "site").mkdir()
     (work / "site/sitecustomize.py").write_text(NO_SOCKETS)
-    (work / "run").mkdir(mode=0o700)
-    env = {"PYTHONPATH": "site", "XDG_RUNTIME_DIR": str(work / "run")}
-    cli("generate", *FOX, "-o", "f1.png", *KEPT, cwd=work, env=env, check=True)
-    cli("generate", *FOX, "-o", "f2.png", cwd=work, env=env, check=True)
-    (found,) = json.loads(cli("worker", "list", "--json", cwd=work, env=env).stdout)
-    assert found["requests"] == 2
-    assert {path.suffix for path in (work / "run/diffpipe").iterdir()} == {".fifo", ".lock", ".log", ".pid"}
-    cli("worker", "stop", "demo", cwd=work, env=env, check=True)
-    assert [path.suffix for path in (work / "run/diffpipe").iterdir()] == [".lock"]
-    warm("generate", *FOX, "-o", "f3.png", "--no-worker", cwd=work, check=True)
-    assert len({(work / f"f{number}.png").read_bytes() for number in (1, 2, 3)}) == 1
+    env = {"PYTHONPATH": first_on_path("site")}
+    words = ("generate", *FOX, "-o", "n.png", "--overwrite")
+    insisting = cli(*words, *KEPT, cwd=work, env=env)
+    assert (insisting.returncode, insisting.stdout, insisting.stderr) == (
+        6, "", "error: this system has no Unix sockets, which workers need\n"
+        "  try: do without --keep-warm: each run loads the pipeline itself\n",
+    )  # fmt: skip
+    asking = cli(*words, cwd=work, env={**env, "DIFFPIPE_KEEP_WARM": "5m"}, check=True)
+    assert asking.stdout == "n.png\n"
+    assert asking.stderr == (
+        "warning: this system has no Unix sockets, which workers need: no worker is used "
+        "(do without --keep-warm: each run loads the pipeline itself)\n"
+    )
+    plain = cli(*words, cwd=work, env=env, check=True)
+    assert (plain.stdout, plain.stderr) == ("n.png\n", "")
+    listed = cli("worker", "list", cwd=work, env=env, check=True)
+    assert listed.stderr == "no worker runs: this system has no Unix sockets, which workers need\n"
 
 
 def test_it_outlives_the_folder_it_was_started_from(cli: Cli, work: Path) -> None:

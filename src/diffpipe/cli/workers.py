@@ -44,12 +44,15 @@ def make() -> Any:
 
 
 def list_(json: Json = False) -> None:
-    from ..runners.worker import lifecycle
+    from ..runners.worker import folder, lifecycle
 
     store = Store()
     found = [_row(store, one) for one in lifecycle.running(store)]
     if json:
         output.result_json(found)
+        return
+    if not folder.supported():
+        output.say(f"no worker runs: {folder.UNSUPPORTED}")
         return
     if not found:
         output.say("no worker runs; diffpipe generate NAME --keep-warm 5m starts one")
@@ -184,8 +187,10 @@ class Workers:
         """Whether there is a worker for the run, started if it is wished for."""
         if not self.allowed:
             return False
-        from ..runners.worker import lifecycle
+        from ..runners.worker import folder, lifecycle
 
+        if not folder.supported() and not self.keep:
+            return False
         try:
             found = lifecycle.find(self.store, self.entry.key, output.warn)
             if isinstance(found, lifecycle.Link):

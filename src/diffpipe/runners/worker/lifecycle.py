@@ -25,6 +25,7 @@ from ...core.errors import CacheError, DiffpipeError
 from ...core.flag import MEDIA_KINDS, Flag
 from . import channel
 from .channel import Channel, Lost, Message
+from .folder import folder, supported
 
 if TYPE_CHECKING:
     import subprocess
@@ -97,15 +98,14 @@ class Link:
 
 def place_of(store: Store, key: str) -> Path:
     """Where the worker of a pipeline of this cache listens: a path without ending. Raises CacheError (see folder)."""
-    return channel.folder() / f"{_short(str(store.root.resolve()))[:8]}-{key[:NAMED]}"
+    return folder() / f"{_short(str(store.root.resolve()))[:8]}-{key[:NAMED]}"
 
 
 def places(store: Store) -> Iterator[Path]:
     """The places of this cache at which a worker listens, or did."""
     stem = f"{_short(str(store.root.resolve()))[:8]}-"
-    endings = {kind.ending for kind in (channel.SOCKETS, channel.FIFOS, channel.PIPES)}
-    for path in sorted(channel.folder().iterdir()):
-        if path.name.startswith(stem) and path.suffix in endings:
+    for path in sorted(folder().iterdir()) if supported() else ():
+        if path.name.startswith(stem) and path.suffix == channel.ENDING:
             yield path.with_suffix("")
 
 
@@ -319,13 +319,12 @@ def _begun(place: Path, words: list[str]) -> subprocess.Popen[bytes]:
     for name in SEARCHED & environment.keys():  # it leaves this folder, which may go
         folders = environment[name].split(os.pathsep)
         environment[name] = os.pathsep.join(os.path.abspath(os.path.expanduser(folder)) for folder in folders)
-    detached: dict[str, Any] = {"start_new_session": True}
-    if sys.platform == "win32":
-        detached = {"creationflags": subprocess.DETACHED_PROCESS | subprocess.CREATE_NEW_PROCESS_GROUP}
     words = [sys.executable, "-P", "-m", "diffpipe.runners.worker.server", str(place), *words]
     with open(os.open(log_of(place), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as printed:
-        detached |= {"stdin": subprocess.DEVNULL, "stdout": printed, "stderr": printed, "cwd": place.parent}
-        return subprocess.Popen(words, env=environment, **detached)
+        return subprocess.Popen(
+            words, env=environment, cwd=place.parent, start_new_session=True,
+            stdin=subprocess.DEVNULL, stdout=printed, stderr=printed,
+        )  # fmt: skip
 
 
 def _is_worker(pid: int) -> bool:

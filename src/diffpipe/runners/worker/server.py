@@ -282,7 +282,7 @@ class Worker:
     def _attend(self, guest: Guest) -> None:
         """Do what a client asks until it leaves; one that sends no sense is shown out."""
         try:
-            greeting = guest.channel.receive(channel.PATIENCE)
+            greeting = guest.channel.receive(channel.MESSAGE_TIMEOUT)
             if greeting is None or "hello" not in greeting:
                 return
             if "ask" in greeting:
@@ -398,7 +398,7 @@ class Worker:
 
 def _lock(place: Path) -> lifecycle.Lock | None:
     """The lock of a place. None where another worker has it: one that waited would take its place when that ends."""
-    end = time.monotonic() + channel.PATIENCE
+    end = time.monotonic() + channel.MESSAGE_TIMEOUT
     while time.monotonic() < end:
         if held := lifecycle.lock(place, 0.1):  # a client may have it for a moment, to look
             return held
