@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from diffpipe.catalog.arguments import UNCALLABLE
 from diffpipe.catalog.rows import PipelineType
 from diffpipe.core.flag import Flag
+from diffpipe.engine.classes.docstrings import docstring_arguments
+from diffpipe.engine.classes.limits import enforced_limits
 from diffpipe.engine.classes.signature import (
-    docstring_arguments,
-    enforced_limits,
     read_flags,
     tuple_arguments,
     unfit_arguments,
