@@ -2,36 +2,47 @@
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
 import json
 import re
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, TypeGuard
 
 from ...core.errors import UsageError
+from ..seams import diffusers_source_seam
+from ..seams.diffusers_seam import compatible_schedulers, missing_backends
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline, SchedulerMixin
+
+    Scheduler = type[SchedulerMixin]
+    Pipeline = type[DiffusionPipeline]
+
+# What a scheduler steps through: a flow from noise to data (Flux, SD 3, Wan), a noise schedule (SD 1, XL), or either,
+# as its settings say.
+Schedule = Literal["flow", "noise", "either"]
 
 # For models distilled to few steps (LCM and TCD LoRAs), on the noise schedule of the model they were distilled from.
 FEW_STEPS = frozenset({"LCMScheduler", "TCDScheduler"})
-# What `_compatibles` allow and mathematics does not: EDM scales what goes into the denoiser and comes out of it in its
-# own way (arXiv:2206.00364), CogVideoX shifts the schedule to no signal at its end.
+# What diffusers lets take each other's place and mathematics does not: EDM scales what goes into the denoiser and comes
+# out of it in its own way (arXiv:2206.00364), CogVideoX shifts the schedule to no signal at its end.
 ALONE = frozenset({"EDMEulerScheduler", "CogVideoXDDIMScheduler", "CogVideoXDPMScheduler"})
 NOTHING: Mapping[str, Any] = {}
 
 
-def scheduler_class(name: str) -> Any:
+def scheduler_class(name: str) -> Scheduler:
     """A scheduler class of diffusers. Raises UsageError with near names, or the package that it needs."""
     import diffusers
 
     found = getattr(diffusers, name, None) if name.isidentifier() else None
-    if _is_scheduler(found):
+    if is_scheduler(found):
         return found
-    if name.endswith("Scheduler") and (packages := getattr(found, "_backends", None)):
-        missing = ", ".join(package for package in packages if not importlib.util.find_spec(package))
+    if name.endswith("Scheduler") and (packages := missing_backends(found)):
+        missing = ", ".join(packages)
         raise UsageError(f"{name} needs a package that is not installed: {missing}", f"pip install {missing}")
     near = get_close_matches(name, [known for known in dir(diffusers) if "Scheduler" in known], n=3)
     raise UsageError(
@@ -39,112 +50,112 @@ def scheduler_class(name: str) -> Any:
     )
 
 
-def _is_scheduler(found: Any) -> bool:
+def is_scheduler(found: object) -> TypeGuard[Scheduler]:
+    """Whether something is a class of schedulers that a pipeline can call step by step."""
     import diffusers
 
     return isinstance(found, type) and issubclass(found, diffusers.SchedulerMixin) and hasattr(found, "set_timesteps")
 
 
-def fitting(pipeline: type, shipped: Any = None, settings: Mapping[str, Any] = NOTHING) -> list[str]:
+def fitting(pipeline: Pipeline, shipped: Scheduler | None = None, settings: Mapping[str, Any] = NOTHING) -> list[str]:
     """The names of the scheduler classes that a pipeline runs with, sorted.
 
     `shipped` and `settings`: the class and configuration of the model's own scheduler; without them, the classes that
-    the pipeline's constructor names stand for it. A flow (Flux, SD 3, Wan) and a noise schedule (SD 1, XL) do not mix;
-    the solvers with `use_flow_sigmas` do either. Among noise schedules, what fits is what diffusers' own `_compatibles`
-    say. Schedulers of one model alone (aMUSEd, Würstchen, EDM) fit nothing else.
+    the pipeline's constructor names stand for it. Flows and noise schedules do not mix. Among noise schedules, what
+    fits is what diffusers says of them itself. Schedulers of one model alone (aMUSEd, Würstchen, EDM) fit nothing else.
     """
     named = annotated(pipeline)
-    shipped_ones = [shipped] if shipped else named
-    flow = any(_flow(known) for known in shipped_ones) or bool(settings.get("use_flow_sigmas"))
-    if flow:
-        found = [known for known in _usable() if _flow(known) or _either(known)]
-        found = [known for known in found if _serves(pipeline, known)]
-    elif not shipped and named and all(map(_either, named)):  # Sana ships a flow, PixArt noise: both name DPM-Solver++
-        found = [known for known in _usable() if _either(known)]
-    else:
-        found = [known for known in _usable() if any(_related(known, one) for one in shipped_ones)]
-    own = [known for known in named if _either(known) or _flow(known) == flow]
-    return sorted({known.__name__ for known in [*found, *own, *([shipped] if shipped else [])]})
+    models = [shipped] if shipped else named
+    schedule = _schedule_of(models, settings, known=shipped is not None)
+    fits: Mapping[Schedule, Callable[[Scheduler], bool]] = {
+        "flow": lambda one: _schedule(one) != "noise" and _serves(pipeline, one),
+        "either": lambda one: _schedule(one) == "either",
+        "noise": lambda one: any(_related(one, model) for model in models),
+    }
+    own = [one for one in named if _schedule(one) == "either" or (_schedule(one) == "flow") == (schedule == "flow")]
+    found = [*filter(fits[schedule], _usable()), *own, *([shipped] if shipped else [])]
+    return sorted({one.__name__ for one in found})
 
 
-def annotated(pipeline: type) -> list[Any]:
+def _schedule_of(models: list[Scheduler], settings: Mapping[str, Any], *, known: bool) -> Schedule:
+    """What a model was made for, by its scheduler's class and settings, or by all that its pipeline class names.
+
+    Not `known`, if all of those step through either: Sana ships a flow, PixArt noise, and both name DPM-Solver++.
+    """
+    schedules = [_schedule(model) for model in models]
+    if "flow" in schedules or settings.get("use_flow_sigmas"):
+        return "flow"
+    return "either" if not known and set(schedules) == {"either"} else "noise"
+
+
+def _schedule(scheduler: Scheduler) -> Schedule:
+    """What a class of schedulers steps through."""
+    if "FlowMatch" in scheduler.__name__:
+        return "flow"
+    either = "use_flow_sigmas" in inspect.signature(scheduler.__init__).parameters
+    return "either" if either and compatible_schedulers(scheduler) else "noise"
+
+
+def annotated(pipeline: Pipeline) -> list[Scheduler]:
     """The scheduler classes that the constructor's annotation of `scheduler` names."""
-    parameter = inspect.signature(pipeline.__init__).parameters.get("scheduler")  # type: ignore[misc]
-    return list(_classes(parameter.annotation)) if parameter else []
+    parameter = inspect.signature(pipeline.__init__).parameters.get("scheduler")
+    return _classes(parameter.annotation) if parameter else []
 
 
-def _classes(annotation: Any) -> Iterable[Any]:
+def _classes(annotation: object) -> list[Scheduler]:
     import diffusers
 
-    parts: Iterable[Any]
+    parts: list[object]
     if isinstance(annotation, str):
-        parts = (getattr(diffusers, name, None) for name in re.findall(r"\w+", annotation))
+        parts = [getattr(diffusers, name, None) for name in re.findall(r"\w+", annotation)]
     elif typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        parts = (one for part in typing.get_args(annotation) for one in _classes(part))
+        parts = [one for part in typing.get_args(annotation) for one in _classes(part)]
     elif isinstance(annotation, type) and issubclass(annotation, Enum):  # KarrasDiffusionSchedulers
-        parts = (getattr(diffusers, member.name, None) for member in annotation if member.name not in ALONE)
+        parts = [getattr(diffusers, member.name, None) for member in annotation if member.name not in ALONE]
     else:
         parts = [annotation]
-    return [part for part in parts if _is_scheduler(part)]
+    return [part for part in parts if is_scheduler(part)]
 
 
-def _usable() -> list[Any]:
+def _usable() -> list[Scheduler]:
     """The scheduler classes that any pipeline could call: those that denoise, step by step, with defaults for all."""
     import diffusers
 
     found = [getattr(diffusers, name) for name in dir(diffusers) if name.endswith("Scheduler")]
-    return [known for known in found if _is_scheduler(known) and _plain(known) and "Inverse" not in known.__name__]
+    return [one for one in found if is_scheduler(one) and _is_plain(one) and "Inverse" not in one.__name__]
 
 
-def _plain(scheduler: Any) -> bool:
+def _is_plain(scheduler: Scheduler) -> bool:
     """Whether it is made without arguments, and steps from (model output, timestep, sample) alone."""
-    step = inspect.signature(scheduler.step).parameters if hasattr(scheduler, "step") else {"none": None}
-    return _required(inspect.signature(scheduler.__init__).parameters) == {"self"} and _required(step) == {
-        "self", "model_output", "timestep", "sample"
-    }  # fmt: skip
+    if not hasattr(scheduler, "step") or _required(scheduler.__init__) != {"self"}:
+        return False
+    return _required(scheduler.step) == {"self", "model_output", "timestep", "sample"}
 
 
-def _required(parameters: Mapping[str, Any]) -> set[str]:
+def _required(function: Callable[..., object]) -> set[str]:
+    """The arguments of a function that have no default."""
     variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    needed = (p for p in parameters.values() if p and p.default is inspect.Parameter.empty and p.kind not in variadic)
-    return {parameter.name for parameter in needed}
+    parameters = inspect.signature(function).parameters
+    return {name for name, p in parameters.items() if p.default is inspect.Parameter.empty and p.kind not in variadic}
 
 
-def _flow(scheduler: Any) -> bool:
-    """Whether a scheduler integrates a flow (SD 3, Flux) rather than a noise schedule."""
-    return "FlowMatch" in scheduler.__name__
-
-
-def _either(scheduler: Any) -> bool:
-    """Whether a scheduler does both, by its settings."""
-    return "use_flow_sigmas" in inspect.signature(scheduler.__init__).parameters and bool(scheduler._compatibles)
-
-
-def _related(scheduler: Any, shipped: Any) -> bool:
+def _related(scheduler: Scheduler, shipped: Scheduler) -> bool:
     """Whether two schedulers step through the same kind of noise schedule."""
-    names = {scheduler.__name__, shipped.__name__}
-    if len(names) == 1 or names & ALONE:
-        return len(names) == 1
-    few = scheduler.__name__ in FEW_STEPS and "DDIMScheduler" in shipped._compatibles
-    return few or shipped.__name__ in scheduler._compatibles or scheduler.__name__ in shipped._compatibles
+    name, other = scheduler.__name__, shipped.__name__
+    if name == other or {name, other} & ALONE:
+        return name == other
+    taken = compatible_schedulers(shipped)
+    few = name in FEW_STEPS and "DDIMScheduler" in taken
+    return few or name in taken or other in compatible_schedulers(scheduler)
 
 
-def _serves(pipeline: type, scheduler: Any) -> bool:
+def _serves(pipeline: Pipeline, scheduler: Scheduler) -> bool:
     """Whether a flow's scheduler does what the pipeline asks of it: its `set_timesteps` takes the noise levels and the
     shift that `__call__` always passes (Flux), and it can noise a picture where one is started from."""
-    called = inspect.getsource(inspect.unwrap(pipeline.__call__))  # type: ignore[operator]
-    passed = (
-        {"sigmas"} if re.search(r"^ *sigmas = (?!None|self\.)|set_timesteps\(sigmas=", called, re.MULTILINE) else set()
-    )
-    passed |= {"mu"} if re.search(r"\bmu=(?!None)", called) else set()
-    noising = set(re.findall(r"self\.scheduler\.(scale_noise|add_noise)\(", _module_source(pipeline)))
+    passed = diffusers_source_seam.schedule_arguments(pipeline)
+    noising = diffusers_source_seam.noising_methods(pipeline)
     able = not noising or any(hasattr(scheduler, name) for name in noising)
     return able and passed <= set(inspect.signature(scheduler.set_timesteps).parameters)
-
-
-def _module_source(pipeline: type) -> str:
-    # inspect.getsource of a class parses its whole module
-    return inspect.getsource(inspect.getmodule(pipeline))  # type: ignore[arg-type]
 
 
 def check(spec: Mapping[str, Any], pipeline: type, shipped: Any, settings: Mapping[str, Any]) -> None:
@@ -202,9 +213,9 @@ def replaced(shipped: Any, scheduler: Mapping[str, Any]) -> Any:
 def _same_flow(cls: Any, shipped: Any) -> dict[str, Any]:
     """The settings that let a solver of either kind integrate the flow of a FlowMatch scheduler, and back: each calls
     the timestep shift by another name."""
-    if _flow(type(shipped)) and _either(cls):
+    if _schedule(type(shipped)) == "flow" and _schedule(cls) == "either":
         shift = {"flow_shift": shipped.config.get("shift", 1.0)}
         return {"use_flow_sigmas": True, "prediction_type": "flow_prediction", **shift}
-    if _flow(cls) and shipped.config.get("use_flow_sigmas"):
+    if _schedule(cls) == "flow" and shipped.config.get("use_flow_sigmas"):
         return {"shift": shipped.config.get("flow_shift", 1.0)}
     return {}
