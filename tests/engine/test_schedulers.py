@@ -131,6 +131,15 @@ def test_a_solver_of_either_kind_integrates_the_shipped_flow(checkpoints: Path) 
     assert own.config.flow_shift == 5.0
 
 
+def test_a_setting_that_the_shipped_configuration_leaves_out_is_set() -> None:
+    shipped_one = diffusers.EulerDiscreteScheduler.from_config({"beta_start": 0.001})  # as in an older scheduler_config
+    made = schedulers.replaced(shipped_one, {"class": None, "config": {"use_karras_sigmas": True}})
+    assert (made.config.use_karras_sigmas, made.config.beta_start) == (True, 0.001)
+    solver = {"class": "DPMSolverMultistepScheduler", "config": {"use_karras_sigmas": True, "beta_start": 0.002}}
+    made = schedulers.replaced(shipped_one, solver)
+    assert (made.config.use_karras_sigmas, made.config.beta_start) == (True, 0.002)
+
+
 def test_the_list_costs_no_import(cli: Cli) -> None:
     shown = cli.light("providers", "show", "flux").stdout
     line = next(line for line in shown.splitlines() if line.startswith("schedulers (text2image"))

@@ -207,7 +207,8 @@ def replaced(shipped: Any, scheduler: Mapping[str, Any]) -> Any:
     """The scheduler of a build, {"class": name or None, "config": settings}: always set up as the shipped one, with the
     settings laid over."""
     cls = scheduler_class(scheduler["class"]) if scheduler["class"] else type(shipped)
-    return cls.from_config({**shipped.config, **_same_flow(cls, shipped), **scheduler["config"]})
+    # As arguments: from_config drops settings of the configuration that the shipped one had by default alone.
+    return cls.from_config(shipped.config, **{**_same_flow(cls, shipped), **scheduler["config"]})
 
 
 def _same_flow(cls: Any, shipped: Any) -> dict[str, Any]:
