@@ -35,8 +35,7 @@ from diffpipe.core.build_spec import BuildSpec, Placement
 from diffpipe.core.errors import DiffpipeError, Exit
 from diffpipe.core.flag import Flag
 from diffpipe.core.request import Artifact, Outcome, Request
-from diffpipe.engine.placement import apply, meter
-from diffpipe.engine.placement import interleave as chunk
+from diffpipe.engine.placement import apply, interleave, meter
 from diffpipe.engine.running.run import read_media
 from diffpipe.runners import local
 
@@ -60,8 +59,17 @@ TILED = {"vae_tiling": True, "vae_slicing": True}
 
 def loaded(folder: Path, placed: Placement, dtype: torch.dtype = torch.float32) -> Any:
     cls = FluxPipeline if folder.name == "flux" else StableDiffusionPipeline
+    return of_class(cls, folder, placed, dtype)
+
+
+def of_class(cls: Any, folder: Path, placed: Placement, dtype: torch.dtype) -> Any:
+    """A pipeline whose weights lie in memory that torch chose: mapped from a file they start at any address, which
+    decides how some processors' kernels round, and offloading copies them."""
     pipe = cls.from_pretrained(folder, dtype=dtype, local_files_only=True)
     pipe.set_progress_bar_config(disable=True)
+    for _, part in apply.modules(pipe):
+        for tensor in (*part.parameters(), *part.buffers()):
+            tensor.data = tensor.data.clone()
     return apply.apply(pipe, placed, "cpu")
 
 
@@ -142,9 +150,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
 
 
 def of_family(folder: Path, placed: Placement) -> Any:
-    pipe = DiffusionPipeline.from_pretrained(folder, dtype=torch.bfloat16, local_files_only=True)
-    pipe.set_progress_bar_config(disable=True)
-    return apply.apply(pipe, placed, "cpu")
+    return of_class(DiffusionPipeline, folder, placed, torch.bfloat16)
 
 
 def array_of(pipe: Any, name: str, seed: int = 3) -> np.ndarray[Any, Any]:
@@ -176,18 +182,18 @@ def test_calls_side_by_side_make_what_they_make_alone(checkpoints: Path, name: s
     before = len(arrivals(moves))
     moves.clear()
     works = [functools.partial(array_of, name=name, seed=seed) for seed in range(4)]
-    made = chunk.run(pipe, works)
+    made = interleave.run(pipe, works)
     assert [np.array_equal(one, other) for one, other in zip(made, alone, strict=True)] == [True] * 4
     assert len(arrivals(moves)) * 4 == before
 
 
 def test_pipelines_with_states_of_their_own_are_not_taken_apart(checkpoints: Path) -> None:
-    assert not chunk.possible(of_family(checkpoints / "flux", Placement()))
-    assert not chunk.possible(of_family(checkpoints / "audioldm2", Placement(cpu_offload="model")))
+    assert not interleave.possible(of_family(checkpoints / "flux", Placement()))
+    assert not interleave.possible(of_family(checkpoints / "audioldm2", Placement(cpu_offload="model")))
     pipe = of_family(checkpoints / "flux", Placement(cpu_offload="model"))
-    assert chunk.possible(pipe)
+    assert interleave.possible(pipe)
     pipe.transformer.enable_cache(FirstBlockCacheConfig())
-    assert not chunk.possible(pipe)
+    assert not interleave.possible(pipe)
 
 
 @pytest.fixture
@@ -504,7 +510,7 @@ def test_an_interrupted_chunk_ends_its_threads(offloaded: Runner, monkeypatch: p
 def test_runs_note_the_peaks_of_their_stages(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     real, readings = meter.marks, itertools.count()
     # This process has held more before: let its mark rise with each reading.
-    monkeypatch.setattr(meter, "marks", lambda device: (None, (real(device)[1] or 0) + next(readings)))
+    monkeypatch.setattr(meter, "marks", lambda device: meter.Marks(None, (real(device).host or 0) + next(readings)))
     noted = runner("noted", count=2).noted
     assert [record["stage"] for record in noted] == ["encode", "denoise", "decode"] * 2
     for record in noted:
@@ -524,7 +530,7 @@ def test_runs_note_the_peaks_of_their_stages(runner: Runner, monkeypatch: pytest
 
 def test_a_stage_is_known_by_the_mark_it_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     readings = iter([(10, 100), (10, 150), (30, 150), (30, 160), (20, 160)])
-    monkeypatch.setattr(meter, "marks", lambda device: next(readings))
+    monkeypatch.setattr(meter, "marks", lambda device: meter.Marks(*next(readings)))
     watch = meter.Meter("cuda:0")
     watch.start()
     for stage in ("encode", "denoise", "denoise", "decode"):

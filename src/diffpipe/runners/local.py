@@ -45,7 +45,8 @@ def stay_offline() -> None:
 class Memory:
     """What happens when memory runs out (`step_down`: the item is tried again with less), and who is told: `tell` gets
     a line for each step, `note` the peaks that were measured (see measured.records). `chunk`: how many items are made
-    side by side where components are offloaded one by one (see engine/chunk.py); each is told when all are made.
+    side by side where components are offloaded one by one (see engine.placement.interleave); each is told when all are
+    made.
     """
 
     step_down: bool = True
@@ -103,9 +104,8 @@ class Session:
         stay_offline()
         started = time.perf_counter()
         from ..engine.loading import load, start
-        from ..engine.placement import devices, meter
-        from ..engine.placement import interleave as chunk
-        from ..engine.placement import step_down as held
+        from ..engine.placement import devices, interleave, meter
+        from ..engine.placement.step_down import LoadedPipeline
         from ..engine.running import prompt_cache
 
         start.start(manifest, locations)
@@ -123,8 +123,8 @@ class Session:
             return self.watch.watch(pipe)
 
         built = placement_of(manifest["config"])
-        self.holder = held.Held(loaded, built, self.device, stored="weights" in locations)
-        self._side_by_side = self.call is None and chunk.possible(self.holder.pipe)
+        self.holder = LoadedPipeline(loaded, built, self.device, stored="weights" in locations)
+        self._side_by_side = self.call is None and interleave.possible(self.holder.pipe)
         self.versions, self.kind = versions(), devices.kind(self.device)
         took = time.perf_counter() - started
         log.info("%s loaded in %.2f s (%s)", manifest["pipeline"], took, manifest["config"]["dtype"])
@@ -194,8 +194,7 @@ class Session:
 
     def _chunk(self, requests: list[Request], memory: Memory, call: Call) -> Iterator[Outcome]:
         """The outcomes of requests that are made side by side; what ran out of memory there is made by itself."""
-        from ..engine.placement import apply
-        from ..engine.placement import interleave as chunk
+        from ..engine.placement import apply, interleave
 
         started = time.perf_counter()
 
@@ -204,7 +203,7 @@ class Session:
             (outcome,) = _outcomes([request], lambda group: call(group, pipe, self.holder.built))
             return None if outcome.error and outcome.error.exit_code == Exit.OUT_OF_MEMORY else outcome
 
-        found = chunk.run(self.holder.as_built(), [functools.partial(alone, request) for request in requests])
+        found = interleave.run(self.holder.as_built(), [functools.partial(alone, request) for request in requests])
         seconds = (time.perf_counter() - started) / len(requests)
         if None in found:
             apply.release(self.device)

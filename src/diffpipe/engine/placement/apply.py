@@ -6,18 +6,25 @@ import gc
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ...core.build_spec import Placement
 from ...core.components import Kind, kind_of
 from ...core.errors import UsageError
 from ...core.quantization import quantized_by_default
 from ...memory.sizes import TILE, Sizes
+from ..seams import diffusers_seam
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline, ModelMixin
+    from transformers import PreTrainedModel
 
 log = logging.getLogger("diffpipe.engine")
 
 
-def apply(pipe: Any, placement: Placement, device: str, exclude: Collection[str] = ()) -> Any:
+def apply(
+    pipe: DiffusionPipeline, placement: Placement, device: str, exclude: Collection[str] = ()
+) -> DiffusionPipeline:
     """The pipeline, placed. It must come from its files, on the CPU: casting and quantizing cannot be undone.
 
     `exclude`: layers that quantization leaves alone, as PipelineType.unquantized has them. Components that are
@@ -47,7 +54,7 @@ def ordered(pipeline: type) -> bool:
     return own or getattr(pipeline, "model_cpu_offload_seq", None) is not None
 
 
-def modules(pipe: Any, *kinds: Kind) -> Iterator[tuple[str, Any]]:
+def modules(pipe: DiffusionPipeline, *kinds: Kind) -> Iterator[tuple[str, ModelMixin | PreTrainedModel]]:
     """The pipeline's components that have weights, of these kinds; of every kind if none is named."""
     import torch
 
@@ -56,32 +63,35 @@ def modules(pipe: Any, *kinds: Kind) -> Iterator[tuple[str, Any]]:
             yield name, part
 
 
-def parts(pipe: Any) -> tuple[Sizes, ...]:
+def parts(pipe: DiffusionPipeline) -> tuple[Sizes, ...]:
     """The components as the rules of memory.knobs know them, without sizes."""
     return tuple(
         Sizes(name, type(part).__name__, kind_of(name), quantized=_method(part)) for name, part in modules(pipe)
     )
 
 
-def _method(part: Any) -> str:
+def _method(part: ModelMixin | PreTrainedModel) -> str:
     """How a component came quantized, "" if it did not."""
     quantizer = getattr(part, "hf_quantizer", None)
     return str(quantizer.quantization_config.quant_method) if quantizer else ""
 
 
-def _quantize(pipe: Any, placement: Placement, exclude: Collection[str]) -> None:
+def _quantize(pipe: DiffusionPipeline, placement: Placement, exclude: Collection[str]) -> None:
     from ..loading import quantize
 
     taken = placement.quantize_components or quantized_by_default(name for name, _ in modules(pipe))
     for name, part in modules(pipe):
         if name in taken and not _method(part):
-            layers = [
-                layer for of, _, layer in (pattern.partition(".") for pattern in exclude) if fnmatchcase(name, of)
-            ]
-            quantize.quantize_module(part, placement.quantize, placement.quantize_backend, layers)
+            quantize.quantize_module(part, placement.quantize, placement.quantize_backend, _layers_of(name, exclude))
 
 
-def _cast(pipe: Any) -> None:
+def _layers_of(component: str, exclude: Collection[str]) -> list[str]:
+    """The layers of a component that patterns COMPONENT.LAYER name."""
+    patterns = (pattern.partition(".") for pattern in exclude)
+    return [layer for of, _, layer in patterns if fnmatchcase(component, of)]
+
+
+def _cast(pipe: DiffusionPipeline) -> None:
     """Store the denoisers' layers in 8 bits. Their own dtype computes, which the rest of the pipeline has, too."""
     import torch
 
@@ -89,7 +99,7 @@ def _cast(pipe: Any) -> None:
         part.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=part.dtype)
 
 
-def switch(pipe: Any, placement: Placement, before: Placement | None = None) -> None:
+def switch(pipe: DiffusionPipeline, placement: Placement, before: Placement | None = None) -> None:
     """Turn on and off what can be changed at any time: attention slicing, VAE slicing and tiling.
 
     Only what differs from `before` is touched: some pipelines come with tiling on.
@@ -105,7 +115,7 @@ def switch(pipe: Any, placement: Placement, before: Placement | None = None) -> 
             _shrink_tiles(vae)
 
 
-def _shrink_tiles(vae: Any) -> None:
+def _shrink_tiles(vae: ModelMixin) -> None:
     """At most TILE pixels to a side: the models' own 1024 save nothing at 1024 x 1024."""
     size = getattr(vae, "tile_sample_min_size", None)
     if isinstance(size, int) and size > TILE:
@@ -113,21 +123,21 @@ def _shrink_tiles(vae: Any) -> None:
         vae.tile_sample_min_size = TILE
 
 
-def _resident(pipe: Any, device: str) -> Any:
+def _resident(pipe: DiffusionPipeline, device: str) -> DiffusionPipeline:
     return pipe.to(device)
 
 
-def _model_offload(pipe: Any, device: str) -> Any:
+def _model_offload(pipe: DiffusionPipeline, device: str) -> DiffusionPipeline:
     pipe.enable_model_cpu_offload(device=device)
     return pipe
 
 
-def _sequential_offload(pipe: Any, device: str) -> Any:
+def _sequential_offload(pipe: DiffusionPipeline, device: str) -> DiffusionPipeline:
     pipe.enable_sequential_cpu_offload(device=device)
     return pipe
 
 
-def _group_offload(pipe: Any, device: str) -> Any:
+def _group_offload(pipe: DiffusionPipeline, device: str) -> DiffusionPipeline:
     """Denoisers block by block, other components layer by layer; never to disk, which has given wrong results.
 
     Components whose class forbids it (some video autoencoders) stay on the device.
@@ -136,7 +146,7 @@ def _group_offload(pipe: Any, device: str) -> Any:
     from diffusers.hooks import apply_group_offloading
 
     for name, part in modules(pipe):
-        if not getattr(part, "_supports_group_offloading", True):
+        if not diffusers_seam.supports_group_offloading(part):
             part.to(device)
             continue
         blocks = kind_of(name) == "denoiser"
@@ -151,7 +161,7 @@ def _group_offload(pipe: Any, device: str) -> Any:
     return pipe
 
 
-OFFLOADS: Mapping[str, Callable[[Any, str], Any]] = {
+OFFLOADS: Mapping[str, Callable[[DiffusionPipeline, str], DiffusionPipeline]] = {
     "none": _resident,
     "model": _model_offload,
     "sequential": _sequential_offload,

@@ -9,31 +9,36 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Generic, NamedTuple, ParamSpec, TypeVar
 
+from ..seams import accelerate_seam, diffusers_seam
 from . import apply
 
+if TYPE_CHECKING:
+    import torch
+    from diffusers import DiffusionPipeline
+
+P = ParamSpec("P")
+R = TypeVar("R")
 T = TypeVar("T")
-Noise = tuple[Any, list[Any]]  # the states of torch's own generators, on the CPU and on each GPU
 
 
-def possible(pipe: Any) -> bool:
+def possible(pipe: DiffusionPipeline) -> bool:
     """Whether calls of a pipeline may be taken apart so: it is offloaded model by model, and its own state is plain."""
     from diffusers import DiffusionPipeline
 
     nested = any(isinstance(value, DiffusionPipeline) for value in vars(pipe).values())
     cached = any(getattr(part, "is_cache_enabled", False) for _, part in apply.modules(pipe))
-    return bool(getattr(pipe, "_all_hooks", None)) and not nested and not cached
+    return diffusers_seam.is_offloaded_by_model(pipe) and not nested and not cached
 
 
-def run(pipe: Any, works: Sequence[Callable[[Any], T]]) -> list[T]:
+def run(pipe: DiffusionPipeline, works: Sequence[Callable[[DiffusionPipeline], T]]) -> list[T]:
     """What each work makes of its copy of the pipeline, in order. Raises what the first that failed raised."""
-    turns = _Turns()
+    turns: _Turns[T] = _Turns()
     calls = [_Call(work, _copied(pipe)) for work in works]
     try:
-        with _gates(pipe, turns):
+        with accelerate_seam.gated(dict(apply.modules(pipe)), turns.gated):
             turns.take(calls)
     finally:
         for call in calls:
@@ -42,7 +47,7 @@ def run(pipe: Any, works: Sequence[Callable[[Any], T]]) -> list[T]:
     return [call.result() for call in calls]
 
 
-def _copied(pipe: Any) -> Any:
+def _copied(pipe: DiffusionPipeline) -> DiffusionPipeline:
     """A pipeline with a progress and schedulers of its own, and the same models. It leaves them where they are."""
     from diffusers import SchedulerMixin
 
@@ -55,6 +60,27 @@ def _copied(pipe: Any) -> Any:
     return own
 
 
+class _Noise(NamedTuple):
+    """The states of torch's own generators, on the CPU and on each GPU that is in use."""
+
+    cpu: torch.Tensor
+    gpus: list[torch.Tensor]
+
+    @classmethod
+    def now(cls) -> _Noise:
+        import torch
+
+        used: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+        return cls(torch.get_rng_state(), torch.cuda.get_rng_state_all() if used else [])
+
+    def restore(self) -> None:
+        import torch
+
+        torch.set_rng_state(self.cpu)
+        if self.gpus:
+            torch.cuda.set_rng_state_all(self.gpus)
+
+
 class _Stopped(BaseException):
     """Ends a call that nobody waits for any more."""
 
@@ -62,13 +88,13 @@ class _Stopped(BaseException):
 class _Call(Generic[T]):
     """A call in a thread of its own, which runs only between `go` and the return of `go`."""
 
-    def __init__(self, work: Callable[[Any], T], pipe: Any) -> None:
+    def __init__(self, work: Callable[[DiffusionPipeline], T], pipe: DiffusionPipeline) -> None:
         self.turn, self.back = threading.Semaphore(0), threading.Semaphore(0)
         self.wants = ""  # the component that it waits for
         self.made: list[T] = []
         self.error: BaseException | None = None
         self.stopped = False
-        self.noise: Noise | None = None  # from where it stopped
+        self.noise: _Noise | None = None  # from where it stopped
         self.thread = threading.Thread(target=self._run, args=(work, pipe), daemon=True)
         self.thread.start()
 
@@ -76,7 +102,7 @@ class _Call(Generic[T]):
     def over(self) -> bool:
         return bool(self.made) or self.error is not None
 
-    def _run(self, work: Callable[[Any], T], pipe: Any) -> None:
+    def _run(self, work: Callable[[DiffusionPipeline], T], pipe: DiffusionPipeline) -> None:
         self.turn.acquire()
         try:
             if not self.stopped:
@@ -88,10 +114,10 @@ class _Call(Generic[T]):
     def go(self) -> None:
         """Let it run until it is over or waits for another component. Torch's own random numbers go on where it was."""
         if self.noise:
-            _set_noise(self.noise)
+            self.noise.restore()
         self.turn.release()
         self.back.acquire()
-        self.noise = _noise()
+        self.noise = _Noise.now()
 
     def wait_for(self, component: str) -> None:
         """Called in its own thread: stop here until it is this component's turn."""
@@ -113,29 +139,14 @@ class _Call(Generic[T]):
         return self.made[0]
 
 
-def _noise() -> Noise:
-    import torch
-
-    used: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-    return torch.get_rng_state(), torch.cuda.get_rng_state_all() if used else []
-
-
-def _set_noise(noise: Noise) -> None:
-    import torch
-
-    torch.set_rng_state(noise[0])
-    if noise[1]:
-        torch.cuda.set_rng_state_all(noise[1])
-
-
-class _Turns:
+class _Turns(Generic[T]):
     """Which component is there, and which call runs."""
 
     def __init__(self) -> None:
         self.component = ""  # none yet
-        self.current: _Call[Any] | None = None
+        self.current: _Call[T] | None = None
 
-    def take(self, calls: Sequence[_Call[Any]]) -> None:
+    def take(self, calls: Sequence[_Call[T]]) -> None:
         """Let all calls run that wait for the component that is there; then for what the first of the others needs."""
         while waiting := [call for call in calls if not call.over]:
             self.current = next((call for call in waiting if call.wants == self.component), None)
@@ -144,25 +155,12 @@ class _Turns:
             else:
                 self.current.go()
 
-    def gated(self, name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+    def gated(self, name: str, original: Callable[P, R]) -> Callable[P, R]:
         """A hook's function that makes the call that runs wait until its component's turn."""
 
-        def pre_forward(*args: Any, **kwargs: Any) -> Any:
+        def pre_forward(*args: P.args, **kwargs: P.kwargs) -> R:
             if self.current is not None and name != self.component:
                 self.current.wait_for(name)
             return original(*args, **kwargs)
 
         return pre_forward
-
-
-@contextmanager
-def _gates(pipe: Any, turns: _Turns) -> Iterator[None]:
-    """Make a call stop where offloading would bring another component to the device."""
-    hooks = {name: part._hf_hook for name, part in apply.modules(pipe) if hasattr(part, "_hf_hook")}
-    for name, hook in hooks.items():
-        hook.pre_forward = turns.gated(name, hook.pre_forward)
-    try:
-        yield
-    finally:
-        for hook in hooks.values():
-            del hook.pre_forward

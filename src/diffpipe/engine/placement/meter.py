@@ -3,25 +3,52 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, NamedTuple, ParamSpec, TypeVar
 
 from . import apply as placing
 
-Marks = tuple[int | None, int | None]  # bytes: of the device, of the host
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Marks(NamedTuple):
+    """Bytes of the device's memory and of the host's; None where that is not known."""
+
+    device: int | None = None
+    host: int | None = None
+
+    def raised_to(self, now: Marks) -> Marks:
+        """Those of later marks that are higher, None for the others: what was used meanwhile is not known."""
+        return Marks(_raised(self.device, now.device), _raised(self.host, now.host))
+
+    def or_else(self, other: Marks) -> Marks:
+        """These, or the other's where these are not known."""
+        return Marks(self.device or other.device, self.host or other.host)
+
+
+def _raised(before: int | None, now: int | None) -> int | None:
+    return now if before is None or (now or 0) > before else None
 
 
 def marks(device: str) -> Marks:
-    """The most memory held so far: on a GPU by torch's tensors, on the host by this process (None where not told)."""
+    """The most memory held so far: on a GPU by torch's tensors, on the host by this process."""
     import torch
 
-    held = torch.cuda.max_memory_allocated(device) if device.startswith("cuda") else None
+    return Marks(torch.cuda.max_memory_allocated(device) if device.startswith("cuda") else None, _peak_of_process())
+
+
+def _peak_of_process() -> int | None:
+    """The most bytes that this process held, where Linux says so (proc(5), VmHWM)."""
     try:
         status = Path("/proc/self/status").read_text(encoding="ascii")
-        host = next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM:"))
+        return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM:"))
     except (OSError, StopIteration, ValueError):
-        return held, None
-    return held, host
+        return None
 
 
 class Meter:
@@ -34,21 +61,21 @@ class Meter:
     def __init__(self, device: str) -> None:
         self.device = device
         self.stage = "encode"
-        self.before: Marks = (None, None)
+        self.before = Marks()
         self.peaks: dict[str, Marks] = {}
 
-    def watch(self, pipe: Any) -> Any:
-        """The same pipeline, whose denoisers and decoders tell when they start."""
+    def watch(self, pipe: DiffusionPipeline) -> DiffusionPipeline:
+        """The same pipeline, whose denoisers and decoders report when they start."""
         for _, part in placing.modules(pipe, "denoiser"):
             part.register_forward_pre_hook(lambda *_: self.enter("denoise"))
         for _, part in placing.modules(pipe, "decoder"):
             if hasattr(part, "decode"):
-                part.decode = self._telling(part.decode)
+                part.decode = self._reporting(part.decode)
         return pipe
 
-    def _telling(self, decode: Any) -> Any:
+    def _reporting(self, decode: Callable[P, T]) -> Callable[P, T]:
         @functools.wraps(decode)
-        def wrapper(*args: Any, **kwargs: Any) -> Any:
+        def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
             self.enter("decode")
             return decode(*args, **kwargs)
 
@@ -63,14 +90,10 @@ class Meter:
         if stage == self.stage:
             return
         now = marks(self.device)
-        device, host = (
-            new if old is None or (new or 0) > old else None for old, new in zip(self.before, now, strict=True)
-        )
-        known = self.peaks.get(self.stage, (None, None))
-        self.peaks[self.stage] = device or known[0], host or known[1]
+        self.peaks[self.stage] = self.before.raised_to(now).or_else(self.peaks.get(self.stage, Marks()))
         self.stage, self.before = stage, now
 
     def stop(self) -> dict[str, Marks]:
         """The call has ended: stage -> peak on the device and on the host, None where it was not the highest so far."""
         self.enter("")
-        return {stage: peak for stage, peak in self.peaks.items() if peak != (None, None)}
+        return {stage: peak for stage, peak in self.peaks.items() if peak != Marks()}

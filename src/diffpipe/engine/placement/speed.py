@@ -5,10 +5,18 @@ from __future__ import annotations
 import importlib.util
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
+from ...core.canonical import JsonObject
 from ...core.errors import UsageError
+from ..seams import diffusers_seam, torch_seam
 from . import apply as placement
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline, ModelMixin
+    from diffusers.hooks import FirstBlockCacheConfig, PyramidAttentionBroadcastConfig, TaylorSeerCacheConfig
+
+    CacheConfig: TypeAlias = FirstBlockCacheConfig | PyramidAttentionBroadcastConfig | TaylorSeerCacheConfig
 
 # core.choices.AttentionBackend -> what diffusers' AttentionBackendName calls it.
 BACKENDS: Mapping[str, str] = {
@@ -26,7 +34,7 @@ BACKENDS: Mapping[str, str] = {
 ON_CPU = ("native", "native-math", "native-flash", "flex")
 
 
-def apply(pipe: Any, section: Mapping[str, Any]) -> Any:
+def apply(pipe: DiffusionPipeline, section: Mapping[str, Any]) -> DiffusionPipeline:
     """The pipeline with what a configuration's section "speed" says, after it was placed."""
     for _, part in placement.modules(pipe, "denoiser"):
         if backend := section.get("attention_backend"):
@@ -38,30 +46,27 @@ def apply(pipe: Any, section: Mapping[str, Any]) -> Any:
     return pipe
 
 
-def _set_attention(part: Any, backend: str) -> None:
+def _set_attention(part: ModelMixin, backend: str) -> None:
     """Of this component alone: set_attention_backend changes what every other model of the process uses, too."""
-    from diffusers.models.attention_dispatch import _AttentionBackendRegistry
+    from diffusers.models.attention_dispatch import attention_backend
 
-    before = _AttentionBackendRegistry._active_backend
-    try:
+    with attention_backend("native"):  # as it ends, it brings back what the others use
         part.set_attention_backend(backend)
-    finally:
-        _AttentionBackendRegistry.set_active_backend(before)
 
 
-def _first_block(pipe: Any) -> Any:
+def _first_block(pipe: DiffusionPipeline) -> FirstBlockCacheConfig:
     from diffusers import FirstBlockCacheConfig
 
     return FirstBlockCacheConfig()
 
 
-def _taylorseer(pipe: Any) -> Any:
+def _taylorseer(pipe: DiffusionPipeline) -> TaylorSeerCacheConfig:
     from diffusers import TaylorSeerCacheConfig
 
     return TaylorSeerCacheConfig(taylor_factors_dtype=pipe.dtype)
 
 
-def _pyramid(pipe: Any) -> Any:
+def _pyramid(pipe: DiffusionPipeline) -> PyramidAttentionBroadcastConfig:
     """The block range that diffusers' guide to caching starts from."""
     from diffusers import PyramidAttentionBroadcastConfig
 
@@ -71,7 +76,7 @@ def _pyramid(pipe: Any) -> Any:
 
 
 # By core.choices.StepCache.
-CACHES: Mapping[str, Callable[[Any], Any]] = {
+CACHES: Mapping[str, Callable[[DiffusionPipeline | ModelMixin], CacheConfig]] = {
     "first-block": _first_block,
     "taylorseer": _taylorseer,
     "pyramid": _pyramid,
@@ -79,7 +84,10 @@ CACHES: Mapping[str, Callable[[Any], Any]] = {
 
 
 def check(
-    pipeline: type, section: Mapping[str, Any], denoisers: Mapping[str, tuple[Any, Mapping[str, Any]]], device: str
+    pipeline: type[DiffusionPipeline],
+    section: Mapping[str, Any],
+    denoisers: Mapping[str, tuple[type[ModelMixin], JsonObject]],
+    device: str,
 ) -> None:
     """Whether a pipeline's denoisers can be made faster so, before any weight is fetched.
 
@@ -90,7 +98,7 @@ def check(
     for name, (cls, config) in denoisers.items():
         model = _on_meta(cls, config)
         if section.get("compile"):
-            _check_compile(name, cls, device)
+            _check_compile(cls, device)
         if backend := section.get("attention_backend"):
             _check_attention(name, model, backend, device)
         if cache := section.get("step_cache"):
@@ -101,7 +109,7 @@ def _leave_out(section: Mapping[str, Any]) -> str:
     return "leave out " + " and ".join("--" + name.replace("_", "-") for name in section)
 
 
-def _on_meta(cls: Any, config: Mapping[str, Any]) -> Any:
+def _on_meta(cls: type[ModelMixin], config: JsonObject) -> ModelMixin:
     """A model without weights."""
     from accelerate import init_empty_weights
 
@@ -109,24 +117,17 @@ def _on_meta(cls: Any, config: Mapping[str, Any]) -> Any:
         return cls.from_config(dict(config))
 
 
-def _check_compile(name: str, cls: Any, device: str) -> None:
-    if not getattr(cls, "_repeated_blocks", None):
+def _check_compile(cls: type[ModelMixin], device: str) -> None:
+    if not diffusers_seam.has_repeated_blocks(cls):
         raise UsageError(f"--compile: {cls.__name__} does not say which blocks repeat", "leave out --compile")
     if device.startswith("cuda") and importlib.util.find_spec("triton") is None:
         raise UsageError("--compile needs triton, which is not installed", "pip install triton, or leave out --compile")
-    if device == "cpu":
-        from torch._inductor.cpp_builder import get_cpp_compiler
-        from torch._inductor.exc import InvalidCxxCompiler
-
-        try:
-            get_cpp_compiler()
-        except InvalidCxxCompiler:
-            raise UsageError("--compile needs a C++ compiler here", "install g++, or leave out --compile") from None
+    if device == "cpu" and not torch_seam.has_cpp_compiler():
+        raise UsageError("--compile needs a C++ compiler here", "install g++, or leave out --compile")
 
 
-def _check_attention(name: str, model: Any, backend: str, device: str) -> None:
-    processors = (getattr(module, "processor", None) for module in model.modules())
-    if not any(hasattr(processor, "_attention_backend") for processor in processors):
+def _check_attention(name: str, model: ModelMixin, backend: str, device: str) -> None:
+    if not diffusers_seam.switches_attention(model):
         raise UsageError(
             f"--attention-backend: the {name} ({type(model).__name__}) calls torch's attention itself",
             "leave out --attention-backend",
@@ -140,9 +141,9 @@ def _check_attention(name: str, model: Any, backend: str, device: str) -> None:
         raise UsageError(f"--attention-backend {backend} cannot be used here: {reason}", "use native") from None
 
 
-def _check_cache(pipeline: type, name: str, model: Any, cache: str) -> None:
+def _check_cache(pipeline: type[DiffusionPipeline], name: str, model: ModelMixin, cache: str) -> None:
     """Caching needs a model whose blocks diffusers knows, and a pipeline that tells its passes apart."""
-    called = inspect.getsource(pipeline.__call__)  # type: ignore[operator]
+    called = inspect.getsource(pipeline.__call__)
     usable = hasattr(model, "enable_cache") and (cache == "pyramid" or "cache_context" in called)
     usable = usable and (cache != "pyramid" or hasattr(pipeline, "current_timestep"))
     reason = f"{pipeline.__name__} with {type(model).__name__} is not made for it"

@@ -5,19 +5,23 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from ...core.build_spec import Placement
 from ...core.errors import DiffpipeError, Exit
 from ...memory.knobs import describe, next_step, options
 from . import apply as placing
 
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
 log = logging.getLogger("diffpipe.engine")
 
 T = TypeVar("T")
+Work: TypeAlias = "Callable[[DiffusionPipeline, Placement], T]"
 
 
-class Held:
+class LoadedPipeline:
     """The pipeline of a run, loaded once as it was built: `built` says how.
 
     Tiling, casting and quantization change results, so a step down lasts for one item: the next starts as built, and
@@ -25,14 +29,16 @@ class Held:
     quantization can be had.
     """
 
-    def __init__(self, load: Callable[[Placement], Any], built: Placement, device: str, *, stored: bool) -> None:
+    def __init__(
+        self, load: Callable[[Placement], DiffusionPipeline], built: Placement, device: str, *, stored: bool
+    ) -> None:
         self.load, self.built, self.device, self.stored = load, built, device, stored
         self.pipe, self.placement = load(built), built
 
-    def make(self, work: Callable[[Any, Placement], T], tell: Callable[[str], None], *, step_down: bool = True) -> T:
+    def make(self, work: Work[T], say: Callable[[str], None], *, step_down: bool = True) -> T:
         """What `work` makes of the pipeline and its placement; once more a step down each time memory runs out.
 
-        `tell` gets a line for each step. Raises what `work` raises; DiffpipeError with exit code 5 if memory runs out
+        `say` gets a line for each step. Raises what `work` raises; DiffpipeError with exit code 5 if memory runs out
         and there is no step left, or none may be taken.
         """
         tried = [self.built]
@@ -44,14 +50,14 @@ class Held:
             following = self._next(tried[-1])
             if following is None or not step_down:
                 raise _out_of_memory(tried, following)
-            tell(f"memory ran out with {_told(tried)}: trying again with {describe(following)}")
+            say(f"memory ran out with {_tried(tried)}: trying again with {describe(following)}")
             tried.append(following)
 
-    def as_built(self) -> Any:
+    def as_built(self) -> DiffusionPipeline:
         """The pipeline without any step down."""
         return self._placed(self.built)
 
-    def _attempt(self, work: Callable[[Any, Placement], T], placement: Placement) -> tuple[T] | None:
+    def _attempt(self, work: Work[T], placement: Placement) -> tuple[T] | None:
         """None if memory ran out. The error goes with this frame: its traceback holds the tensors of the call."""
         try:
             return (work(self._placed(placement), placement),)
@@ -63,7 +69,7 @@ class Held:
             log.debug("out of memory: %s", error.__cause__ or error)
             return None
 
-    def _placed(self, placement: Placement) -> Any:
+    def _placed(self, placement: Placement) -> DiffusionPipeline:
         """The pipeline in a placement, loaded anew if that takes other weights or hooks."""
         if self.pipe is None or _heavy(placement) != _heavy(self.placement):
             self.pipe = None
@@ -80,7 +86,7 @@ class Held:
         kind = self.device.partition(":")[0]
         return next_step(placement, placing.parts(pipe), type(pipe).__name__, kind, self._fixed(pipe))
 
-    def _fixed(self, pipe: Any) -> set[str]:
+    def _fixed(self, pipe: DiffusionPipeline) -> set[str]:
         """What cannot be had: other quantized weights than the stored ones, and what no component has."""
         slices = any(hasattr(part, "set_attention_slice") for _, part in placing.modules(pipe))
         ordered = placing.ordered(type(pipe))
@@ -93,7 +99,7 @@ def _heavy(placement: Placement) -> Placement:
     return replace(placement, attention_slicing=False, vae_slicing=False, vae_tiling=False)
 
 
-def _told(tried: list[Placement]) -> str:
+def _tried(tried: list[Placement]) -> str:
     return "the pipeline as it was built" if len(tried) == 1 else describe(tried[-1])
 
 
