@@ -439,7 +439,7 @@ def other_version() -> bool:
 
 
 def other_protocol() -> bool:
-    return upgraded("runners/worker/lifecycle.py", "PROTOCOL = 1\n", "PROTOCOL = 2\n")
+    return upgraded("runners/worker/protocol.py", "VERSION = 1 ", "VERSION = 2 ")
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,16 +20,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffpipe.cache.store import Store
-from diffpipe.cli import workers as options
+from diffpipe.cli import workers
 from diffpipe.core.errors import CacheError, DiffpipeError, Exit, UsageError
 from diffpipe.core.flag import Flag
 from diffpipe.core.request import Artifact, Outcome, Request
 from diffpipe.memory.machine import Gpu
 from diffpipe.runners import local
 from diffpipe.runners.job import Ears, Job
-from diffpipe.runners.worker import channel, lifecycle, memory_check, server
-from diffpipe.runners.worker import client as worker
-from diffpipe.runners.worker.lifecycle import Link, Unusable
+from diffpipe.runners.wire import Answer
+from diffpipe.runners.worker import channel, client, clients, lifecycle, memory_check, places, runner, server
+from diffpipe.runners.worker.channel import Channel
+from diffpipe.runners.worker.client import Client
+from diffpipe.runners.worker.fingerprint import fingerprint
+from diffpipe.runners.worker.lifecycle import Link, Running, Unusable
+from diffpipe.runners.worker.protocol import Answered, FilePiece, Make, Ready, Status, Welcome, from_client
+from diffpipe.runners.worker.typed_paths import absolute
 
 KEY = "0123456789abcdef" * 4
 MANIFEST = {
@@ -87,6 +93,8 @@ class FakeSession:
             raise CacheError(f"cannot write {request.paths[0]}: full", "free some space")
         if what == "bug":
             raise RuntimeError("oh")
+        if what == "short of memory":
+            how.memory.tell(f"{request.id}: out of memory, trying VAE slicing")
         if what == "loud":
             how.memory.tell("x" * 3_000_000)
         for step in range(10_000 if what == "slow" else 1):
@@ -101,7 +109,7 @@ def store(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
     base = tmp_path_factory.mktemp("w")
     (base / "spool").mkdir()
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(base))
-    monkeypatch.setattr(lifecycle.tempfile, "tempdir", str(base / "spool"))
+    monkeypatch.setattr(places.tempfile, "tempdir", str(base / "spool"))
     monkeypatch.chdir(base)
     return Store(base / "home")
 
@@ -111,41 +119,41 @@ def start(store: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..
     """Starts a worker in a thread of this process: start(keep). All have ended, and left nothing, at the test's end."""
     monkeypatch.setattr(local, "Session", FakeSession)
     monkeypatch.setattr(server, "locate", lambda *_: {})
-    monkeypatch.setattr(server, "LOOK", 0.02)
-    monkeypatch.setattr(lifecycle, "LIFE", 0.05)
+    monkeypatch.setattr(server, "POLL", 0.02)
+    monkeypatch.setattr(lifecycle, "HEARTBEAT", 0.05)
     threads: list[threading.Thread] = []
     workers: list[server.Worker] = []
-    place = lifecycle.place_of(store, KEY)
+    place = places.place_of(store, KEY)
 
     def started(keep: float = 60.0) -> server.Worker:
         there = threading.Event()
 
         def run() -> None:
-            lock = lifecycle.lock(place)  # which is its thread's
+            lock = places.lock(place)  # which is its thread's
             assert lock
             workers.append(server.Worker(place, lock, store, FakeEntry(), keep))  # type: ignore[arg-type]
             there.set()
             workers[-1].run()
             if lock.counts():
-                lifecycle.sweep(place)
+                places.sweep(place)
             lock.release()
 
         threads.append(threading.Thread(target=run))
         threads[-1].start()
-        assert there.wait(10)
+        assert there.wait(60)
         return workers[-1]
 
     yield started
     for one in workers:
         one.stopping = True
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
         assert not thread.is_alive()
     assert [path.name for path in place.parent.iterdir() if path.suffix != ".lock"] == []
     until(lambda: not list(Path("spool").iterdir()))
 
 
-def until(true: Callable[[], object], within: float = 10) -> None:
+def until(true: Callable[[], object], within: float = 60) -> None:
     end = time.monotonic() + within
     while not true():
         assert time.monotonic() < end
@@ -172,7 +180,7 @@ def run(store: Store, requests: list[Request], job: Job = SEVERAL, link: Link | 
     def no_other() -> Link:
         raise AssertionError("the worker was lost")
 
-    return list(worker.run(link or found(store), no_other, MANIFEST, requests, job, heard()[1]))
+    return list(runner.run_on_worker(link or found(store), no_other, MANIFEST, requests, job, heard()[1]))
 
 
 # What comes back
@@ -233,6 +241,16 @@ def test_paths_come_back_as_they_were_typed(store: Store, start: Callable[..., s
     assert made[1].warnings == ("made a/x.png",)
 
 
+def test_lines_for_the_user_are_heard(store: Store, start: Callable[..., server.Worker]) -> None:
+    """As those of an item that ran out of memory and was made with less."""
+    start()
+    told, ears = heard()
+    requests = [request(0), request(1, "short of memory")]
+    made = list(runner.run_on_worker(found(store), lambda: found(store), MANIFEST, requests, SEVERAL, ears))
+    assert [outcome.error for outcome in made] == [None, None]
+    assert told == ["1: out of memory, trying VAE slicing"]
+
+
 # Input files
 
 
@@ -275,7 +293,7 @@ def test_a_named_pipe_is_opened_once(store: Store, start: Callable[..., server.W
     writing = threading.Thread(target=lambda: Path("fifo").write_bytes(b"x" * 1_000_000))
     writing.start()
     made = run(store, [request(0, image="fifo")])
-    writing.join(10)
+    writing.join(60)
     assert (made[0].error, Path("0.png").stat().st_size) == (None, 1_000_000)
 
 
@@ -283,15 +301,15 @@ def test_a_full_disk_of_input_files(
     store: Store, start: Callable[..., server.Worker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Told although the client is still sending, and to that client alone."""
-    started = start()
+    start()
     Path("large").write_bytes(bytes(20_000_000))
-    real = started._spool
+    add = clients.Spool.add
 
-    def full(guest: server.Guest, message: Mapping[str, Any]) -> None:
-        real(guest, {**message, "piece": ""})
+    def full(spool: clients.Spool, piece: FilePiece) -> None:
+        add(spool, replace(piece, data=b""))
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(started, "_spool", full)
+    monkeypatch.setattr(clients.Spool, "add", full)
     with pytest.raises(DiffpipeError) as caught:
         run(store, [request(0, image="large")])
     assert (caught.value.message, caught.value.exit_code) == (
@@ -304,17 +322,15 @@ def test_a_full_disk_of_input_files(
 def test_no_name_leads_out_of_the_spool(store: Store, start: Callable[..., server.Worker], name: str) -> None:
     start()
     link = found(store)
-    link.channel.send({"file": 0, "name": name, "piece": ""})
+    link.channel.send(FilePiece(0, name, b"").to_json())
     shown_out(link)
 
 
 def test_a_file_that_was_not_sent_is_not_read(store: Store, start: Callable[..., server.Worker]) -> None:
     start()
     link = found(store)
-    client = worker.Client(link, {}, heard()[1])
-    client.begin(SEVERAL, None, steps=False)
-    stolen = worker._absolute(worker.request_json(request(0, image="/etc/passwd")))
-    link.channel.send({"make": [stolen], "files": {}, "forget": []})
+    Client(link, {}, heard()[1]).begin(SEVERAL, None, steps=False)
+    link.channel.send(Make((absolute(request(0, image="/etc/passwd")),), files={}).to_json())
     shown_out(link)
     assert not Path("0.png").exists()
 
@@ -322,7 +338,7 @@ def test_a_file_that_was_not_sent_is_not_read(store: Store, start: Callable[...,
 def shown_out(link: Link) -> None:
     """The worker closes the connection, whatever it says before."""
     with pytest.raises(channel.Lost):
-        all(iter(lambda: link.channel.receive(5), None))
+        all(iter(lambda: link.channel.receive(60), None))
     link.channel.close()
 
 
@@ -354,31 +370,30 @@ def test_nonsense_costs_nobody_else(store: Store, start: Callable[..., server.Wo
         )
     assert run(store, [request(0)])[0].error is None
     link.channel.close()
-    until(lambda: not started.guests)
+    until(lambda: not started.clients)
 
 
 def test_who_takes_nothing_holds_up_the_others_for_a_while_only(
     store: Store, start: Callable[..., server.Worker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A client that was suspended, as by Ctrl-Z."""
-    monkeypatch.setattr(channel, "MESSAGE_TIMEOUT", 0.5)
     start()
-    suspended = worker.Client(found(store), {}, heard()[1])
+    suspended = Client(found(store), {}, heard()[1])
     suspended.begin(SEVERAL, None, steps=False)
+    link = found(store)
+    monkeypatch.setattr(channel, "MESSAGE_TIMEOUT", 1.0)
     suspended.ask([request(0, "loud")])
-    began = time.monotonic()
-    assert run(store, [request(1)])[0].error is None
-    assert time.monotonic() - began < 3
+    assert run(store, [request(1)], link=link)[0].error is None
     suspended.link.channel.close()
 
 
 def test_who_leaves_has_its_item_stopped(store: Store, start: Callable[..., server.Worker]) -> None:
     started = start()
-    leaving = worker.Client(found(store), {}, heard()[1])
+    leaving = Client(found(store), {}, heard()[1])
     leaving.begin(SEVERAL, None, steps=False)
     leaving.ask([request(0, "slow")])
     leaving.ask([request(1)])
-    until(lambda: started.wanted)
+    until(lambda: started.current)
     leaving.link.channel.close()
     assert run(store, [request(2)])[0].error is None
     assert sorted(path.name for path in Path().glob("*.png")) == ["2.png"]
@@ -401,7 +416,7 @@ def test_threads_do_not_grow_with_clients(store: Store, start: Callable[..., ser
 
 def test_nobody_who_was_let_in_is_sent_away(store: Store, start: Callable[..., server.Worker]) -> None:
     """Clients that come as a worker's time is over: served whole, or told at the door."""
-    place = lifecycle.place_of(store, KEY)
+    place = places.place_of(store, KEY)
     served = 0
     for number in range(30):
         start(keep=0.0)
@@ -415,25 +430,36 @@ def test_nobody_who_was_let_in_is_sent_away(store: Store, start: Callable[..., s
             made = run(store, [request(number)], link=link)
             assert made[0].error is None
             served += 1
-        assert lifecycle.gone(place, 10)
+        assert places.gone(place, 10)
     assert served > 0
 
 
-def test_the_idle_time_begins_after_the_last_item(store: Store, start: Callable[..., server.Worker]) -> None:
-    started = start(keep=0.5)
-    place = lifecycle.place_of(store, KEY)
-    for _ in range(4):  # looking does not keep it
-        assert lifecycle.ask(place, "status")
-        time.sleep(0.1)
+def test_the_idle_time_begins_after_the_last_item(
+    store: Store, start: Callable[..., server.Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, seen = [0.0], list[float]()
+
+    def monotonic() -> float:
+        seen.append(now[0])
+        return now[0]
+
+    monkeypatch.setattr(server, "time", SimpleNamespace(monotonic=monotonic, sleep=time.sleep))
+    started = start(keep=100.0)
+    now[0] = 99.0
     run(store, [request(0)])
-    time.sleep(0.3)
+    until(lambda: not started.clients)
+    now[0] = 198.0
+    assert lifecycle.ask(started.place, "status")  # which does not keep it
+    now[0] = 198.9
+    until(lambda: seen.count(198.9) > 1)
     assert not started.stopping
-    until(lambda: started.stopping, 2)
+    now[0] = 199.0
+    until(lambda: started.stopping)
 
 
 def test_a_full_house(store: Store, start: Callable[..., server.Worker], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "GUESTS", 1)
-    monkeypatch.setattr(lifecycle, "PARTING", 0.1)
+    monkeypatch.setattr(server, "MOST_CLIENTS", 1)
+    monkeypatch.setattr(lifecycle, "END_TIMEOUT", 0.1)
     start()
     link = found(store)
     with pytest.raises(Unusable, match="has 1 clients already"):
@@ -446,23 +472,23 @@ def test_an_upgraded_client_replaces_an_idle_worker(
 ) -> None:
     start(keep=77.0)
     link = found(store)
-    newer = {**lifecycle.greeting(), "versions": {"diffpipe": "99.0"}}
-    monkeypatch.setattr(lifecycle, "greeting", lambda: newer)
-    monkeypatch.setattr(lifecycle, "PARTING", 0.1)
+    newer = replace(fingerprint(), versions={"diffpipe": "99.0"})
+    monkeypatch.setattr(lifecycle, "fingerprint", lambda: newer)
+    monkeypatch.setattr(lifecycle, "END_TIMEOUT", 0.1)
     with pytest.raises(Unusable, match="of other versions and still at work"):
         lifecycle.find(store, KEY, print)
     with pytest.raises(Unusable, match="is about to end"):  # it lets nobody in any more
         lifecycle.find(store, KEY, print)
     assert run(store, [request(0)], link=link)[0].error is None
-    assert lifecycle.gone(lifecycle.place_of(store, KEY), 5)
+    assert places.gone(places.place_of(store, KEY), 5)
 
 
 def test_an_idle_one_of_other_versions_is_replaced(
     store: Store, start: Callable[..., server.Worker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start(keep=77.0)
-    newer = {**lifecycle.greeting(), "versions": {"diffpipe": "99.0"}}
-    monkeypatch.setattr(lifecycle, "greeting", lambda: newer)
+    newer = replace(fingerprint(), versions={"diffpipe": "99.0"})
+    monkeypatch.setattr(lifecycle, "fingerprint", lambda: newer)
     told: list[str] = []
     assert lifecycle.find(store, KEY, told.append) == 77.0
     assert told == ["the worker was of other versions: it was stopped"]
@@ -471,27 +497,48 @@ def test_an_idle_one_of_other_versions_is_replaced(
 
 def test_other_settings(store: Store, start: Callable[..., server.Worker], monkeypatch: pytest.MonkeyPatch) -> None:
     start()
-    other = {**lifecycle.greeting(), "settings": "other"}
-    monkeypatch.setattr(lifecycle, "greeting", lambda: other)
+    other = replace(fingerprint(), settings="other")
+    monkeypatch.setattr(lifecycle, "fingerprint", lambda: other)
     with pytest.raises(Unusable, match="with other settings"):
         lifecycle.find(store, KEY, print)
 
 
+@pytest.mark.parametrize(
+    ("variables", "cores", "groups"),
+    [({"OMP_NUM_THREADS": "7"}, {0}, [1]), ({}, {0, 1, 2}, [1]), ({}, {0}, [1, 2])],
+    ids=["variables", "cores", "groups"],
+)
+def test_what_settings_are(
+    variables: dict[str, str], cores: set[int], groups: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def settings(variables: dict[str, str], cores: set[int], groups: list[int]) -> str:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "sched_getaffinity", lambda pid: cores)
+            patch.setattr(os, "getgroups", lambda: groups)
+            for name, value in variables.items():
+                patch.setenv(name, value)
+            return fingerprint.__wrapped__().settings
+
+    usual = {"OMP_NUM_THREADS": "1"}
+    assert settings(usual, {0}, [1]) == settings(usual, {0}, [1])
+    assert settings({**usual, **variables}, cores, groups) != settings(usual, {0}, [1])
+
+
 def test_stop_ends_the_item_and_tells_its_client(store: Store, start: Callable[..., server.Worker]) -> None:
     started = start()
-    place = lifecycle.place_of(store, KEY)
+    place = places.place_of(store, KEY)
     link = found(store)
 
     def stop() -> None:
-        until(lambda: started.wanted)
+        until(lambda: started.current)
         lifecycle.stop(place)
 
     stopping = threading.Thread(target=stop)
     stopping.start()
     with pytest.raises(DiffpipeError, match="the worker was stopped"):
         run(store, [request(0, "slow"), request(1)], link=link)
-    stopping.join(5)
-    assert lifecycle.gone(place, 0)
+    stopping.join(60)
+    assert places.gone(place, 0)
     assert list(Path().glob("*.png")) == []
 
 
@@ -499,7 +546,7 @@ def test_stop_ends_the_item_and_tells_its_client(store: Store, start: Callable[.
 def test_what_clients_look_for_is_removed(store: Store, start: Callable[..., server.Worker], what: str) -> None:
     """Without its socket it listens anew; without its lock another one may be there, and it ends."""
     started = start()
-    path = channel.path_of(lifecycle.place_of(store, KEY))
+    path = channel.path_of(places.place_of(store, KEY))
     if what == "socket":
         path.unlink()
         until(path.exists)
@@ -513,16 +560,16 @@ def test_what_clients_look_for_is_removed(store: Store, start: Callable[..., ser
 # Stand-ins for workers that die or fall silent
 
 
-def stand_in(store: Store, serve_one: Callable[[Any], object], times: int) -> list[threading.Thread]:
-    """Workers that welcome a client and say that they are ready, then do what they are told, each by itself."""
-    listener = channel.listen(lifecycle.place_of(store, KEY))
+def stand_in(store: Store, serve_one: Callable[[Channel], object], times: int) -> threading.Thread:
+    """Workers that welcome a client, then do as `serve_one` does, each by itself."""
+    listener = channel.listen(places.place_of(store, KEY))
 
     def attend() -> None:
         for _ in range(times):
-            came = listener.accept(10)
+            came = listener.accept(60)
             assert came
-            came.receive(5)
-            came.send({"welcome": lifecycle.PROTOCOL, "key": KEY, "keep": 60.0, **lifecycle.greeting()})
+            came.receive(60)
+            came.send(Welcome(KEY, 60.0, fingerprint()).to_json())
             with suppress(channel.Lost):
                 serve_one(came)
             came.close()
@@ -530,27 +577,43 @@ def stand_in(store: Store, serve_one: Callable[[Any], object], times: int) -> li
 
     thread = threading.Thread(target=attend)
     thread.start()
-    return [thread]
+    return thread
+
+
+def asked_of(came: Channel) -> tuple[Request, ...] | None:
+    """The requests of the group that a client asks for; None once it has left."""
+    with suppress(channel.Lost):
+        message = came.receive(60)
+        assert message
+        make = from_client(message)
+        assert isinstance(make, Make)
+        return make.requests
+    return None
+
+
+def answer(came: Channel, request: Request) -> None:
+    made = Artifact(request.paths[0], 1, 0, "image", 0.1)
+    came.send(Answered(Answer((made,)), "made").to_json())
 
 
 def test_an_item_that_workers_die_of_is_given_up(store: Store) -> None:
     asked: list[str] = []
 
-    def dies(came: Any) -> None:
-        came.receive(5)
-        came.send({"ready": False})
-        first, second = (came.receive(5)["make"][0] for _ in range(2))
-        asked.append(f"{first['id']} {first['overwrite']}")
-        if first["id"] != "bad":
-            for one in (first, second):
-                made = {"path": one["paths"][0], "seed": 1, "index": 0, "kind": "image", "seconds": 0.1}
-                came.send({"outcome": {"artifacts": [made], "warnings": [], "error": None}, "log": "made"})
-            came.receive(5)
+    def dies(came: Channel) -> None:
+        came.receive(60)
+        came.send(Ready(False).to_json())
+        groups = [asked_of(came), asked_of(came)]
+        (first,), (second,) = (group or () for group in groups)
+        asked.append(f"{first.id} {first.overwrite}")
+        if first.id != "bad":
+            answer(came, first)
+            answer(came, second)
+            came.receive(60)
 
     requests = [replace(request(at), id=name) for at, name in enumerate(["bad", "good", "fine"])]
-    (thread,) = stand_in(store, dies, 4)
+    thread = stand_in(store, dies, 4)
     told, ears = heard()
-    made = list(worker.run(found(store), lambda: found(store), MANIFEST, requests, SEVERAL, ears))
+    made = list(runner.run_on_worker(found(store), lambda: found(store), MANIFEST, requests, SEVERAL, ears))
     thread.join()
     assert asked == ["bad False", "bad True", "bad True", "good False"]
     assert [(one.request.id, one.error and one.error.message) for one in made] == [
@@ -563,19 +626,18 @@ def test_of_items_that_went_together_only_those_fail_that_workers_die_of(store: 
     """Side by side, no outcome comes before all are made: after a death each goes by itself."""
     asked: list[list[str]] = []
 
-    def dies(came: Any) -> None:
-        came.receive(5)
-        came.send({"ready": True})
-        while message := came.receive(5):
-            asked.append([one["id"] for one in message["make"]])
+    def dies(came: Channel) -> None:
+        came.receive(60)
+        came.send(Ready(True).to_json())
+        while group := asked_of(came):
+            asked.append([one.id for one in group])
             if "bad" in asked[-1]:
                 return
-            made = {"path": message["make"][0]["paths"][0], "seed": 1, "index": 0, "kind": "image", "seconds": 0.1}
-            came.send({"outcome": {"artifacts": [made], "warnings": [], "error": None}, "log": "made"})
+            answer(came, group[0])
 
     requests = [replace(request(at), id=name) for at, name in enumerate(["one", "bad", "two"])]
-    (thread,) = stand_in(store, dies, 5)
-    made = list(worker.run(found(store), lambda: found(store), MANIFEST, requests, SEVERAL, heard()[1]))
+    thread = stand_in(store, dies, 5)
+    made = list(runner.run_on_worker(found(store), lambda: found(store), MANIFEST, requests, SEVERAL, heard()[1]))
     thread.join()
     assert asked[0] == ["one", "bad", "two"]
     assert {len(one) for one in asked[1:]} == {1}
@@ -583,32 +645,30 @@ def test_of_items_that_went_together_only_those_fail_that_workers_die_of(store: 
 
 
 def test_workers_that_die_while_they_load_are_given_up(store: Store) -> None:
-    (thread,) = stand_in(store, lambda came: came.receive(5), worker.TRIES)
+    thread = stand_in(store, lambda came: came.receive(60), runner.TRIES)
     with pytest.raises(DiffpipeError, match="the worker ended while it loaded the pipeline"):
-        list(worker.run(found(store), lambda: found(store), MANIFEST, [request(0)], SEVERAL, heard()[1]))
+        list(runner.run_on_worker(found(store), lambda: found(store), MANIFEST, [request(0)], SEVERAL, heard()[1]))
     thread.join()
 
 
 def test_a_worker_that_falls_silent_is_given_up(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lifecycle, "SILENCE", 0.3)
-    (thread,) = stand_in(store, lambda came: (came.receive(5), came.receive(5)), 1)
+    monkeypatch.setattr(lifecycle, "HEARTBEAT_TIMEOUT", 0.3)
+    thread = stand_in(store, lambda came: (came.receive(60), came.receive(60)), 1)
     link = found(store)
-    began = time.monotonic()
     with pytest.raises(DiffpipeError, match="the worker ended while it loaded"):
-        list(worker.run(link, lambda: link, MANIFEST, [request(0)], SEVERAL, heard()[1], tries=1))
-    assert time.monotonic() - began < 3
+        list(runner.run_on_worker(link, lambda: link, MANIFEST, [request(0)], SEVERAL, heard()[1], tries=1))
     thread.join()
 
 
 def test_a_worker_that_does_not_answer_is_ended(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its socket takes connections, its lock is held, and nothing comes."""
-    monkeypatch.setattr(lifecycle, "WELCOME", 0.3)
-    monkeypatch.setattr(lifecycle, "ANSWER", 0.3)
-    place = lifecycle.place_of(store, KEY)
+    monkeypatch.setattr(lifecycle, "WELCOME_TIMEOUT", 0.3)
+    monkeypatch.setattr(lifecycle, "ANSWER_TIMEOUT", 0.3)
+    place = places.place_of(store, KEY)
     text = (
-        "import os, sys, time; from pathlib import Path; from diffpipe.runners.worker import channel, lifecycle\n"
-        "place = Path(sys.argv[1]); lock = lifecycle.lock(place); listener = channel.listen(place)\n"
-        "lifecycle.pid_file(place).write_text(str(os.getpid())); print('there', flush=True); time.sleep(60)"
+        "import os, sys, time; from pathlib import Path; from diffpipe.runners.worker import channel, places\n"
+        "place = Path(sys.argv[1]); lock = places.lock(place); listener = channel.listen(place)\n"
+        "places.pid_file(place).write_text(str(os.getpid())); print('there', flush=True); time.sleep(60)"
     )
     words = [
         sys.executable,
@@ -621,9 +681,9 @@ def test_a_worker_that_does_not_answer_is_ended(store: Store, monkeypatch: pytes
         assert silent.stdout
         silent.stdout.readline()
         told: list[str] = []
-        assert [one["status"] for one in lifecycle.running(store)] == [None]
+        assert [one.status for one in lifecycle.running(store)] == [None]
         assert lifecycle.find(store, KEY, told.append) is None
-        assert silent.wait(5) < 0
+        assert silent.wait(60) < 0
     assert told == ["the worker did not answer: it was ended"]
     assert {path.suffix for path in place.parent.iterdir()} == {".lock"}
 
@@ -636,37 +696,37 @@ def test_one_that_is_killed_as_it_starts_is_started_again(
 
     def begin(place: Path, words: list[str]) -> subprocess.Popen[bytes]:
         begun.append(words)
-        lifecycle.pid_file(place).write_text("1")
+        places.pid_file(place).write_text("1")
         return subprocess.Popen(["sh", "-c", command])
 
-    monkeypatch.setattr(lifecycle, "_begun", begin)
+    monkeypatch.setattr(lifecycle, "_started", begin)
     with pytest.raises(DiffpipeError, match="no worker came up"):
         lifecycle.start(store, KEY, 5.0)
     assert begun == [[str(store.root), KEY, "5.0"]] * times
 
 
 def test_a_number_that_is_another_processs_by_now_is_not_killed(store: Store) -> None:
-    place = lifecycle.place_of(store, KEY)
-    lifecycle.pid_file(place).write_text(str(os.getpid()))  # whose lock nobody holds
+    place = places.place_of(store, KEY)
+    places.pid_file(place).write_text(str(os.getpid()))  # whose lock nobody holds
     lifecycle.kill(place)
-    assert not lifecycle.pid_file(place).exists()
+    assert not places.pid_file(place).exists()
 
 
 def test_no_worker_looks_at_the_clock() -> None:
     """What is set back cannot matter: all that waits does so by the monotonic clock."""
-    for module in (channel, server, lifecycle, worker, memory_check):
+    for module in (channel, client, clients, lifecycle, memory_check, places, runner, server):
         assert module.__file__
         assert not re.search(r"time\.time\(|datetime", Path(module.__file__).read_text())
 
 
-# Room
+# Memory
 
 
-def test_the_idlest_makes_room_first(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_idlest_ends_first_where_memory_is_short(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     idle = {"busy": 0.0, "used": 600.0, "short": 5.0, "long": 50.0, "longest": 500.0}
     others = [
-        {"place": Path(name), "status": {"busy": name == "busy", "clients": int(name == "used"), "idle": idle[name]}}
-        for name in idle
+        Running(Path(name), Status(name, 1, 1, None, True, name == "busy", seconds, 60.0, 1, int(name == "used")))
+        for name, seconds in idle.items()
     ]
     free = [1000]
 
@@ -674,7 +734,7 @@ def test_the_idlest_makes_room_first(store: Store, monkeypatch: pytest.MonkeyPat
         free[0] += 400
         return True
 
-    monkeypatch.setattr(lifecycle, "running", lambda store: [*others, {"place": Path("silent"), "status": None}])
+    monkeypatch.setattr(lifecycle, "running", lambda store: [*others, Running(Path("silent"), None)])
     monkeypatch.setattr(lifecycle, "retire", retire)
     monkeypatch.setattr(memory_check, "host_free", lambda: free[0])
     monkeypatch.setattr(memory_check, "gpus", lambda: (Gpu(0, "GPU", 1000, 900),))
@@ -682,7 +742,7 @@ def test_the_idlest_makes_room_first(store: Store, monkeypatch: pytest.MonkeyPat
     def made(host: int, device: int = 0) -> list[str]:
         free[0] = 1000
         monkeypatch.setattr(memory_check, "needed", lambda *_: (host, device))
-        return [one["place"].name for one in memory_check.make(store, FakeEntry(), MANIFEST)]  # type: ignore[arg-type]
+        return [one.key for one in memory_check.free_memory(store, FakeEntry(), MANIFEST)]  # type: ignore[arg-type]
 
     assert made(1000) == []
     assert made(1001) == ["longest"]
@@ -700,7 +760,7 @@ def test_the_idlest_makes_room_first(store: Store, monkeypatch: pytest.MonkeyPat
     [("0", 0), ("90", 90), ("30s", 30), ("5m", 300), ("1h", 3600), ("1h30m", 5400), ("1.5H", 5400), (" 2d ", 172800)],
 )
 def test_durations(text: str, seconds: float) -> None:
-    assert options.seconds(text, "--keep-warm") == seconds
+    assert workers.seconds(text, "--keep-warm") == seconds
 
 
 @pytest.mark.parametrize(
@@ -708,15 +768,15 @@ def test_durations(text: str, seconds: float) -> None:
 )
 def test_what_is_no_duration(text: str) -> None:
     with pytest.raises(UsageError):
-        options.seconds(text, "--keep-warm")
+        workers.seconds(text, "--keep-warm")
 
 
-@given(st.integers(0, options.LONGEST))
+@given(st.integers(0, workers.LONGEST))
 def test_durations_are_told_as_they_are_typed(seconds: int) -> None:
-    assert options.seconds(options._duration(seconds), "") == seconds
+    assert workers.seconds(workers.duration(seconds), "") == seconds
 
 
 @given(st.text())
 def test_any_text_is_a_duration_or_refused(text: str) -> None:
     with suppress(UsageError):
-        assert 0 <= options.seconds(text, "") <= options.LONGEST
+        assert 0 <= workers.seconds(text, "") <= workers.LONGEST

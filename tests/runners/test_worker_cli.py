@@ -21,7 +21,7 @@ from conftest import Cli, Done, Warm
 from PIL import Image
 
 from diffpipe.cache.store import Store
-from diffpipe.runners.worker import lifecycle as warm_workers
+from diffpipe.runners.worker import lifecycle, places
 
 SIZE = ("--width", 64, "--height", 64, "--num-inference-steps", 2)
 FOX = ("demo", "--prompt", "a fox", "--seed", 1, *SIZE)
@@ -84,9 +84,9 @@ def work(workers: Callable[[str], int], cli: Cli, tmp_path: Path) -> Path:
 
 def statuses(cli: Cli) -> list[dict[str, Any]]:
     store = Store(cli.home)
-    found = [one["status"] for one in warm_workers.running(store)]
+    found = [one.status for one in lifecycle.running(store)]
     names = store.names()
-    return [{**one, "names": [name for name, key in names.items() if key == one["key"]]} for one in found if one]
+    return [{**vars(one), "names": [name for name, key in names.items() if key == one.key]} for one in found if one]
 
 
 def busy(cli: Cli) -> bool:
@@ -100,8 +100,8 @@ def served(cli: Cli) -> int:
 
 def left(cli: Cli) -> list[str]:
     """What workers of this cache have left, but for their locks."""
-    stem = warm_workers.place_of(Store(cli.home), "0" * 64).name[:8]
-    folder = warm_workers.place_of(Store(cli.home), "0" * 64).parent
+    stem = places.place_of(Store(cli.home), "0" * 64).name[:8]
+    folder = places.place_of(Store(cli.home), "0" * 64).parent
     return [path.name for path in folder.iterdir() if path.name.startswith(stem) and path.suffix != ".lock"]
 
 

@@ -23,9 +23,8 @@ from ..core.flag import FORMATS, FRAME_RATES, MEDIA_KINDS, NOUNS, PER_CALL, Flag
 from ..core.request import Outcome, Request
 from ..results.metadata import About
 from ..runners import inputs
-from ..runners.job import Ears, Job
-from . import batch_run, output, previews, ray_options, tree
-from . import workers as worker
+from ..runners.job import Ears, Job, Previews
+from . import batch_run, output, previews, ray_options, tree, workers
 from .flags import (
     CONTEXT,
     arguments,
@@ -127,7 +126,7 @@ def options(kind: OutputKind, arguments: Collection[str] = ()) -> list[inspect.P
             "--step-down/--no-step-down", panel=RUN,
         ),
         *previews.options(kind),
-        *worker.options(RUN),
+        *workers.options(RUN),
         *batch_run.options(noun),
         *ray_options.options(),
         *reporting(RUN, f"Print a JSON object a {noun} instead of its path."),
@@ -154,7 +153,8 @@ def _generate(
     from ..cache.verify import locate
 
     ray_options.check(values)
-    workers = worker.Workers(Store(), entry, reference, manifest, values)
+    wish = workers.keep_warm(values["keep_warm"], allowed=values["worker"])
+    worker = workers.PipelineWorker(Store(), entry, manifest, wish)
     with ExitStack() as stack:
         source = batch_run.source(values["prompts_from"], values["prompts_format"], stack)
         batch = _batch(reference, entry, manifest, flags, values, explicit)
@@ -197,7 +197,7 @@ def _generate(
             fit=batch.fit,
             about=None if values["no_metadata"] else About(reference, batch.fit, values["batch_size"]),
             step_down=values["step_down"],
-            previews=(seen.every, seen.decode) if seen else None,
+            previews=Previews(seen.every, seen.decode) if seen else None,
         )
 
         def here(requests: Iterator[Request], ears: Ears) -> Iterator[Outcome]:
@@ -213,8 +213,8 @@ def _generate(
                 return
             with output.steps(reference, total or 0) as show:
                 ears = Ears(_numbered(show, total), _once, seen.show if seen else None)
-                kept = workers.find()
-                made = workers.run(requests, job, ears, alone=alone) if kept else here(requests, ears)
+                link = worker.find()
+                made = worker.run(link, requests, job, ears, alone=alone) if link else here(requests, ears)
                 yield from previews.watched(made, looks)
 
         return batch_run.Run(source, batch, make, check, words, keep_going, values["json"], alone, looks.earlier)()

@@ -156,10 +156,10 @@ def remove(pipeline: Pipeline, json: Json = False) -> None:
 
 def _free(store: Store, key: str) -> None:
     """End the worker of a pipeline that is no more."""
-    from ..runners.worker import lifecycle
+    from ..runners.worker import lifecycle, places
 
     with suppress(CacheError):  # a folder of workers that none can be in
-        lifecycle.stop(lifecycle.place_of(store, key))
+        lifecycle.stop(places.place_of(store, key))
 
 
 def _say_done(value: dict[str, Any], text: str, json: bool) -> None:

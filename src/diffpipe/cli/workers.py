@@ -7,7 +7,8 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,6 +19,10 @@ from ..runners.job import Ears, Job
 from ..storage.disk import readable
 from . import output, tree
 from .flags import option
+
+if TYPE_CHECKING:
+    from ..runners.worker.lifecycle import Link, Running
+    from ..runners.worker.protocol import Status
 
 DEFAULT = "DIFFPIPE_KEEP_WARM"
 UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -47,9 +52,9 @@ def list_(json: Json = False) -> None:
     from ..runners.worker import folder, lifecycle
 
     store = Store()
-    found = [_row(store, one) for one in lifecycle.running(store)]
+    found = lifecycle.running(store)
     if json:
-        output.result_json(found)
+        output.result_json([_row(store, one.status) for one in found])
         return
     if not folder.supported():
         output.say(f"no worker runs: {folder.UNSUPPORTED}")
@@ -58,31 +63,35 @@ def list_(json: Json = False) -> None:
         output.say("no worker runs; diffpipe generate NAME --keep-warm 5m starts one")
         return
     headings = ("PIPELINE", "KEY", "PROCESS", "MEMORY", "STATE", "REQUESTS", "KEPT FOR")
-    output.table(headings, [_cells(row) for row in found])
+    output.table(headings, [_cells(store, one.status) for one in found])
 
 
-def _row(store: Store, found: Mapping[str, Any]) -> dict[str, Any]:
-    """A worker as --json prints it."""
-    status = found["status"] or {}
-    key = status.get("key", "")
-    names = sorted(name for name, known in store.names().items() if known == key)
-    shown = ("pid", "memory", "device_memory", "loaded", "busy", "idle", "keep", "requests", "clients")
-    return {"names": names, "key": key, **{name: status.get(name) for name in shown}}
+def _row(store: Store, status: Status | None) -> dict[str, object]:
+    """A worker as --json prints it; None for all that is not known of one that does not answer."""
+    from ..runners.worker.protocol import Status
+
+    if status:
+        return {"names": _names_of(store, status.key), **vars(status)}
+    return {"names": [], **{field.name: None for field in fields(Status)}, "key": ""}
 
 
-def _cells(row: Mapping[str, Any]) -> list[str]:
-    if row["pid"] is None:
+def _names_of(store: Store, key: str) -> list[str]:
+    return sorted(name for name, known in store.names().items() if known == key)
+
+
+def _cells(store: Store, status: Status | None) -> list[str]:
+    if status is None:
         return ["?", "?", "?", "?", "does not answer", "?", "?"]
-    held = [readable(row[name]) for name in ("memory", "device_memory") if row[name]]
-    state = "busy" if row["busy"] else f"idle for {_duration(row['idle'])}"
+    held = [readable(size) for size in (status.memory, status.device_memory) if size]
+    state = "busy" if status.busy else f"idle for {duration(status.idle)}"
     return [
-        ", ".join(row["names"]) or "?",
-        row["key"][:SHORT],
-        str(row["pid"]),
+        ", ".join(_names_of(store, status.key)) or "?",
+        status.key[:SHORT],
+        str(status.pid),
         " + GPU ".join(held),
-        state if row["loaded"] else "loading",
-        str(row["requests"]),
-        _duration(row["keep"]),
+        state if status.loaded else "loading",
+        str(status.requests),
+        duration(status.keep),
     ]
 
 
@@ -97,26 +106,33 @@ def stop(
     all_: Annotated[bool, typer.Option("--all", help="Stop every worker.")] = False,
     json: Json = False,
 ) -> None:
-    from ..runners.worker import lifecycle
+    from ..runners.worker import lifecycle, places
 
     if pipeline is None and not all_:
         raise UsageError("worker stop needs a PIPELINE, or --all", "diffpipe worker list shows what runs")
     if pipeline is not None and all_:
         raise UsageError("worker stop is given a PIPELINE and --all", "leave one of them out")
     store = Store()
-    wanted = None if pipeline is None else lifecycle.place_of(store, store.key(pipeline))
-    found = [one for one in lifecycle.running(store) if wanted in (None, one["place"])]
+    wanted = None if pipeline is None else places.place_of(store, store.key(pipeline))
+    found = [one for one in lifecycle.running(store) if wanted in (None, one.place)]
     if wanted and not found:
         raise NotFoundError(f"no worker of {pipeline} runs", "diffpipe worker list shows those that do")
     for one in found:
-        row = _row(store, one)
-        lifecycle.stop(one["place"])
-        if json:
-            output.result_json({"names": row["names"], "key": row["key"], "pid": row["pid"]})
-        else:
-            output.result(f"stopped {', '.join(row['names']) or row['key'][:SHORT] or 'one that did not answer'}")
+        _stop(store, one, json)
     if not found:
         output.say("no worker runs")
+
+
+def _stop(store: Store, worker: Running, json: bool) -> None:
+    from ..runners.worker import lifecycle
+
+    key = worker.status.key if worker.status else ""
+    names = _names_of(store, key)
+    lifecycle.stop(worker.place)
+    if json:
+        output.result_json({"names": names, "key": key, "pid": worker.status.pid if worker.status else None})
+    else:
+        output.result(f"stopped {', '.join(names) or key[:SHORT] or 'one that did not answer'}")
 
 
 # Options of generate
@@ -137,20 +153,26 @@ def options(panel: str) -> list[inspect.Parameter]:
     ]  # fmt: skip
 
 
-def wanted(values: Mapping[str, Any]) -> tuple[bool, float | None]:
-    """Whether a worker may be used, and for how many seconds it is to be kept, None for no wish.
+@dataclass(frozen=True)
+class KeepWarm:
+    """What a run wants of a worker. `allowed`: whether one may be used. `seconds`: for how long it is to be kept, None
+    for no wish. `insisted`: whether the run fails where there is none."""
 
-    Raises UsageError for what is no duration.
-    """
-    given = values["keep_warm"]
-    if not values["worker"]:
+    allowed: bool
+    seconds: float | None = None
+    insisted: bool = False
+
+
+def keep_warm(given: str | None, allowed: bool) -> KeepWarm:
+    """What --keep-warm and --worker ask for, or the environment. Raises UsageError for what is no duration."""
+    if not allowed:
         if given is not None:
             raise UsageError("--keep-warm is given with --no-worker", "leave one of them out")
-        return False, None
+        return KeepWarm(allowed=False)
     if given is not None:
-        return True, seconds(given, "--keep-warm")
+        return KeepWarm(True, seconds(given, "--keep-warm"), insisted=True)
     default = os.environ.get(DEFAULT)
-    return True, seconds(default, DEFAULT) if default else None
+    return KeepWarm(True, seconds(default, DEFAULT) if default else None)
 
 
 def seconds(text: str, name: str) -> float:
@@ -164,7 +186,7 @@ def seconds(text: str, name: str) -> float:
     return found
 
 
-def _duration(length: float) -> str:
+def duration(length: float) -> str:
     whole = round(length)
     parts = [f"{whole // size % most}{unit}" for size, most, unit in ((3600, 10**6, "h"), (60, 60, "m"), (1, 60, "s"))]
     return "".join(part for part in parts if part[:-1] != "0") or "0s"
@@ -173,29 +195,26 @@ def _duration(length: float) -> str:
 # What generate does with them
 
 
-class Workers:
+class PipelineWorker:
     """The worker of a run's pipeline: the one that runs, or one that is started for it."""
 
-    def __init__(self, store: Store, entry: Entry, name: str, manifest: Mapping[str, Any], values: Mapping[str, Any]):
-        self.store, self.entry, self.name, self.manifest = store, entry, name, manifest
-        self.allowed, self.keep = wanted(values)
+    def __init__(self, store: Store, entry: Entry, manifest: Mapping[str, Any], wish: KeepWarm) -> None:
+        self.store, self.entry, self.manifest, self.wish = store, entry, manifest, wish
         self.kept = 0.0  # seconds that the next worker is kept
-        self.insisted = values["keep_warm"] is not None
-        self.link: Any = None
+        self.link: Link | None = None
 
-    def find(self) -> bool:
-        """Whether there is a worker for the run, started if it is wished for."""
-        if not self.allowed:
-            return False
+    def find(self) -> Link | None:
+        """The worker for the run, started if it is wished for; None where it does without."""
         from ..runners.worker import folder, lifecycle
 
-        if not folder.supported() and not self.keep:
-            return False
+        if not self.wish.allowed or not (folder.supported() or self.wish.seconds):
+            return None
         try:
             found = lifecycle.find(self.store, self.entry.key, output.warn)
             if isinstance(found, lifecycle.Link):
-                self.link, self.kept = found, found.said["keep"] if self.keep is None else self.keep
-            elif keep := self.keep or found:
+                self.link = found
+                self.kept = found.welcome.keep if self.wish.seconds is None else self.wish.seconds
+            elif keep := self.wish.seconds or found:
                 self.kept = keep
                 self.link = self.start()
         except lifecycle.Unusable as error:
@@ -205,31 +224,32 @@ class Workers:
             self._do_without(CacheError(reason, "make room in it, or use --no-worker"))
         except DiffpipeError as error:
             self._do_without(error)
-        return self.link is not None
+        return self.link
 
     def _do_without(self, error: DiffpipeError) -> None:
-        if self.insisted:
+        if self.wish.insisted:
             raise error
         output.warn(f"{error.message}: no worker is used ({error.hint})")
 
-    def start(self) -> Any:
-        """A new worker; the idlest of the others make room where memory is short."""
+    def start(self) -> Link:
+        """A new worker; the idlest of the others end where memory is short."""
         from ..runners.worker import lifecycle, memory_check
 
-        for freed in memory_check.make(self.store, self.entry, self.manifest):
-            names = ", ".join(_row(self.store, freed)["names"]) or freed["status"]["key"][:SHORT]
-            output.say(f"memory is short: stopped the worker of {names}, idle for {_duration(freed['status']['idle'])}")
+        for ended in memory_check.free_memory(self.store, self.entry, self.manifest):
+            names = ", ".join(_names_of(self.store, ended.key)) or ended.key[:SHORT]
+            output.say(f"memory is short: stopped the worker of {names}, idle for {duration(ended.idle)}")
         return lifecycle.start(self.store, self.entry.key, self.kept)
 
-    def run(self, requests: Iterator[Request], job: Job, ears: Ears, *, alone: bool) -> Iterator[Outcome]:
+    def run(self, link: Link, requests: Iterator[Request], job: Job, ears: Ears, *, alone: bool) -> Iterator[Outcome]:
         """What becomes of each request. `alone`: it is the only one, and fails if the worker dies of it."""
-        from ..runners.worker import client, lifecycle, publishing
+        from ..runners.worker import lifecycle, places, publishing, runner
 
-        told, tries = sys.stderr.isatty(), 1 if alone else client.TRIES
+        steps, tries = sys.stderr.isatty(), 1 if alone else runner.TRIES
 
         def make(made_here: Iterator[Request]) -> Iterator[Outcome]:
-            return client.run(self.link, self.start, self.manifest, made_here, job, ears, self.keep, told, tries)
+            keep = self.wish.seconds
+            return runner.run_on_worker(link, self.start, self.manifest, made_here, job, ears, keep, steps, tries)
 
         yield from publishing.run(make, requests)
-        if self.keep == 0:
-            lifecycle.gone(self.link.place, lifecycle.PARTING)  # its memory is free when this returns
+        if self.wish.seconds == 0:
+            places.gone(link.place, lifecycle.END_TIMEOUT)  # its memory is free when this returns

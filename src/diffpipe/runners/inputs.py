@@ -4,34 +4,47 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, TypeAlias
 
-from ..core.flag import MEDIA_KINDS, Flag
+from ..core.flag import MEDIA_KINDS, Arguments, Flag
 from ..core.request import Request
 
-Read = Callable[[Request], Mapping[str, Any]]
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Read = Callable[[Request], Arguments]
+Media: TypeAlias = Mapping[str, "str | list[str]"]  # call arguments that name files: a path, or several
 
 
-def reader(flags: Mapping[str, Flag], fit: bool, tell: Callable[[str], None]) -> Read:
+def reader(flags: Mapping[str, Flag], fit: bool, warn: Callable[[str], None]) -> Read:
     """Reads a request's media; those of the request before are not read again.
 
-    `fit`: crop pictures to what is made. `tell` hears of pictures that will be stretched.
+    `fit`: crop pictures to what is made. `warn` gets a line for each picture that will be stretched.
     """
-    last: tuple[Mapping[str, Any] | None, dict[str, Any]] = (None, {})
-    media = {name for name, flag in flags.items() if flag.kind in MEDIA_KINDS}
+    last: tuple[Arguments | None, Arguments] = (None, {})
 
-    def read(request: Request) -> Mapping[str, Any]:
+    def read(request: Request) -> Arguments:
         nonlocal last
-        if not media & request.arguments.keys():
+        if not media_of(request.arguments, flags):
             return request.arguments
         if request.arguments is not last[0]:
             from ..engine.running.run import read_media
 
             last = request.arguments, read_media(flags, request.arguments, fit=fit)
-            _tell_of_stretching(flags, last[1], tell)
+            _warn_of_stretching(flags, last[1], warn)
         return last[1]
 
     return read
+
+
+def media_of(arguments: Arguments, flags: Mapping[str, Flag]) -> Media:
+    """The call arguments that name files."""
+    return {name: value for name, value in arguments.items() if name in flags and flags[name].kind in MEDIA_KINDS}
+
+
+def paths(media: Media) -> Iterator[str]:
+    for value in media.values():
+        yield from value if isinstance(value, list) else [value]
 
 
 def once(path: str) -> bool:
@@ -41,18 +54,16 @@ def once(path: str) -> bool:
 
 def piped(request: Request, flags: Mapping[str, Flag]) -> bool:
     """Whether any of a request's media can be read only once."""
-    media = [name for name, flag in flags.items() if flag.kind in MEDIA_KINDS and name in request.arguments]
-    given = [request.arguments[name] for name in media]
-    return any(once(path) for value in given for path in (value if isinstance(value, list) else [value]))
+    return any(map(once, paths(media_of(request.arguments, flags))))
 
 
-def frames_of(arguments: Mapping[str, Any]) -> Iterator[Any]:
+def frames_of(arguments: Arguments) -> Iterator[Image]:
     """The pictures, and frames of videos, among call arguments with media read."""
     for value in arguments.values():
         yield from (one for one in (value if isinstance(value, list) else [value]) if hasattr(one, "getbbox"))
 
 
-def _tell_of_stretching(flags: Mapping[str, Flag], arguments: Mapping[str, Any], tell: Callable[[str], None]) -> None:
+def _warn_of_stretching(flags: Mapping[str, Flag], arguments: Arguments, warn: Callable[[str], None]) -> None:
     """Say when a starting picture has other proportions than the result: image-to-image pipelines stretch it to those
     (VaeImageProcessor.preprocess, resize_mode "default")."""
     width, height = (
@@ -62,4 +73,4 @@ def _tell_of_stretching(flags: Mapping[str, Flag], arguments: Mapping[str, Any],
     if not (picture and width and height and "strength" in flags):
         return
     if abs(picture.width * height - picture.height * width) > max(width, height) * max(picture.size) / 100:
-        tell(f"--image is {picture.width} x {picture.height}: it is stretched to {width} x {height}; --fit crops it")
+        warn(f"--image is {picture.width} x {picture.height}: it is stretched to {width} x {height}; --fit crops it")

@@ -1,23 +1,36 @@
-"""What a run in another process is told, and what it answers: plain data, which goes as JSON."""
+"""How a run's requests are made, as plain data that another process can be given; and who hears of it."""
 
 from __future__ import annotations
 
-import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
-from ..core.errors import DiffpipeError, Exit
-from ..core.request import Artifact, Outcome, Request
+from ..core.canonical import JsonObject
+from ..core.parsing import Fields
+from ..core.request import Request
 from ..results.metadata import About
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
 CHUNK = 20  # items that are made side by side where components are offloaded
+MOST = 2**31 - 1  # of a count
+
+
+@dataclass(frozen=True)
+class Previews:
+    """How what is being made is shown (see engine.preview.Preview): every so many steps, None for as fast as they can
+    be seen; `decode`: by the pipeline's own decoder."""
+
+    every: int | None = None
+    decode: bool = False
 
 
 @dataclass(frozen=True)
 class Job:
     """How requests are made. `about`: what their files say of the run, None for nothing. `several`: whether items may
-    be made side by side, and asked for ahead. `previews`: (every, decode) of engine.preview.Preview, None for none.
+    be made side by side, and asked for ahead. `previews`: None for none.
     """
 
     batch_size: int = 1
@@ -25,57 +38,38 @@ class Job:
     fit: bool = False
     about: About | None = None
     step_down: bool = True
-    previews: tuple[int | None, bool] | None = None
+    previews: Previews | None = None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Job:
-        about, previews = data["about"], data["previews"]
-        return cls(**{**data, "about": About(**about) if about else None, "previews": tuple(previews or ()) or None})
+    def from_json(cls, fields: Fields) -> Job:
+        """Raises Misfit."""
+        return cls(
+            batch_size=fields.integer("batch_size", 1, least=1, most=MOST),
+            several=fields.truth("several", False),
+            fit=fields.truth("fit", False),
+            about=_about_of(fields.object("about")) if "about" in fields else None,
+            step_down=fields.truth("step_down", True),
+            previews=_previews_of(fields.object("previews")) if "previews" in fields else None,
+        )
+
+
+def _about_of(fields: Fields) -> About:
+    batch_size = fields.integer("batch_size", 1, least=1, most=MOST)
+    return About(fields.text("name"), fields.truth("fit", False), batch_size)
+
+
+def _previews_of(fields: Fields) -> Previews:
+    return Previews(fields.maybe_integer("every", least=1, most=MOST), fields.truth("decode", False))
 
 
 @dataclass(frozen=True)
 class Ears:
     """Who hears of a run while it goes: each step of a request (steps done, steps in all), lines for the user, and
-    previews (PIL pictures)."""
+    previews."""
 
     on_step: Callable[[Request, int, int], None]
     tell: Callable[[str], None]
-    show: Callable[[Any], None] | None = None
-
-
-def request_json(request: Request) -> dict[str, Any]:
-    return asdict(request)
-
-
-def request_of(data: Mapping[str, Any]) -> Request:
-    return Request(**{**data, "paths": tuple(data["paths"])})
-
-
-def outcome_json(outcome: Outcome) -> dict[str, Any]:
-    """An outcome without its request, which the one who asked knows."""
-    return {
-        "artifacts": [asdict(artifact) for artifact in outcome.artifacts],
-        "warnings": list(outcome.warnings),
-        "error": error_json(outcome.error) if outcome.error else None,
-    }
-
-
-def outcome_of(data: Mapping[str, Any], request: Request) -> Outcome:
-    artifacts = tuple(Artifact(**artifact) for artifact in data["artifacts"])
-    error = error_of(data["error"]) if data["error"] else None
-    return Outcome(request, artifacts, tuple(data["warnings"]), error)
-
-
-def error_json(error: DiffpipeError) -> dict[str, Any]:
-    trace = "".join(traceback.format_exception(error))
-    return {"message": error.message, "hint": error.hint, "code": int(error.exit_code), "trace": trace}
-
-
-def error_of(data: Mapping[str, Any]) -> DiffpipeError:
-    """The error, with where it came from in the other process as a note, which --traceback shows."""
-    error = DiffpipeError(data["message"], data["hint"], Exit(data["code"]))
-    error.add_note(data["trace"])
-    return error
+    show: Callable[[Image], None] | None = None

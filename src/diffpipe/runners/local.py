@@ -83,7 +83,7 @@ def how_of(job: Job, ears: Ears, read: Read, note: Note) -> How:
     if ears.show and job.previews:
         from ..engine.running.preview import Preview
 
-        previews = Preview(ears.show, *job.previews)
+        previews = Preview(ears.show, job.previews.every, job.previews.decode)
     return How(read, ears.on_step, job.batch_size, job.about, memory, previews)
 
 

@@ -12,7 +12,8 @@ from typing import Any
 
 from ...core.flag import Flag
 from ...core.request import Request
-from ..job import CHUNK, Job, request_json
+from ..job import CHUNK, Job
+from ..wire import request_json
 from . import node
 from .cluster import ANSWER
 

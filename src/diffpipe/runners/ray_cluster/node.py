@@ -24,14 +24,16 @@ from ...cache.store import SHORT, Entry, Store
 from ...cache.verify import locate
 from ...core.errors import CacheError, DiffpipeError, NotFoundError
 from ...core.flag import MEDIA_KINDS, Flag, OutputKind
+from ...core.parsing import Fields
 from ...core.quantization import PACKAGES
 from ...core.request import Artifact, Request
 from ...core.source import Source
 from ...storage import urls
 from ...storage.disk import remove_leftovers
 from ..inputs import reader
-from ..job import Ears, Job, error_json, error_of, outcome_json, request_of
+from ..job import Ears, Job
 from ..local import How, Session, how_of
+from ..wire import Answer, error_json, error_of, request_of
 from . import input_files as feeds
 
 log = logging.getLogger("diffpipe.ray")
@@ -219,7 +221,7 @@ class Maker:
             raise DiffpipeError(f"{label}: {type(error).__name__}: {error}", "--traceback shows where") from error
         self.flags = {flag["name"]: Flag.from_json(flag) for flag in self.manifest["flags"]}
         self.lines: list[str] = []
-        job = Job.from_json(self.plan.job)
+        job = Job.from_json(Fields(dict(self.plan.job)))
         ears = Ears(lambda request, done, steps: None, self.lines.append)
         read = reader(self.flags, job.fit, ears.tell)
         self.how = how_of(job, ears, read, functools.partial(measured.add, entry.folder))
@@ -237,7 +239,7 @@ class Maker:
             found = located(self.plan.key, store)
             if found is None:
                 if failed := ray.get(alone.remote(self.plan)):
-                    raise error_of(failed)
+                    raise error_of(Fields(failed))
                 found = located(self.plan.key, store)
         assert found
         return found
@@ -257,7 +259,7 @@ class Maker:
         """Make a row's requests; what ends the whole run (a full disk), else None."""
         asked, again, deaths = taken
         self._forget()
-        requests = [request_of(data) for data in asked]
+        requests = [request_of(Fields(data)) for data in asked]
         lost = {place for place, count in deaths.items() if count >= MOST_DEATHS}
         answers += [_lost() if place in lost else None for place in range(len(requests))]
         wanted = [place for place in range(len(requests)) if place not in lost]
@@ -265,7 +267,7 @@ class Maker:
             ready = (self._begin(number, place, requests[place], again) for place in wanted)
             how = alone(self.how) if again else self.how
             for place, outcome in zip(wanted, self.session.outcomes(ready, how), strict=True):
-                sent = outcome_json(outcome)
+                sent: dict[str, Any] = Answer.of(outcome).to_json()
                 if not self.near:
                     sent["artifacts"] = [self._pack(a, requests[place], files) for a in outcome.artifacts]
                 answers[place] = sent

@@ -23,11 +23,13 @@ from typing import Any
 
 from ...cache.store import Entry
 from ...core.errors import CacheError, DiffpipeError
+from ...core.parsing import Fields
 from ...core.request import Outcome, Request
 from ...storage import urls
 from ...storage.disk import mark
-from ..job import Ears, Job, error_of, outcome_of
+from ..job import Ears, Job
 from ..local import Session, told
+from ..wire import Answer, error_of
 from . import input_files as feeds
 from . import node
 from .cluster import (
@@ -109,7 +111,7 @@ def _of_row(flow: Flow, number: int, row: Mapping[str, Any], files: memoryview, 
     seconds = [a["seconds"] for answer in row["answers"] if answer for a in answer["artifacts"]]
     drawn = flow.back(number, sum(seconds) / max(1, len(row["answers"])))
     if row["stopped"] and not row["answers"]:
-        raise error_of(row["stopped"])
+        raise error_of(Fields(row["stopped"]))
     if not drawn:
         return
     for line in row.get("lines", ()):
@@ -126,11 +128,11 @@ def _of_row(flow: Flow, number: int, row: Mapping[str, Any], files: memoryview, 
             else:
                 _check_seen(artifact["path"], row["node"])
             artifacts.append(artifact)
-        outcome = outcome_of({**answer, "artifacts": artifacts}, request)
+        outcome = Answer.from_json(Fields({**answer, "artifacts": artifacts})).outcome(request)
         log.info("%s; %s, %s", told(outcome), row["memory"], row["node"])
         yield outcome
     if row["stopped"]:
-        raise error_of(row["stopped"])
+        raise error_of(Fields(row["stopped"]))
 
 
 def _check_seen(path: str, node_name: str) -> None:

@@ -1,4 +1,4 @@
-"""Room in memory for one more worker: the idlest of the others end first."""
+"""Whether there is memory for one more worker: the idlest of the others end where there is not."""
 
 from __future__ import annotations
 
@@ -9,27 +9,25 @@ from ...cache.store import Entry, Store
 from ...memory.machine import gpus, host_free
 from ...memory.refuse import needed
 from . import lifecycle
+from .protocol import Status
 
 
-def make(store: Store, entry: Entry, manifest: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+def free_memory(store: Store, entry: Entry, manifest: Mapping[str, Any]) -> Iterator[Status]:
     """Stop idle workers, the idlest first, until what a pipeline needs is free or none is left; those that ended.
 
-    What is needed is predicted (see forecast), for the pipeline's usual size. Nothing ends where that is not known.
+    What is needed is predicted (see memory.refuse), for the pipeline's usual size. Nothing ends where that is not
+    known.
     """
-    others = [one for one in lifecycle.running(store) if one["status"] and not _used(one["status"])]
-    if not others:
+    running = [(one.place, one.status) for one in lifecycle.running(store) if one.status]
+    idle = [(place, status) for place, status in running if not (status.busy or status.clients)]
+    if not idle:
         return
     host, device = needed(manifest, entry.sources())
-    others.sort(key=lambda one: -one["status"]["idle"])
-    while others and _short(manifest, host, device):
-        idlest = others.pop(0)
-        if lifecycle.retire(idlest["place"]):
-            yield idlest
-
-
-def _used(status: Mapping[str, Any]) -> bool:
-    """Whether a worker has clients, who may want something next."""
-    return bool(status["busy"] or status["clients"])
+    idle.sort(key=lambda one: one[1].idle)
+    while idle and _short(manifest, host, device):
+        place, status = idle.pop()
+        if lifecycle.retire(place):
+            yield status
 
 
 def _short(manifest: Mapping[str, Any], host: int, device: int) -> bool:
