@@ -328,6 +328,27 @@ sys.exit(code)
 """
 
 
+def everything(*folders: Path) -> dict[Path, tuple[int, bytes]]:
+    """Every file with the time of its last change and what it holds; folders without content."""
+    found = [path for folder in folders for path in sorted(folder.rglob("*"))]
+    return {path: (path.stat().st_mtime_ns, b"" if path.is_dir() else path.read_bytes()) for path in found}
+
+
+@pytest.mark.parametrize("more", [(), ("--resume",), ("--retry-failed",), ("--overwrite", "--json")])
+def test_a_dry_run_changes_no_file_whatever_is_there(cli: Cli, work: Path, more: tuple[str, ...]) -> None:
+    """A run that was killed has left half a line in its journal: the next one drops it, and a dry run does not."""
+    (work / "p.txt").write_text("a fox\na cat\na panda\n")
+    (work / "out").mkdir()
+    key = json.loads(cli("pipelines", "show", "demo", "--json", check=True).stdout)["key"]
+    header = json.dumps({"journal": 1, "pipeline": key, "seed": 5})
+    (work / "out" / "demo.journal.jsonl").write_text(header + '\n{"id": "y", "item": "cd", "stat')
+    before = everything(work, cli.home)
+    words = ("--prompts-from", "p.txt", *SMALL, "-o", "out/", "--gallery", "shown", "--dry-run", *more)
+    done = cli.light("generate", "demo", *words, cwd=work)
+    assert (done.returncode, len(done.stdout.splitlines())) == (0, 3), done.stderr
+    assert everything(work, cli.home) == before
+
+
 @pytest.mark.parametrize("more", [(), ("--json",)])
 def test_a_stdout_that_lacks_characters_ends_nothing(cli: Cli, work: Path, more: tuple[str, ...]) -> None:
     run = ("generate", "demo", "--prompt", "a 🐼", *SMALL, "--seed", 1, "-o", "{prompt}.png", "--dry-run", *more)

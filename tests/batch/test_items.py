@@ -12,10 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from diffpipe.batch.argument_values import MOST
 from diffpipe.batch.items import ID, Batch, Earlier, Refused, items
 from diffpipe.batch.journal import opened
 from diffpipe.batch.output_paths import Outputs
-from diffpipe.batch.prompt_files import MOST, Row
+from diffpipe.batch.prompt_files import Row
 from diffpipe.core.errors import UsageError
 from diffpipe.core.flag import MAX_SEED, Flag
 from diffpipe.core.request import Request
@@ -177,6 +178,33 @@ def test_sweeps_are_crossed_with_the_rows_on_the_same_noise() -> None:
     assert made[0].seed != made[4].seed
     seeds = planned(rows({"prompt": "a"}), replace(BATCH, swept={"seed": [1, 2, 9]}))
     assert [one.seed for one in seeds] == [1, 2, 9]
+
+
+def test_what_is_swept_has_no_part_in_a_drawn_seed() -> None:
+    (alone,) = planned(rows({"prompt": "a", "guidance_scale": 2.0}))
+    for values in ([16], [32], [16, 32], [48, 16]):
+        swept = planned(rows({"prompt": "a", "guidance_scale": 2.0}), replace(BATCH, swept={"width": values}))
+        assert [one.seed for one in swept] == [alone.seed] * len(values)
+    (other,) = planned(rows({"prompt": "a", "guidance_scale": 5.0}))
+    assert other.seed != alone.seed
+
+
+def test_a_drawn_seed_is_of_pipeline_origin_arguments_count_and_id() -> None:
+    row = {"prompt": "a", "id": "cat"}
+    changed = [
+        (row, BATCH), (row, replace(BATCH, key="d" * 64)), (row, replace(BATCH, origin=2)),
+        (row, replace(BATCH, arguments={"width": 32})), (row, replace(BATCH, count=2)),
+        ({**row, "id": "dog"}, BATCH), ({**row, "prompt": "b"}, BATCH), ({"prompt": "a"}, BATCH),
+    ]  # fmt: skip
+    seeds = [planned(rows(given), batch)[0].seed for given, batch in changed]
+    assert len(set(seeds)) == len(changed)
+    assert planned(rows({**row, "output": "x.png"}))[0].seed == seeds[0]  # where it goes changes no picture
+
+
+def test_the_seeds_that_are_drawn_for_many_items_of_a_row_are_all_short(work: Path) -> None:
+    for origin in range(50):
+        made = planned(rows({"prompt": "a"}), replace(BATCH, origin=origin, count=3, outputs=Outputs("{id}")))
+        assert all(0 <= one.seed < 2**32 for one in made)
 
 
 def test_values_that_fitting_makes_one_are_items_of_their_own() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -14,7 +15,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffpipe.batch.journal import opened
+from diffpipe.batch.journal import Journal, opened, opened_to_read
+from diffpipe.batch.journal_lines import (
+    LONGEST_LINE,
+    LONGEST_WORDS,
+    MOST_FILES,
+    Header,
+    NotedFile,
+    Record,
+    header_of,
+    line_of,
+    record_of,
+)
 from diffpipe.core.errors import CacheError, UsageError
 from diffpipe.storage.disk import mark
 
@@ -29,6 +41,11 @@ def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def state(journal: Journal, name: str) -> str | None:
+    record = journal.last(name)
+    return record.state if record else None
 
 
 def write(path: Path) -> None:
@@ -66,14 +83,14 @@ def test_what_it_holds(path: Path) -> None:
 def test_it_is_read_again(path: Path) -> None:
     write(path)
     with opened(path) as journal:
-        assert journal.header == {"journal": 1, "pipeline": KEY, "seed": 7}
-        found = [(journal.last(name) or {}).get("status") for name in "abcd"]
+        assert journal.header == Header(KEY, 7)
+        found = [state(journal, name) for name in "abcd"]
         assert found == ["done", "failed", "started", None]
         begun = journal.last("c")
         assert begun is not None
         assert journal.paths(begun) == [str(path.parent / "c.png"), str(path.parent / "deep" / "c-2.png")]
         journal.done("c", "c-digest", 3, [], 1.0)
-        assert (journal.last("c") or {})["status"] == "done"
+        assert state(journal, "c") == "done"
 
 
 @pytest.mark.parametrize("change", ["longer", "other", "gone", "none"])
@@ -87,9 +104,9 @@ def test_a_file_that_changed_is_not_intact(path: Path, change: str) -> None:
         "none": lambda: None,
     }[change]()
     with opened(path) as journal:
-        line = journal.last("a")
-        assert line is not None
-        assert journal.intact(line) is (change == "none")
+        record = journal.last("a")
+        assert record is not None
+        assert journal.intact(record) is (change == "none")
 
 
 def test_a_folder_of_frames_is_a_result(path: Path) -> None:
@@ -100,12 +117,12 @@ def test_a_folder_of_frames_is_a_result(path: Path) -> None:
     with opened(path) as journal:
         journal.begin(KEY, 1)
         journal.done("v", "v", 1, ["out/clip.frames"], 1.0)
-        line = journal.last("v")
-        assert line is not None
-        assert line["files"][0]["size"] == 3
-        assert journal.intact(line)
+        record = journal.last("v")
+        assert record is not None
+        assert record.files[0].size == 3
+        assert journal.intact(record)
         (frames / "1.png").write_bytes(b"9")
-        assert not journal.intact(line)
+        assert not journal.intact(record)
 
 
 def test_files_are_on_disk_before_it_says_so(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,7 +188,7 @@ def test_lines_that_are_damaged_are_passed_over(path: Path) -> None:
     text[2:2] = ["no json\n", "[]\n", '{"id": 3}\n', "\n"]
     path.write_text("".join(text))
     with opened(path) as journal:
-        assert [(journal.last(name) or {}).get("status") for name in "abc"] == ["done", "failed", "started"]
+        assert [state(journal, name) for name in "abc"] == ["done", "failed", "started"]
 
 
 HOLD = """
@@ -225,3 +242,164 @@ def test_a_full_disk_is_told_and_leaves_no_part_of_a_line(path: Path, monkeypatc
             journal.failed("d", "d", 1, "it broke")
         os.close(part)
     assert path.read_bytes() == before
+
+
+# Journals of other versions, and of other programs
+
+SAMPLES = Path(__file__).parent / "samples"  # written by diffpipe 0.1.0
+
+
+def test_a_journal_of_the_first_version_is_read(tmp_path: Path) -> None:
+    shutil.copy(SAMPLES / "journal.jsonl", path := tmp_path / "demo.journal.jsonl")
+    with opened(path) as journal:
+        assert journal.header == Header("d3d470a7650abe6fc550d7ac73c83d356c779793ab6c0b8be9168d2f8a3800de", 2072656898)
+        done, failed = journal.last("fox"), journal.last("bad")
+        assert done == Record(
+            "fox", "9c8a621dbea5824110c6675ebb748dbde3dd873e1a03856a10eb518c04a9b932", "done", 1,
+            files=(
+                NotedFile(
+                    "demo-fox.png", 9837, "sha256:0418d2f812c0d1132229486664c23ecf2d1532d4eddf5dc895c2eff306640662"
+                ),
+            ),
+            seconds=0.316,
+        )  # fmt: skip
+        assert failed == Record(
+            "bad", "96fcaacc78ac4730310dbdd9eaac2b0dbcfb410dc005d2960812e12a573bb2a2", "failed", 4175422949,
+            error="FluxPipeline failed: 'int' object has no attribute 'ndim'",
+        )  # fmt: skip
+        assert state(journal, "d0b489f21ee21286") == "done"
+        assert not journal.intact(done)
+    assert path.read_bytes() == (SAMPLES / "journal.jsonl").read_bytes()
+
+
+def test_a_journal_of_the_first_version_with_urls_and_refused_rows_is_read() -> None:
+    with opened_to_read(SAMPLES / "journal_urls.jsonl") as journal:
+        file = NotedFile("s3://bucket/out/fox.png", 3, "sha256:" + "0" * 64, "e1")
+        assert journal.header == Header(KEY, 7)
+        assert journal.last("fox") == Record(
+            "fox", "cd" * 32, "done", 1, files=(file,), seconds=0.5, warnings=("a warning",)
+        )
+        assert journal.last("line-2") == Record(
+            "line-2", "", "failed", None, error="p.jsonl line 2: --width 33 is no multiple of 16"
+        )
+        assert journal.paths(Record("fox", "", "done", 1, files=(file,))) == ["s3://bucket/out/fox.png"]
+
+
+@pytest.mark.parametrize("name", ["journal.jsonl", "journal_urls.jsonl"])
+def test_every_line_is_written_as_the_first_version_wrote_it(name: str) -> None:
+    first, *rest = (SAMPLES / name).read_bytes().splitlines(keepends=True)
+    assert line_of(header_of(json.loads(first))) == first
+    assert [line_of(record_of(json.loads(line))) for line in rest] == rest
+
+
+RECORD = {"id": "a", "item": "x", "status": "done", "seed": 1, "files": [{"path": "a.png", "size": 7}]}
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"status": "finished"}, "status is none of started, done, failed"),
+        ({"status": None}, "status is missing"),
+        ({"item": 3}, "item is no text"),
+        ({"seed": -1}, f"seed is no whole number from 0 to {2**64 - 1}"),
+        ({"seed": 2**64}, f"seed is no whole number from 0 to {2**64 - 1}"),
+        ({"seed": True}, f"seed is no whole number from 0 to {2**64 - 1}"),
+        ({"files": {}}, "files is no list"),
+        ({"files": ["a.png"]}, "files.0 is no object"),
+        ({"files": [{"size": 7}]}, "files.0.path is missing"),
+        ({"files": [{"path": "a.png", "size": -1}]}, f"files.0.size is no whole number from 0 to {2**63 - 1}"),
+        ({"files": [{"path": "a.png"}] * (MOST_FILES + 1)}, f"it has more than {MOST_FILES} files"),
+        ({"paths": [1]}, "paths is no list of texts"),
+        ({"warnings": "hot"}, "warnings is no list"),
+        ({"seconds": "1"}, "seconds is no number"),
+        ({"error": ["x"]}, "error is no text"),
+    ],
+)
+def test_what_a_line_says_that_no_diffpipe_wrote_is_refused(path: Path, change: dict[str, Any], what: str) -> None:
+    write(path)
+    with path.open("a") as stream:
+        stream.write(json.dumps({**RECORD, **change}) + "\n")
+    before = path.read_bytes()
+    with opened(path) as journal:
+        with pytest.raises(CacheError) as refused:
+            journal.last("a")
+        assert refused.value.message == f"what {path} says of a is damaged: {what}"
+        assert state(journal, "b") == "failed"
+        journal.refused("a", "it cannot be made")
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("header", "error", "message"),
+    [
+        ('{"journal": 2, "pipeline": "x", "seed": 1}', UsageError, "was written by a newer diffpipe"),
+        ('{"journal": 1, "pipeline": "x"}', CacheError, "is damaged: seed is missing"),
+        ('{"journal": 1, "pipeline": 1, "seed": 1}', CacheError, "is damaged: pipeline is no text"),
+        ('{"journal": "1", "pipeline": "x", "seed": 1}', CacheError, "is damaged: journal is no number"),
+    ],
+)
+def test_a_run_that_says_what_no_diffpipe_wrote(path: Path, header: str, error: Any, message: str) -> None:
+    path.parent.mkdir()
+    path.write_text(header + "\n")
+    with pytest.raises(error, match=message), opened(path):
+        pass
+    assert path.read_text() == header + "\n"
+
+
+def test_a_line_of_any_length_is_not_read(path: Path) -> None:
+    write(path)
+    with path.open("ab") as stream:
+        stream.write(b'{"id": "d", "item": "' + b"x" * LONGEST_LINE + b'"}\n')
+    size = path.stat().st_size
+    with pytest.raises(CacheError, match=f"it has a line of more than {LONGEST_LINE} bytes"), opened(path):
+        pass
+    assert path.stat().st_size == size
+
+
+def test_an_error_of_any_length_can_be_noted(path: Path) -> None:
+    with opened(path) as journal:
+        journal.begin(KEY, 1)
+        journal.failed("a", "a", 1, "\u20ac" * LONGEST_LINE)
+    with opened(path) as journal:
+        found = journal.last("a")
+    assert found is not None
+    assert found.error == "\u20ac" * LONGEST_WORDS
+
+
+def test_reading_one_changes_and_makes_nothing(path: Path) -> None:
+    write(path)
+    with path.open("ab") as stream:
+        stream.write(b'{"id": "d", "item": "cut sh')
+    before = path.read_bytes(), path.stat().st_mtime_ns, sorted(path.parent.iterdir())
+    with opened(path), opened_to_read(path) as journal:  # another run may hold it
+        assert [state(journal, name) for name in "abcd"] == ["done", "failed", "started", None]
+    with path.open("ab") as stream:
+        stream.write(b'{"id": "d", "item": "cut sh')
+    with opened_to_read(path):
+        pass
+    assert path.read_bytes() == before[0]
+    assert sorted(path.parent.iterdir()) == before[2]
+    with pytest.raises(CacheError, match="cannot read"), opened_to_read(path.with_name("none.jsonl")):
+        pass
+    assert sorted(path.parent.iterdir()) == before[2]
+
+
+def test_a_refused_item_is_noted_once_and_takes_nothing_back(path: Path) -> None:
+    write(path)
+    with opened(path) as journal:
+        for name in ("a", "c"):
+            journal.refused(name, "it was made already")
+        for error in ("it cannot be made", "it cannot be made", "nor now"):
+            journal.refused("d", error)
+        assert [state(journal, name) for name in "abcd"] == ["done", "failed", "started", "failed"]
+    assert [line["error"] for line in lines(path) if line.get("id") == "d"] == ["it cannot be made", "nor now"]
+
+
+def test_what_could_not_be_read_when_it_was_noted_is_not_intact(path: Path) -> None:
+    with opened(path) as journal:
+        journal.begin(KEY, 1)
+        journal.done("a", "a", 1, ["out/gone.png"], 1.0)
+        record = journal.last("a")
+        assert record is not None
+        assert record.files == (NotedFile("gone.png"),)
+        assert not journal.intact(record)

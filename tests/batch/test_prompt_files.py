@@ -1,49 +1,21 @@
-"""Prompt files, sweeps and presets: what is read, what is refused, and where the fault is said to be."""
+"""Prompt files: what is read, what is refused, and where the fault is said to be."""
 
 from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import pytest
+from every_flag import FLAGS, NAMES
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from diffpipe.batch.prompt_files import (
-    MOST,
-    OWN,
-    Row,
-    crossed,
-    fitting,
-    from_text,
-    of_kind,
-    parse_json,
-    preset,
-    preset_names,
-    rows,
-    sweeps,
-    typed,
-)
-from diffpipe.core.errors import DiffpipeError, NotFoundError, UsageError
-from diffpipe.core.flag import Flag
-
-FLAGS = {
-    "prompt": Flag("prompt", "text"),
-    "negative_prompt": Flag("negative_prompt", "text", many=True),
-    "width": Flag("width", "integer"),
-    "guidance_scale": Flag("guidance_scale", "number"),
-    "sigmas": Flag("sigmas", "number", many=True, scalar=False),
-    "use_mask": Flag("use_mask", "boolean"),
-    "mode": Flag("mode", "choice", choices=("fast", "fine")),
-    "image": Flag("image", "image", many=True),
-    "extra": Flag("extra", "json"),
-}
-NAMES = frozenset(FLAGS) | {"unflagged"}
+from diffpipe.batch.argument_values import OWN
+from diffpipe.batch.prompt_files import Row, rows, typed
+from diffpipe.core.errors import UsageError
 
 
 def read(text: str | bytes, form: str | None = None) -> list[dict[str, Any]]:
@@ -263,156 +235,6 @@ def test_whatever_a_file_holds_it_is_read_or_refused(raw: bytes, form: str | Non
         assert 1 <= row.number <= raw.count(b"\n") + raw.count(b"\r") + 1
         with suppress(UsageError):
             assert set(typed(row, FLAGS, NAMES | OWN.keys())) <= NAMES | OWN.keys()
-
-
-@given(
-    value=st.recursive(
-        # Larger integers are not all the same as floats, which a number is read as.
-        st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(max_size=5),
-        lambda x: st.lists(x, max_size=3),
-    )
-)
-def test_any_json_value_is_taken_or_refused_for_any_flag(value: Any) -> None:
-    for flag in FLAGS.values():
-        with suppress(ValueError):
-            assert of_kind(flag, value) in (value, *(value if isinstance(value, list) else []))
-
-
-# Sweeps
-
-
-@pytest.mark.parametrize(
-    ("text", "values"),
-    [
-        ("guidance_scale=2,3.5,5", [2.0, 3.5, 5.0]),
-        ("guidance-scale=0..1..0.25", [0.0, 0.25, 0.5, 0.75, 1.0]),
-        ("guidance_scale=0..1..0.1", [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]),
-        ("guidance_scale=1..2", [1.0, 2.0]),
-        ("guidance_scale=.5..1", [0.5]),
-        ("width=64", [64]),
-        ("width=64..128..32,512", [64, 96, 128, 512]),
-        ("width=3..1", [3, 2, 1]),
-        ("seed=1..8", [1, 2, 3, 4, 5, 6, 7, 8]),
-        ("width=-2..2..2", [-2, 0, 2]),
-        ("prompt=a fox,a cat", ["a fox", "a cat"]),
-        ('prompt=["a, b", "c"]', ["a, b", "c"]),
-        ("prompt=1..3", ["1..3"]),
-        ("mode=fast,fine", ["fast", "fine"]),
-        ("use_mask=true,false", [True, False]),
-        ('extra=[{"a": 1}, null]', [{"a": 1}, None]),
-        ("unflagged=1..2,x", [1, 2, "x"]),
-    ],
-)
-def test_values_of_a_sweep(text: str, values: list[Any]) -> None:
-    swept = sweeps([text], FLAGS, NAMES | {"seed"})
-    assert list(swept.values()) == [values]
-    assert [type(value) for value in next(iter(swept.values()))] == [type(value) for value in values]
-
-
-@pytest.mark.parametrize(
-    ("texts", "message"),
-    [
-        (["guidance_scale"], "--sweep guidance_scale is not NAME=VALUES"),
-        (["guidance_scale="], "--sweep guidance_scale= is not NAME=VALUES"),
-        (["guidanse=1"], "--sweep guidanse=1: the pipeline takes no 'guidanse'"),
-        (["id=a,b"], "--sweep id=a,b: the pipeline takes no 'id'"),
-        (["width=1..4,2"], "--sweep width=1..4,2: a value is there twice"),
-        (["width=1,,2"], "--sweep width=1,,2: a value is empty"),
-        (["width=1.5"], "--sweep width=1.5: '1.5' is no whole number"),
-        (["width=1..2..0.5"], "--sweep width=1..2..0.5: 1..2 are no whole numbers"),
-        (["width=1..5..0"], "--sweep width=1..5..0: a step of 0 does not lead from 1 to 5"),
-        (["width=1..5..-1"], "--sweep width=1..5..-1: a step of -1 does not lead from 1 to 5"),
-        (["width=0..9999999999"], f"--sweep width=0..9999999999: 0..9999999999 are more than {MOST} values"),
-        (["width=0..1e400..1e-400"], f"--sweep width=0..1e400..1e-400: 0..1e400 are more than {MOST} values"),
-        (["mode=slow"], "--sweep mode=slow: 'slow' is none of fast, fine"),
-        (["prompt=[]"], "--sweep prompt=[]: the list is empty"),
-        (["width=1", "width=2"], "--sweep width=2: width is swept twice"),
-        (["width=1..2000", "guidance_scale=1..2000"], f"the sweeps make more than {MOST} items a prompt"),
-    ],
-)
-def test_sweeps_that_are_refused(texts: list[str], message: str) -> None:
-    with pytest.raises(UsageError) as caught:
-        sweeps(texts, FLAGS, NAMES | {"seed"})
-    assert caught.value.message == message
-
-
-@given(text=st.text(max_size=20) | st.text('0123456789.e-+,[]"', max_size=20))
-@example(text="1..1e999..1")
-def test_any_sweep_is_read_or_refused(text: str) -> None:
-    for name in ("width", "guidance_scale", "prompt", "unflagged"):
-        with suppress(UsageError):
-            assert sweeps([f"{name}={text}"], FLAGS, NAMES)[name]
-
-
-def test_every_combination_the_last_fastest() -> None:
-    assert list(crossed({"a": [1, 2], "b": "xy"})) == [
-        {"a": 1, "b": "x"}, {"a": 1, "b": "y"}, {"a": 2, "b": "x"}, {"a": 2, "b": "y"}
-    ]  # fmt: skip
-    assert list(crossed({})) == [{}]
-
-
-# Presets
-
-
-def test_a_preset_gives_what_the_pipeline_takes(tmp_path: Path) -> None:
-    (tmp_path / "soft.toml").write_text('guidance-scale = 2\nsteps = 9\nid = "x"\nsigmas = [1.0, 0.5]\n')
-    (tmp_path / "hard.json").write_text(json.dumps({"width": 64, "seed": 3}))
-    (tmp_path / "notes.txt").write_text("no preset")
-    assert preset_names(tmp_path) == ["hard", "soft"]
-    soft = preset("soft", tmp_path)
-    assert fitting(soft, "soft", FLAGS, NAMES) == ({"guidance_scale": 2, "sigmas": [1.0, 0.5]}, ["steps", "id"])
-    assert preset(str(tmp_path / "hard.json"), tmp_path / "elsewhere") == {"width": 64, "seed": 3}
-    assert fitting(preset("hard", tmp_path), "hard", FLAGS, NAMES | {"seed"}) == ({"width": 64, "seed": 3}, [])
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "message"),
-    [
-        ("x.toml", "width = ", "--args x.toml: Invalid value"),
-        ("x.toml", "extra = {when = 2026-01-01}", "--args x.toml: Object of type date is not JSON"),
-        ("x.toml", "extra = {scale = inf}", "--args x.toml: Out of range float values are not JSON"),
-        ("x.json", "[1]", "--args x.json is no JSON object"),
-        ("x.json", "{", "--args x.json: column 2: it is no JSON"),
-        ("x.toml", "\xff", "--args x.toml is not valid UTF-8"),
-    ],
-)
-def test_presets_that_are_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, text: str, message: str
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path(name).write_bytes(text.encode("latin-1"))
-    with pytest.raises(UsageError) as caught:
-        preset(name, tmp_path)
-    assert caught.value.message.startswith(message)
-
-
-def test_a_preset_of_another_type_names_its_key() -> None:
-    with pytest.raises(UsageError, match="--args soft, column width: 'wide' is no whole number"):
-        fitting({"width": "wide"}, "soft", FLAGS, NAMES)
-
-
-def test_a_preset_that_is_not_there_names_those_that_are(tmp_path: Path) -> None:
-    (tmp_path / "soft.toml").write_text("")
-    with pytest.raises(NotFoundError) as caught:
-        preset("sofd", tmp_path)
-    assert (caught.value.message, caught.value.hint) == (
-        "--args: there is no file sofd",
-        "the presets are: soft",
-    )
-    with pytest.raises(DiffpipeError):
-        preset("../soft", tmp_path / "empty")
-
-
-@given(text=st.text(max_size=30))
-def test_text_of_any_kind_is_read_or_refused(text: str) -> None:
-    for flag in (*FLAGS.values(), None):
-        with suppress(ValueError):
-            assert from_text(flag, text) is not None or flag is None or flag.kind == "json"
-
-
-@pytest.mark.parametrize("text", ["[1, 2]", '{"a": {"b": null}}', "3", '"x"', "true"])
-def test_json(text: str) -> None:
-    assert parse_json(text) == json.loads(text)
 
 
 def test_an_unused_row_is_empty() -> None:

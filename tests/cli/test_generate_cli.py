@@ -189,7 +189,7 @@ BAD: dict[str, tuple[str, int, str, str]] = {
     "a true width": (
         "flux --prompt x --set width=true",
         2,
-        "--set width=true: True is no integer",
+        "--set width=true: True is no whole number",
         "see --width in --help",
     ),
     "no pictures": (

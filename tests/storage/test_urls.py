@@ -26,6 +26,7 @@ from diffpipe.batch import output_paths
 from diffpipe.batch.argument_checks import check_files
 from diffpipe.batch.items import Batch, Earlier, Refused, items
 from diffpipe.batch.journal import opened
+from diffpipe.batch.journal_lines import NotedFile, Record
 from diffpipe.batch.output_paths import Outputs, whole_template, within
 from diffpipe.batch.prompt_files import Row
 from diffpipe.core.counter import CompactCounter
@@ -607,10 +608,14 @@ def test_a_resumed_run_knows_the_files_at_urls(change: str, stored: dict[str, An
     assert "secret" not in text
 
 
+def done(file: NotedFile) -> Record:
+    return Record("a", "a", "done", 1, files=(file,))
+
+
 def test_what_a_stores_tag_tells_is_not_read() -> None:
     url = "tagged://out/a.png"
     put(url, b"picture")
-    line = {"files": [{"path": url, "digest": "sha256:none", **(remote.stamp(url) or {})}]}
+    line = done(NotedFile(url, digest="sha256:none", **(remote.stamp(url) or {})))
     with opened(Path("flux.journal.jsonl")) as journal:
         assert journal.intact(line)
         put(url, b"PICTURE")
@@ -618,7 +623,7 @@ def test_what_a_stores_tag_tells_is_not_read() -> None:
         assert not journal.intact(line)
         put("tagged://out/same.png", b"PICTURE")  # copied by somebody: another tag, the same content
         state = remote.state("tagged://out/same.png")
-        assert journal.intact({"files": [{"path": "tagged://out/same.png", "tag": "old", **state}]})
+        assert journal.intact(done(NotedFile("tagged://out/same.png", tag="old", **state)))
 
 
 def test_what_a_crash_left_beside_a_file_url_is_removed() -> None:

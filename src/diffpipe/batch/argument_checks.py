@@ -5,74 +5,97 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
-from typing import Any
 
 from ..core.errors import NotFoundError, UsageError
-from ..core.flag import MEDIA_KINDS, Flag, nearest
+from ..core.flag import MEDIA_KINDS, Arguments, Flag, nearest
 from ..storage import urls
 
 
-def checked(flags: Mapping[str, Flag], arguments: Mapping[str, Any], *, fit: bool = False) -> dict[str, Any]:
-    """Arguments with what is empty left out; every value in its flag's range.
+def checked(flags: Mapping[str, Flag], arguments: Arguments, *, fit: bool = False) -> Arguments:
+    """Arguments with what is empty left out; every value, and every default, in its flag's range.
 
     `fit`: take the nearest size or number of frames that the pipeline can make. Raises UsageError for a missing
     argument (an empty text is one, if it is given), or a value out of range, with the nearest one that is in it.
     """
-    fitted = dict(arguments)
+    taken = dict(arguments)
     for name, flag in flags.items():
-        option = "--" + name.replace("_", "-")
-        value = arguments.get(name, flag.default)
-        empty = value in (None, []) or (value == "" and (flag.kind != "text" or name not in arguments))
-        if flag.required and empty:
-            raise UsageError(f"{option} is missing", f"this pipeline needs it: {flag.help}" if flag.help else "give it")
-        if fit and flag.multiple_of and isinstance(value, int) and value > 0 and name in arguments:
-            value = fitted[name] = nearest(flag, value)[0]
-        items = value if isinstance(value, list) else [value]
-        if flag.many and not flag.scalar and arguments.get(name) is not None:
-            fitted[name] = items  # in files, sweeps and --set, one value stands for a list of one
-        if flag.most and len(items) > flag.most and flag.kind in MEDIA_KINDS:
-            raise UsageError(f"{option} is given {len(items)} times", f"this pipeline takes {flag.most} at most")
-        for item in items:
-            if isinstance(item, str):
-                _check_text(option, item)
-            if isinstance(item, int | float) and not isinstance(item, bool):
-                _check_range(flag, option, item)
-        if flag.kind == "json" and name.endswith("_kwargs") and not isinstance(value, dict | None):
-            raise UsageError(f"{option} must be a JSON object", """for example '{"scale": 0.8}'""")
-    _check_strength(fitted)
-    _check_words(fitted)
-    _check_tiles(fitted)
-    return {name: value for name, value in fitted.items() if value not in (None, [])}
+        _check_given(flag, arguments)
+        if arguments.get(name) is not None:
+            taken[name] = _as_taken(flag, arguments[name], fit=fit)
+        _check_value(flag, taken.get(name, flag.default))
+    _check_strength(taken)
+    _check_words(taken)
+    _check_tiles(taken)
+    return {name: value for name, value in taken.items() if not _is_empty(value)}
 
 
-def check_files(flags: Mapping[str, Flag], arguments: Mapping[str, Any]) -> None:
+def _is_empty(value: object) -> bool:
+    return value is None or value == []
+
+
+def _check_given(flag: Flag, arguments: Arguments) -> None:
+    """Raises UsageError for a required argument that is missing. An empty text is a prompt where it is given."""
+    value = arguments.get(flag.name, flag.default)
+    blank = value == "" and (flag.kind != "text" or flag.name not in arguments)
+    if flag.required and (blank or _is_empty(value)):
+        hint = f"this pipeline needs it: {flag.help}" if flag.help else "give it"
+        raise UsageError(f"{flag.option} is missing", hint)
+
+
+def _as_taken(flag: Flag, value: object, *, fit: bool) -> object:
+    """A value as the pipeline takes it: fitted, and in a list where it takes lists alone."""
+    if fit and flag.multiple_of and isinstance(value, int) and value > 0:
+        value = nearest(flag, value)[0]
+    if flag.many and not flag.scalar:
+        return _listed(value)  # in files, sweeps and --set, one value stands for a list of one
+    return value
+
+
+def _listed(value: object) -> list[object]:
+    return value if isinstance(value, list) else [value]
+
+
+def _check_value(flag: Flag, value: object) -> None:
+    items = _listed(value)
+    if flag.most and len(items) > flag.most and flag.kind in MEDIA_KINDS:
+        raise UsageError(f"{flag.option} is given {len(items)} times", f"this pipeline takes {flag.most} at most")
+    for item in items:
+        if isinstance(item, str):
+            _check_text(flag, item)
+        if isinstance(item, int | float) and not isinstance(item, bool):
+            _check_range(flag, item)
+    if flag.kind == "json" and flag.name.endswith("_kwargs") and not isinstance(value, dict | None):
+        raise UsageError(f"{flag.option} must be a JSON object", """for example '{"scale": 0.8}'""")
+
+
+def check_files(flags: Mapping[str, Flag], arguments: Arguments) -> None:
     """Raises NotFoundError for a media argument that does not exist, UsageError for one that is no file."""
     for name, flag in flags.items():
         if flag.kind not in MEDIA_KINDS or name not in arguments:
             continue
-        option = "--" + name.replace("_", "-")
-        for path in arguments[name] if isinstance(arguments[name], list) else [arguments[name]]:
-            _check_file(flag, option, path)
+        for path in _listed(arguments[name]):
+            _check_file(flag, str(path))
         if "ip_adapter" in name:
-            raise UsageError(f"{option} needs an IP-Adapter, which no pipeline can be built with yet", "leave it out")
+            problem = f"{flag.option} needs an IP-Adapter, which no pipeline can be built with yet"
+            raise UsageError(problem, "leave it out")
 
 
-def _check_file(flag: Flag, option: str, path: str) -> None:
+def _check_file(flag: Flag, path: str) -> None:
     place = urls.on_disk(path) if urls.is_url(path) else path
     if not (urls.exists(path) if place is None else os.path.exists(place)):
-        raise NotFoundError(f"{option}: there is no file {urls.shown(path)}", "check the path")
+        raise NotFoundError(f"{flag.option}: there is no file {urls.shown(path)}", "check the path")
     if place is not None and os.path.isdir(place) and flag.kind != "video":
-        raise UsageError(f"{option}: {urls.shown(path)} is a folder", "name a file in it")
+        raise UsageError(f"{flag.option}: {urls.shown(path)} is a folder", "name a file in it")
 
 
-def _check_text(option: str, text: str) -> None:
+def _check_text(flag: Flag, text: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise UsageError(f"{option} is not valid UTF-8", "save the text as UTF-8, or set a UTF-8 locale") from None
+        raise UsageError(f"{flag.option} is not valid UTF-8", "save the text as UTF-8, or set a UTF-8 locale") from None
 
 
-def _check_strength(arguments: Mapping[str, Any]) -> None:
+def _check_strength(arguments: Arguments) -> None:
     """Image-to-image pipelines run the last steps * strength steps (get_timesteps) and fail where that is none.
 
     They differ in how they round below one step: what is named is enough for all of them.
@@ -85,30 +108,30 @@ def _check_strength(arguments: Mapping[str, Any]) -> None:
         )
 
 
-def _check_words(arguments: Mapping[str, Any]) -> None:
+def _check_words(arguments: Arguments) -> None:
     """Words to emphasise are found among the prompt's tokens: they must be in it."""
-    prompt, words = str(arguments.get("prompt") or "").lower(), arguments.get("words") or []
-    for word in words if isinstance(words, list) else [words]:
+    prompt = str(arguments.get("prompt") or "").lower()
+    for word in _listed(arguments.get("words") or []):
         if str(word).lower() not in prompt:
             raise UsageError(f"--words {word}: the prompt does not have it", "name words as the prompt has them")
 
 
-def _check_tiles(arguments: Mapping[str, Any]) -> None:
+def _check_tiles(arguments: Arguments) -> None:
     tile, overlap = arguments.get("tile_size"), arguments.get("tile_overlap")
     if isinstance(tile, int) and isinstance(overlap, int) and overlap >= tile:
         raise UsageError(f"--tile-overlap {overlap} is not below --tile-size {tile}", "make the overlap smaller")
 
 
-def _check_range(flag: Flag, option: str, value: float) -> None:
+def _check_range(flag: Flag, value: float) -> None:
     low, high, step = flag.minimum, flag.maximum, flag.multiple_of
     if isinstance(value, float) and not math.isfinite(value):
-        raise UsageError(f"{option} {value} is not a finite number", f"give {_bounds(flag)}")
+        raise UsageError(f"{flag.option} {value} is not a finite number", f"give {_bounds(flag)}")
     if (low is not None and value < low) or (high is not None and value > high):
-        raise UsageError(f"{option} {value} is out of range", f"give {_bounds(flag)}")
+        raise UsageError(f"{flag.option} {value} is out of range", f"give {_bounds(flag)}")
     if step and value % step != flag.remainder:
         near = " or ".join(map(str, sorted(nearest(flag, int(value)))))
         form = f"not {step}n + {flag.remainder}" if flag.remainder else f"no multiple of {step}"
-        raise UsageError(f"{option} {value} is {form}", f"the nearest: {near}; --fit takes it by itself")
+        raise UsageError(f"{flag.option} {value} is {form}", f"the nearest: {near}; --fit takes it by itself")
 
 
 def _bounds(flag: Flag) -> str:

@@ -1,83 +1,132 @@
 """The journal of a batch: what was made and what failed, beside the outputs, so that a run that stopped can be resumed.
 
-JSON lines. One when a run begins: {"journal": 1, "pipeline": KEY, "seed": N}. One when an item starts: {"id", "item",
-"status": "started", "seed", "paths"}. One when it ends, on disk (fsync) before the next item ends: {"id", "item",
-"status": "done" or "failed", "seed", "files": [{"path", "size", "digest"}], "seconds", "warnings", "error"}.
-`item` is the digest of pipeline, arguments and seed. Paths are relative to the journal's folder, with /; URLs are whole
-but for credentials, and have a "tag" where their store has one of a file's content. An item's last line counts. A last
-line that a crash cut short is dropped.
+JSON lines (see `journal_lines`): one when a run begins, one when an item starts, one when it ends, on disk (fsync)
+before the next item ends. An item's last line counts. A last line that a crash cut short is dropped.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from ..core.counter import CompactCounter
 from ..core.errors import CacheError, UsageError
+from ..core.parsing import Misfit
 from ..storage import urls
 from ..storage.disk import remove_leftovers, sha256
+from .journal_lines import LONGEST_LINE, Header, NotedFile, Record, header_of, line_of, object_of, record_of
 
-VERSION = 1
 FIRST = b'{"journal": '  # how a journal begins
 
 
 class Journal:
-    """An open journal. Only the place of each item's last line is kept in memory: 16 bytes an item."""
+    """An open journal, which is not written where it has no `writer`.
 
-    def __init__(self, path: Path, reader: IO[bytes], writer: IO[bytes]) -> None:
+    Only the place of each item's last line is kept in memory: 16 bytes an item.
+    """
+
+    def __init__(self, path: Path, reader: IO[bytes], writer: IO[bytes] | None = None) -> None:
         self.path = path
-        self.header: dict[str, Any] = {}
+        self.header: Header | None = None
         self._reader, self._writer = reader, writer
         self._places = CompactCounter(large=True)  # id -> 1 + where its last line begins
         self._end = 0
         self._lock = threading.RLock()  # runs on many machines draw items in another thread than they end in
-        self._read()
+        for line in self._whole_lines():
+            self._index(line)
+        if writer:
+            writer.truncate(self._end)
 
-    def _read(self) -> None:
-        for line in self._reader:
+    # Reading
+
+    def _whole_lines(self) -> Iterator[bytes]:
+        """The lines that no crash cut short. Raises UsageError for a file that is no journal."""
+        while line := self._reader.readline(LONGEST_LINE):
             if not self._end and line[: len(FIRST)] != FIRST[: len(line)]:
                 raise UsageError(f"{self.path} is no journal", "choose another --journal; nothing in it was changed")
-            if not line.endswith(b"\n"):
-                break
-            value = _parsed(line)
-            if "journal" in value:
-                self.header = value
-            elif isinstance(value.get("id"), str):
-                self._places[value["id"]] = self._end + 1
-            self._end += len(line)
-        self._writer.truncate(self._end)
+            if line.endswith(b"\n"):
+                yield line
+            elif len(line) == LONGEST_LINE:
+                raise self._damaged(f"it has a line of more than {LONGEST_LINE} bytes")
 
-    def begin(self, pipeline: str, seed: int) -> None:
-        """Note that a run begins, of which pipeline (key), and the seed that the items' random ones derive from."""
-        self.header = {"journal": VERSION, "pipeline": pipeline, "seed": seed}
-        self._write(self.header)
+    def _index(self, line: bytes) -> None:
+        """Note where an item's line is, or what a run says of itself; lines that are damaged are passed over."""
+        value = object_of(line)
+        if "journal" in value:
+            try:
+                self.header = header_of(value)
+            except Misfit as error:
+                raise self._damaged(str(error)) from error
+        elif isinstance(item_id := value.get("id"), str):
+            self._places[item_id] = self._end + 1
+        self._end += len(line)
 
-    def last(self, item_id: str) -> dict[str, Any] | None:
-        """An item's last line, None if it has none."""
+    def _damaged(self, how: str) -> CacheError:
+        return CacheError(f"{self.path} is damaged: {how}", "choose another --journal")
+
+    def last(self, item_id: str) -> Record | None:
+        """An item's last line, None if it has none. Raises CacheError for one that says what no diffpipe wrote."""
         with self._lock:
             if not (place := self._places[item_id]):
                 return None
             self._reader.seek(place - 1)
-            value = _parsed(self._reader.readline())
-        return value if value.get("id") == item_id else None
+            value = object_of(self._reader.readline(LONGEST_LINE))
+        if value.get("id") != item_id:  # two ids may share a digest
+            return None
+        try:
+            return record_of(value)
+        except Misfit as error:
+            problem = f"what {self.path} says of {item_id} is damaged: {error}"
+            raise CacheError(problem, "remove that line, or choose another --journal") from error
+
+    def paths(self, record: Record) -> list[str]:
+        """The absolute paths, and URLs as shown, that an item's line names."""
+        named = record.paths or [file.path for file in record.files]
+        return [path if urls.is_url(path) else os.path.abspath(self.path.parent / path) for path in named]
+
+    def intact(self, record: Record, like: str = "") -> bool:
+        """Whether every file of a finished item is there with the content it was written with.
+
+        `like`: a URL with the credentials for those in the journal, which has none. What a store's tag tells need not
+        be read. Raises DiffpipeError for a store that cannot be asked.
+        """
+        return bool(record.files) and all(self._is_as(file, like) for file in record.files)
+
+    def _is_as(self, file: NotedFile, like: str) -> bool:
+        if not urls.is_url(file.path):
+            now = _noted(file.path, self.path.parent / file.path)
+        else:
+            url = urls.with_credentials(file.path, like)
+            if urls.unchanged(url, file.stamp()):
+                return True
+            if not urls.exists(url):
+                return False
+            now = _noted_at(file.path, url)
+        return file.digest is not None and now == replace(file, tag=None)
+
+    # Writing
+
+    def begin(self, pipeline: str, seed: int) -> None:
+        """Note that a run begins, of which pipeline (key), and the seed that the items' random ones derive from."""
+        self.header = Header(pipeline, seed)
+        self._write(self.header)
 
     def started(self, item_id: str, item: str, seed: int, paths: Sequence[str]) -> None:
         """Note which paths are an item's own. Not synced: what a crash of the machine loses is made again."""
-        files = [self._relative(path) for path in paths]
-        self._write({"id": item_id, "item": item, "status": "started", "seed": seed, "paths": files}, sync=False)
+        own = tuple(self._relative(path) for path in paths)
+        self._write(Record(item_id, item, "started", seed, own), sync=False)
 
     def clear(self, item_id: str) -> None:
         """Remove what a crash left of an item that was started: temporary files in the place of its own."""
-        line = self.last(item_id)
-        if line and line["status"] == "started":
-            for path in self.paths(line):
+        record = self.last(item_id)
+        if record and record.state == "started":
+            for path in self.paths(record):
                 if place := urls.on_disk(path) if urls.is_url(path) else path:
                     remove_leftovers(Path(place))
 
@@ -89,7 +138,7 @@ class Journal:
         paths: Sequence[str],
         seconds: float,
         warnings: Sequence[str] = (),
-        stored: Mapping[str, Mapping[str, Any]] | None = None,
+        stored: Mapping[str, Mapping[str, object]] | None = None,
     ) -> None:
         """Note a finished item with size and digest of its files; they and the line are on disk when this returns.
 
@@ -98,44 +147,34 @@ class Journal:
         for path in paths:
             if not urls.is_url(path):
                 _sync(Path(path))
-        files = [{"path": self._relative(path), **((stored or {}).get(path) or _state_at(path))} for path in paths]
-        line: dict[str, Any] = {"id": item_id, "item": item, "status": "done", "seed": seed, "files": files}
-        self._write({**line, "seconds": round(seconds, 3), "warnings": list(warnings), "error": None})
+        files = tuple(self._note(path, (stored or {}).get(path)) for path in paths)
+        self._write(Record(item_id, item, "done", seed, (), files, seconds, tuple(warnings)))
+
+    def _note(self, path: str, known: Mapping[str, object] | None) -> NotedFile:
+        name = self._relative(path)
+        return _of_store(name, known) if known else _noted_at(name, path)
 
     def failed(self, item_id: str, item: str, seed: int | None, error: str) -> None:
         """Note an item that failed; `item` is "" and the seed None where its line could not be read."""
-        line: dict[str, Any] = {"id": item_id, "item": item, "status": "failed", "seed": seed, "files": []}
-        self._write({**line, "seconds": 0.0, "warnings": [], "error": error})
+        self._write(Record(item_id, item, "failed", seed, error=error))
 
-    def paths(self, line: Mapping[str, Any]) -> list[str]:
-        """The absolute paths, and URLs as shown, that an item's line names."""
-        named = line.get("paths") or [file["path"] for file in line.get("files", ())]
-        return [path if urls.is_url(path) else os.path.abspath(self.path.parent / path) for path in named]
-
-    def intact(self, line: Mapping[str, Any], like: str = "") -> bool:
-        """Whether every file of a finished item is there with the content it was written with.
-
-        `like`: a URL with the credentials for those in the journal, which has none. What a store's tag tells need not
-        be read. Raises DiffpipeError for a store that cannot be asked.
-        """
-        files = line.get("files", ())
-        return bool(files) and all(self._is_as(file, like) for file in files)
-
-    def _is_as(self, file: Mapping[str, Any], like: str) -> bool:
-        path = str(file["path"])
-        if not urls.is_url(path):
-            return {"path": path, **_state(self.path.parent / path)} == file
-        url = urls.with_credentials(path, like)
-        noted = {name: file.get(name) for name in ("size", "digest")}
-        return urls.unchanged(url, file) or (urls.exists(url) and _state_at(url) == noted)
+    def refused(self, item_id: str, error: str) -> None:
+        """Note an item that cannot be made, once. What was made or begun stays known: this takes nothing back."""
+        try:
+            before = self.last(item_id)
+        except CacheError:
+            return
+        if before is None or (before.state == "failed" and before.error != error):
+            self.failed(item_id, "", None, error)
 
     def _relative(self, path: str) -> str:
         if urls.is_url(path):
             return urls.shown(path)
         return Path(os.path.relpath(path, self.path.parent)).as_posix()
 
-    def _write(self, value: Mapping[str, Any], *, sync: bool = True) -> None:
-        line = json.dumps(value).encode() + b"\n"
+    def _write(self, value: Header | Record, *, sync: bool = True) -> None:
+        assert self._writer  # what is opened to be read is not written
+        line = line_of(value)
         with self._lock:
             try:
                 if self._writer.write(line) < len(line):
@@ -144,12 +183,10 @@ class Journal:
                     os.fsync(self._writer.fileno())
             except OSError as error:
                 self._writer.truncate(self._end)
-                reason = error.strerror or str(error)
-                raise CacheError(
-                    f"cannot write {self.path}: {reason}", "make room, then go on with --resume"
-                ) from error
-            if "id" in value:
-                self._places[value["id"]] = self._end + 1
+                problem = f"cannot write {self.path}: {error.strerror or error}"
+                raise CacheError(problem, "make room, then go on with --resume") from error
+            if isinstance(value, Record):
+                self._places[value.id] = self._end + 1
             self._end += len(line)
 
 
@@ -157,7 +194,8 @@ class Journal:
 def opened(path: Path) -> Iterator[Journal]:
     """The journal at a path, made if it is not there, held against other runs.
 
-    Raises UsageError while another run holds it and for a file that is no journal, CacheError if it cannot be written.
+    Raises UsageError while another run holds it and for a file that is no journal, CacheError for one that is damaged,
+    or that cannot be written.
     """
     from filelock import FileLock, Timeout
 
@@ -174,12 +212,18 @@ def opened(path: Path) -> Iterator[Journal]:
         yield Journal(path, reader, writer)
 
 
-def _parsed(line: bytes) -> dict[str, Any]:
-    try:
-        value = json.loads(line)
-    except (ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}
+@contextmanager
+def opened_to_read(path: Path) -> Iterator[Journal]:
+    """The journal at a path as it is, though another run writes it: no file is changed, and none made.
+
+    Raises UsageError for a file that is no journal, CacheError for one that is damaged or cannot be read.
+    """
+    with ExitStack() as stack:
+        try:
+            reader = stack.enter_context(path.open("rb"))
+        except OSError as error:
+            raise CacheError(f"cannot read {path}: {error.strerror}", "choose another --journal") from error
+        yield Journal(path, reader)
 
 
 def _sync(path: Path) -> None:
@@ -189,23 +233,33 @@ def _sync(path: Path) -> None:
             os.fsync(stream.fileno())
 
 
-def _state_at(path: str) -> dict[str, Any]:
-    """The same of a path or URL, which is read for it."""
+def _noted_at(name: str, path: str) -> NotedFile:
+    """A path or URL, which is read, as it is noted under a name. Raises DiffpipeError for a URL that cannot be read."""
     if not urls.is_url(path):
-        return _state(Path(path))
+        return _noted(name, Path(path))
     if place := urls.on_disk(path):
-        return _state(Path(place))
-    return urls.state(path)
+        return _noted(name, Path(place))
+    return _of_store(name, urls.state(path))
 
 
-def _state(path: Path) -> dict[str, Any]:
-    """Size and content digest of a file, or of all files of a folder of frames; {} if it cannot be read."""
+def _of_store(name: str, state: Mapping[str, object]) -> NotedFile:
+    size, digest, tag = (state.get(key) for key in ("size", "digest", "tag"))
+    return NotedFile(
+        name,
+        size if isinstance(size, int) else None,
+        digest if isinstance(digest, str) else None,
+        tag if isinstance(tag, str) else None,
+    )
+
+
+def _noted(name: str, path: Path) -> NotedFile:
+    """Size and content digest of a file, or of all files of a folder of frames; neither if it cannot be read."""
     try:
         if not path.is_dir():
-            return {"size": path.stat().st_size, "digest": sha256(path)}
+            return NotedFile(name, path.stat().st_size, sha256(path))
         frames = sorted(path.iterdir())
         digests = "".join(f"{frame.name} {sha256(frame)}\n" for frame in frames).encode()
         size = sum(frame.stat().st_size for frame in frames)
-        return {"size": size, "digest": "sha256:" + hashlib.sha256(digests).hexdigest()}
+        return NotedFile(name, size, "sha256:" + hashlib.sha256(digests).hexdigest())
     except OSError:
-        return {}
+        return NotedFile(name)

@@ -9,7 +9,6 @@ import unicodedata
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from ..core.counter import CompactCounter
 from ..core.errors import UsageError
@@ -68,7 +67,7 @@ def within(outputs: Outputs, template: str) -> Outputs:
 
 def paths(
     template: tuple[str, str],
-    values: Mapping[str, Any],
+    values: Mapping[str, int | str],
     numbers: Iterable[int],
     outputs: Outputs,
     taken: CompactCounter,
@@ -209,7 +208,7 @@ def check_template(template: str) -> None:
         raise UsageError("--output is no path", "for example out/{index:03d}-{seed}.{ext}")
 
 
-def fill(template: str, values: Mapping[str, Any]) -> str:
+def fill(template: str, values: Mapping[str, int | str]) -> str:
     """A template with its fields filled; no field can add a folder, a reserved name or an over-long one."""
     names = [""]
     filled = set()  # which of the names have a field in them; what the user wrote in full stays as it is

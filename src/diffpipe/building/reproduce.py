@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..batch.argument_checks import checked
-from ..batch.prompt_files import Row, typed
+from ..batch.argument_values import from_json, typed_values
 from ..cache.store import SHORT, Entry, Store, check_name
 from ..cache.verify import locate
 from ..catalog.plugins import providers
@@ -20,7 +20,7 @@ from ..catalog.rows import PipelineType
 from ..core.build_spec import BuildSpec, Speed
 from ..core.canonical import digest
 from ..core.errors import CacheError, NotFoundError, UsageError
-from ..core.flag import MEDIA_KINDS, Flag
+from ..core.flag import MEDIA_KINDS, Arguments, Flag
 from ..core.source import CHECKPOINTS
 from ..results.metadata import damaged, media_digest, sections_of
 from ..sources.pin import Context, placement_of, resolve
@@ -272,7 +272,7 @@ def _shown(value: Any) -> str:
 
 def call_of(
     document: Mapping[str, Any], manifest: Mapping[str, Any], find: Callable[[str, Mapping[str, Any], int], str]
-) -> dict[str, Any]:
+) -> Arguments:
     """The call arguments of a document, media as paths that `find` gives for (argument, recorded file, its place).
 
     Raises UsageError for what the pipeline does not take.
@@ -282,7 +282,7 @@ def call_of(
     plain = {name: value for name, value in document["arguments"].items() if value is not None}
     if plain.keys() & media or document["media"].keys() - media:
         raise damaged()
-    typed(Row("its settings", values=plain), flags, {*manifest["arguments"], *flags})
+    typed_values(plain, from_json, "its settings", flags, {*manifest["arguments"], *flags})
     return checked(flags, {**plain, **{name: _found(name, value, find) for name, value in document["media"].items()}})
 
 

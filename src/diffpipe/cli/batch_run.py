@@ -14,10 +14,13 @@ from pathlib import Path
 from textwrap import shorten
 from typing import IO, Any, Literal
 
+from ..batch.argument_values import OWN
 from ..batch.items import Batch, Earlier, Refused, items
-from ..batch.journal import opened
+from ..batch.journal import opened, opened_to_read
+from ..batch.journal_lines import Record
 from ..batch.output_paths import base_of
-from ..batch.prompt_files import ENDINGS, OWN, Row, fitting, preset, preset_names, rows
+from ..batch.presets import fitting, preset, preset_names
+from ..batch.prompt_files import ENDINGS, Row, rows
 from ..core.errors import AccessError, DiffpipeError, Exit, NotFoundError, UsageError
 from ..core.flag import Flag
 from ..core.request import Outcome, Request
@@ -256,7 +259,7 @@ class Run:
     keep_going: bool | None
     as_json: bool
     alone: bool
-    earlier: Callable[[Mapping[str, Any]], None] = lambda line: None
+    earlier: Callable[[Record], None] = lambda record: None
 
     def __call__(self) -> Exit:
         """Make every item, note it in the journal, and tell it on stdout."""
@@ -286,16 +289,14 @@ class Run:
                 yield item
             elif isinstance(item, Earlier):
                 count.earlier += 1
-                count.failed_earlier += item.line["status"] == "failed"
-                self.earlier(item.line)
+                count.failed_earlier += item.record.state == "failed"
+                self.earlier(item.record)
             elif self.keep_going or (self.batch.resume and self.source.again):
                 # A file was checked whole before: what is refused only now (a finished file that was changed since)
                 # must not cost the others.
                 count.failed += 1
-                before = (journal.last(item.id) if journal else None) or {"status": "failed"}
-                # What was made or begun stays known: refusing it now ("made already") takes nothing back.
-                if journal and before["status"] == "failed" and before.get("error") != item.error.message:
-                    journal.failed(item.id, "", None, item.error.message)
+                if journal:
+                    journal.refused(item.id, item.error.message)
                 _tell_failure(item.id, None, item.error, [], self.as_json)
             else:
                 count.refused = item.error
@@ -355,18 +356,18 @@ def _summary(count: _Count) -> str:
 # The journal
 
 
-def with_journal(batch: Batch, path: Path, stack: ExitStack) -> Batch:
-    """A batch that keeps a journal. Its seed is that of the journal's runs before: the same rows are the same items,
-    which are then known as made.
+def with_journal(batch: Batch, path: Path, stack: ExitStack, *, to_read: bool = False) -> Batch:
+    """A batch that keeps a journal, or is only checked against one (`to_read`). Its seed is that of the journal's runs
+    before: the same rows are the same items, which are then known as made.
 
     Raises UsageError for a journal of another pipeline that is to be resumed.
     """
-    journal = stack.enter_context(opened(path))
-    if not journal.header:
+    journal = stack.enter_context(opened_to_read(path) if to_read else opened(path))
+    if journal.header is None:
         return replace(batch, journal=journal)
-    if batch.resume and journal.header.get("pipeline") != batch.key:
+    if batch.resume and journal.header.pipeline != batch.key:
         raise UsageError(f"{path} is of another pipeline", "choose another --journal, or leave --resume out")
-    return replace(batch, journal=journal, origin=int(journal.header["seed"]))
+    return replace(batch, journal=journal, origin=journal.header.seed)
 
 
 def journal_path(values: Mapping[str, Any], batch: Batch) -> Path | None:

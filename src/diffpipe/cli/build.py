@@ -19,7 +19,7 @@ from ..core.choices import DEVICE, DEVICES, AttentionBackend, Dtype, StepCache
 from ..core.errors import DiffpipeError, UsageError
 from ..core.flag import MEDIA_KINDS, Flag
 from . import output, tree
-from .flags import option, option_name, parse_json, reporting, with_parameters
+from .flags import option, parse_json, reporting, with_parameters
 
 if TYPE_CHECKING:
     from ..building.build import Built
@@ -281,7 +281,7 @@ def _use(built: Built) -> str:
     """A command that generates, with the flags that this pipeline needs."""
     flags = [Flag.from_json(flag) for flag in built.entry.manifest()["flags"]]
     values = dict.fromkeys(MEDIA_KINDS, "FILE")
-    needed = [f"{option_name(flag)} {values.get(flag.kind, QUOTED)}" for flag in flags if flag.required]
+    needed = [f"{flag.option} {values.get(flag.kind, QUOTED)}" for flag in flags if flag.required]
     return " ".join(["diffpipe generate", built.name, *needed])
 
 

@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal, Optional
 
 import typer
 
-from ..batch.prompt_files import strict_json
+from ..batch.argument_values import NoJson, json_of
+from ..core.canonical import JsonValue
 from ..core.errors import UsageError
 from ..core.flag import MEDIA_KINDS, Flag
 
@@ -34,10 +35,6 @@ def reporting(panel: str, json_help: str) -> list[inspect.Parameter]:
     ]
 
 
-def option_name(flag: Flag) -> str:
-    return "--" + flag.name.replace("_", "-")
-
-
 def parameter(flag: Flag, panel: str) -> inspect.Parameter:
     """A flag as the parameter of a Typer command. Ranges are checked later, with hints (batch.checked)."""
     base: Any = TYPES.get(flag.kind, str)
@@ -48,7 +45,7 @@ def parameter(flag: Flag, panel: str) -> inspect.Parameter:
         options["metavar"] = "FILE|URL"
     elif flag.kind in METAVARS:
         options["metavar"] = METAVARS[flag.kind]
-    declared = option_name(flag)
+    declared = flag.option
     if flag.kind == "boolean":
         declared += f"/--no-{declared[2:]}"
     # A file that is named twice must be noticed: of an option that takes one value, Typer keeps the last.
@@ -100,10 +97,10 @@ def arguments(flags: Iterable[Flag], values: dict[str, Any]) -> dict[str, Any]:
     for flag in flags:
         value = values.get(flag.name)
         if flag.kind == "json" and value is not None:
-            value = parse_json(value, option_name(flag))
+            value = parse_json(value, flag.option)
         if not flag.many and flag.kind in MEDIA_KINDS and isinstance(value, list | tuple):
             if len(value) > 1:
-                raise UsageError(f"{option_name(flag)} is given {len(value)} times", "this pipeline takes one")
+                raise UsageError(f"{flag.option} is given {len(value)} times", "this pipeline takes one")
             value = value[0] if value else None
         if flag.many and isinstance(value, list | tuple):
             value = value[0] if flag.scalar and len(value) == 1 else list(value)
@@ -112,10 +109,9 @@ def arguments(flags: Iterable[Flag], values: dict[str, Any]) -> dict[str, Any]:
     return called
 
 
-def parse_json(text: str, option: str, example: str = '{"scale": 0.8}') -> Any:
+def parse_json(text: str, option: str, example: str = '{"scale": 0.8}') -> JsonValue:
     """Raises UsageError, with the column and an example, for text that is no JSON."""
     try:
-        return strict_json(text)
-    except (ValueError, RecursionError) as error:
-        column = getattr(error, "colno", 1)
-        raise UsageError(f"{option} is no JSON at column {column}: {text}", f"for example '{example}'") from None
+        return json_of(text)
+    except NoJson as error:
+        raise UsageError(f"{option} is no JSON at column {error.column}: {text}", f"for example '{example}'") from None

@@ -7,19 +7,20 @@ import inspect
 import secrets
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, suppress
-from difflib import get_close_matches
 from math import prod
 from typing import Any, Literal
 
+from ..batch.argument_values import argument_name, from_word, unknown_argument
 from ..batch.items import SEEDS, Batch
 from ..batch.output_paths import BATCH_TEMPLATE, DEFAULT_TEMPLATE, Outputs
-from ..batch.prompt_files import sweeps
+from ..batch.sweeps import sweeps
 from ..cache import measured
 from ..cache.store import SHORT, Entry, Store
 from ..catalog.plugins import providers
 from ..catalog.vocabulary import read, unknown_words
+from ..core.canonical import JsonValue
 from ..core.errors import Exit, UsageError
-from ..core.flag import FORMATS, FRAME_RATES, MEDIA_KINDS, NOUNS, PER_CALL, Flag, OutputKind
+from ..core.flag import FORMATS, FRAME_RATES, NOUNS, PER_CALL, Flag, OutputKind
 from ..core.request import Outcome, Request
 from ..results.metadata import About
 from ..runners import inputs
@@ -29,9 +30,7 @@ from .flags import (
     CONTEXT,
     arguments,
     option,
-    option_name,
     parameter,
-    parse_json,
     reporting,
     with_parameters,
 )
@@ -160,7 +159,7 @@ def _generate(
         batch = _batch(reference, entry, manifest, flags, values, explicit)
         path = batch_run.journal_path(values, batch)
         if path and path.exists():
-            batch = batch_run.with_journal(batch, path, stack)
+            batch = batch_run.with_journal(batch, path, stack, to_read=values["dry_run"])
         previews.check(values, batch)
         keep_going = values["keep_going"]
         total = batch_run.validated(source, batch, bool(keep_going)) if source.again else None
@@ -310,45 +309,29 @@ def _numbered(show: Callable[[str, int, int], None], total: int | None) -> Calla
     return shown
 
 
-def _set(texts: list[str], flags: Mapping[str, Flag], manifest: Mapping[str, Any]) -> dict[str, Any]:
+def _set(texts: list[str], flags: Mapping[str, Flag], manifest: Mapping[str, Any]) -> dict[str, JsonValue]:
     """--set KEY=JSON: any argument the call takes and diffpipe does not provide itself.
 
-    Raises UsageError for a key the pipeline does not take.
+    Raises UsageError for a key the pipeline does not take, and for a value of another type than its flag's.
     """
-    chosen: dict[str, Any] = {}
+    chosen: dict[str, JsonValue] = {}
     known = set(manifest["arguments"])
     for text in texts:
         key, mark, value = text.partition("=")
-        name = key.strip().replace("-", "_")
-        if not mark or name not in known:
-            near = get_close_matches(name, sorted(known), n=1)
-            raise UsageError(
-                f"--set {text}: the pipeline takes no {name!r}" if mark else f"--set {text} is not KEY=JSON",
-                f"did you mean {near[0]}?" if near else f"it takes: {', '.join(sorted(known))}",
-            )
+        name = argument_name(key)
+        if not mark:
+            raise UsageError(f"--set {text} is not KEY=JSON", "for example --set clip_skip=2")
+        if name not in known:
+            raise unknown_argument(f"--set {text}", key, known)
         if name in chosen:
             raise UsageError(f"--set {name} is given twice", "leave one of them out")
-        chosen[name] = _text_or_json(value, flags.get(name), text)
+        flag = flags.get(name)
+        hint = f"see {flag.option} in --help" if flag else "give JSON: 2, true or '\"text\"'"
+        try:
+            chosen[name] = from_word(flag, value)
+        except ValueError as error:
+            raise UsageError(f"--set {text}: {error}", hint) from None
     return chosen
-
-
-def _text_or_json(value: str, flag: Flag | None, text: str) -> Any:
-    """JSON; a bare word is the text itself where the argument is text or a file."""
-    if flag and (flag.kind in MEDIA_KINDS or flag.kind in ("text", "choice")) and not value.startswith(('"', "[")):
-        return value
-    parsed = parse_json(value, f"--set {text.partition('=')[0]}")
-    if flag and flag.kind != "json" and isinstance(parsed, list) and not flag.many:
-        raise UsageError(
-            f"--set {text}: {option_name(flag)} takes one value, not a list", "use --count for more pictures"
-        )
-    if flag and flag.kind in ("integer", "number", "boolean"):
-        wanted = {"integer": int, "number": (int, float), "boolean": bool}[flag.kind]
-        for item in parsed if isinstance(parsed, list) and flag.many else [parsed]:
-            if not isinstance(item, wanted) or (isinstance(item, bool) and flag.kind != "boolean"):  # type: ignore[arg-type]
-                raise UsageError(f"--set {text}: {item!r} is no {flag.kind}", f"see {option_name(flag)} in --help")
-    if flag and flag.kind == "number":  # 4 and 4.0 are the same item
-        return [float(item) for item in parsed] if isinstance(parsed, list) else float(parsed)
-    return parsed
 
 
 def _warn_of_versions(manifest: Mapping[str, Any], reference: str) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..batch.items import Batch
+from ..batch.journal_lines import Record
 from ..core.errors import DiffpipeError, UsageError
 from ..core.flag import FORMATS, MEDIA_KINDS, OutputKind
 from ..core.request import Artifact, Outcome, Request
@@ -187,20 +188,20 @@ class Looks:
             if self.page:
                 self.page.add(artifacts, gallery.settings_of(request, self.manifest, self.batch.name))
 
-    def earlier(self, line: Mapping[str, Any]) -> None:
+    def earlier(self, record: Record) -> None:
         """Add what an earlier run made: its arguments are in the files, unless they were to say nothing."""
-        if line["status"] != "done" or self.batch.journal is None or not (self.sheet or self.page):
+        if record.state != "done" or self.batch.journal is None or not (self.sheet or self.page):
             return
-        paths = tuple(self.batch.journal.paths(line))
+        paths = tuple(self.batch.journal.paths(record))
         with self._forgiving():
             told = [_told_in(path) for path in paths]
             called, fps = _call_in(told[0])
-            request = Request(0, line["seed"], called, paths, fps=fps, id=line["id"], item=line["item"])
-            self.add(request, tuple(self._artifact(line, *one) for one in zip(paths, told, strict=True)))
+            request = Request(0, record.seed or 0, called, paths, fps=fps, id=record.id, item=record.item)
+            self.add(request, tuple(self._artifact(request, record, *one) for one in zip(paths, told, strict=True)))
 
-    def _artifact(self, line: Mapping[str, Any], path: str, told: Mapping[str, Any]) -> Artifact:
+    def _artifact(self, request: Request, record: Record, path: str, told: Mapping[str, Any]) -> Artifact:
         own = {name: value for name, value in told.get("result", {}).items() if name not in PLACE}
-        return Artifact(path, line["seed"], 0, self.manifest["kind"], line["seconds"], own)
+        return Artifact(path, request.seed, 0, self.manifest["kind"], record.seconds, own)
 
     def end(self) -> None:
         with self._forgiving():

@@ -15,7 +15,7 @@ from ..building.reproduce import Given, call_of, changes, entry_of, find_media, 
 from ..cache.store import SHORT, Entry, Store
 from ..core.counter import CompactCounter
 from ..core.errors import DiffpipeError, Exit, UsageError
-from ..core.flag import FORMATS, Flag, OutputKind
+from ..core.flag import FORMATS, Arguments, Flag, OutputKind
 from ..core.request import Artifact, Request
 from ..results import metadata
 from ..storage import urls
@@ -149,7 +149,7 @@ def _target(
 
 def _arguments(
     document: Mapping[str, Any], manifest: Mapping[str, Any], file: Path, texts: list[str], force: bool
-) -> dict[str, Any]:
+) -> Arguments:
     """The call arguments, input files found."""
     given: dict[str, list[str]] = {}
     for text in texts:
@@ -172,7 +172,7 @@ def _made(
     entry: Entry,
     manifest: dict[str, Any],
     document: Mapping[str, Any],
-    arguments: dict[str, Any],
+    arguments: Arguments,
     target: str,
     overwrite: bool,
 ) -> Artifact:

@@ -60,6 +60,11 @@ class Flag:
     mode: str = ""
     choices: tuple[str, ...] = ()
 
+    @property
+    def option(self) -> str:
+        """How the command line calls it: --guidance-scale."""
+        return "--" + self.name.replace("_", "-")
+
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Flag:
         return cls(**{**data, "choices": tuple(data.get("choices", ()))})

@@ -34,7 +34,7 @@ def parse_json(data: str | bytes, most: int, what: str = "it") -> JsonValue:
         raise Misfit(f"{what} is nested too deeply") from error
     except ValueError as error:
         raise error if isinstance(error, Misfit) else Misfit(f"{what} is no JSON") from error
-    if _deeper(value, DEEPEST):
+    if deeper(value, DEEPEST):
         raise Misfit(f"{what} is nested too deeply")
     return value
 
@@ -43,11 +43,11 @@ def _refuse(name: str) -> float:
     raise Misfit(f"{name} is no JSON")
 
 
-def _deeper(value: JsonValue, most: int) -> bool:
+def deeper(value: JsonValue, most: int) -> bool:
     if not isinstance(value, dict | list):
         return False
     inside = value.values() if isinstance(value, dict) else value
-    return most == 0 or any(_deeper(one, most - 1) for one in inside)
+    return most == 0 or any(deeper(one, most - 1) for one in inside)
 
 
 class Fields:

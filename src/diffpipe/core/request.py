@@ -4,25 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
+from .canonical import JsonValue
 from .errors import DiffpipeError
-from .flag import OutputKind
+from .flag import Arguments, OutputKind
 
 
 @dataclass(frozen=True)
 class Request:
     """One item to generate: call arguments by name (media as paths), a seed, and where its results go.
 
-    `index` is how many results the items before it have.
-
-    `overwrite`: whether files there may be replaced. `fps`: frames a second of a video, None for the pipeline's own.
-    `id` is the item's own among those of its run; `item` the digest of pipeline, arguments and seed.
+    `index` is how many results the items before it have. `overwrite`: whether files there may be replaced. `fps`:
+    frames a second of a video, None for the pipeline's own. `id` is the item's own among those of its run; `item` the
+    digest of pipeline, arguments and seed.
     """
 
     index: int
     seed: int
-    arguments: Mapping[str, Any]
+    arguments: Arguments
     paths: tuple[str, ...] = ()
     overwrite: bool = False
     fps: float | None = None
@@ -39,8 +38,8 @@ class Artifact:
     index: int
     kind: OutputKind
     seconds: float
-    details: Mapping[str, Any] = field(default_factory=dict)
-    stored: Mapping[str, Any] = field(default_factory=dict)
+    details: Mapping[str, JsonValue] = field(default_factory=dict)
+    stored: Mapping[str, int | str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
