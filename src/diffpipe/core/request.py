@@ -39,7 +39,7 @@ class Artifact:
     kind: OutputKind
     seconds: float
     details: Mapping[str, JsonValue] = field(default_factory=dict)
-    stored: Mapping[str, int | str] = field(default_factory=dict)
+    stored: Mapping[str, JsonValue] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
