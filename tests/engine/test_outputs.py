@@ -215,5 +215,5 @@ def test_a_sound_of_no_numbers_is_an_error() -> None:
 
 
 def test_a_sound_without_a_rate_is_an_error() -> None:
-    with pytest.raises(DiffpipeError, match="SimpleNamespace does not tell the sample rate"):
+    with pytest.raises(DiffpipeError, match="SimpleNamespace does not say the sample rate"):
         sound_of(SimpleNamespace(), SimpleNamespace(audios=np.zeros((1, 5))))

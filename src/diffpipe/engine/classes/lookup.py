@@ -5,17 +5,27 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
-import json
 from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ...core.errors import UsageError
+from ...core.parsing import Fields, Misfit, parse_json
 from ..seams import diffusers_seam
 
+if TYPE_CHECKING:
+    from diffusers import ConfigMixin, DiffusionPipeline
+    from transformers import PreTrainedModel, ProcessorMixin, TokenizersBackend
 
-def pipeline_class(name: str) -> type:
+    Pipeline = type[DiffusionPipeline]
+    ComponentClass = type[ConfigMixin | PreTrainedModel | TokenizersBackend | ProcessorMixin]
+
+
+LARGEST_INDEX = 1_000_000  # bytes of a model_index.json; they have a few hundred
+
+
+def pipeline_class(name: str) -> Pipeline:
     """A pipeline class of the installed diffusers.
 
     Raises UsageError, with near names, if diffusers has no such pipeline.
@@ -32,28 +42,43 @@ def pipeline_class(name: str) -> type:
     )
 
 
-def own_pipeline_class(folder: Path) -> Any:
+def own_pipeline_class(folder: Path) -> Pipeline | None:
     """The class of a pipeline file that comes with a model, None where model_index.json does not list [module, class].
 
     Runs that file, so only for a build with --trust-remote-code. Raises UsageError if it cannot be loaded.
     """
     from diffusers.utils.dynamic_modules_utils import get_class_from_dynamic_module
 
-    named = json.loads((folder / "model_index.json").read_text(encoding="utf-8")).get("_class_name")
-    if not isinstance(named, list):
+    own = _own_class(folder / "model_index.json")
+    if own is None:
         return None
-    module, name = named
+    module, name = own
     try:
-        return get_class_from_dynamic_module(
+        found: Pipeline = get_class_from_dynamic_module(
             str(folder), f"{module}.py", class_name=name, local_files_only=True, trust_remote_code=True
         )
+        return found
     except (OSError, ValueError, ImportError, AttributeError, SyntaxError) as error:
         raise UsageError(
             f"the model's own {module}.py could not be loaded: {first_line(error)}", "--traceback shows where"
         ) from error
 
 
-def component_class(library: str, name: str) -> Any:
+def _own_class(index: Path) -> tuple[str, str] | None:
+    """The [module, class] of a model_index.json. Raises UsageError for one that is damaged."""
+    try:
+        named = Fields(parse_json(index.read_bytes(), LARGEST_INDEX, index.name)).value.get("_class_name")
+    except Misfit as error:
+        raise UsageError(f"the model's {error}", "copy or fetch the model again") from error
+    match named:
+        case [str(module), str(name)]:
+            return module, name
+        case [*_]:
+            raise UsageError(f"the model's {index.name} names no module and class", "copy or fetch the model again")
+    return None
+
+
+def component_class(library: str, name: str) -> ComponentClass:
     """A component's class as model_index.json names it: from diffusers, transformers or a pipeline module of diffusers.
 
     Raises UsageError for any other place, or a class that is not there.
@@ -71,7 +96,7 @@ def component_class(library: str, name: str) -> Any:
     )
 
 
-def check_names(pipeline: type, names: Iterable[str]) -> None:
+def check_names(pipeline: Pipeline, names: Iterable[str]) -> None:
     """Raises UsageError for the name of a component that a pipeline does not have."""
     expected = pipeline_parts(pipeline)[0]
     for name in names:
@@ -93,9 +118,9 @@ def missing_packages(part: type) -> list[str]:
     return [*diffusers_seam.missing_backends(part), *absent]
 
 
-def pipeline_parts(pipeline: type) -> tuple[set[str], set[str]]:
+def pipeline_parts(pipeline: Pipeline) -> tuple[set[str], set[str]]:
     """The component names a pipeline's constructor takes, and those that it can do without."""
-    parameters = {name: p for name, p in inspect.signature(pipeline.__init__).parameters.items() if name != "self"}  # type: ignore[misc]
+    parameters = {name: p for name, p in inspect.signature(pipeline.__init__).parameters.items() if name != "self"}
     names = {name for name, p in parameters.items() if p.default is inspect.Parameter.empty or p.default is None}
     return names, {*diffusers_seam.optional_parts(pipeline), *(n for n, p in parameters.items() if p.default is None)}
 

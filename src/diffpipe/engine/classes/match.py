@@ -1,4 +1,4 @@
-"""Whether a model's parts are those that a pipeline class takes, told from classes and settings before any weight.
+"""Whether a model's parts are those that a pipeline class takes, seen from classes and settings before any weight.
 
 diffusers itself only warns of parts of another class, and fails at the first call.
 """
@@ -7,13 +7,21 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import Any, NamedTuple, get_args
+from typing import TYPE_CHECKING, NamedTuple
 
+from ...core.canonical import JsonValue
 from ...core.components import kind_of
 from ...core.errors import UsageError
+from ..seams.diffusers_seam import constructor_types
 from .lookup import component_class, pipeline_class, pipeline_parts
 
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+    Pipeline = type[DiffusionPipeline]
+
 Pair = tuple[str, str]  # library and class, as model_index.json has them
+Settings = Callable[[str], Mapping[str, JsonValue]]  # a part's config.json by its name, {} where that is not known
 # Decoders for the latents of an AutoencoderKL, which its pipelines take in its place.
 LIKE_AUTOENCODER_KL = {"AutoencoderTiny", "AsymmetricAutoencoderKL", "ConsistencyDecoderVAE"}
 # Settings of a ControlNet that are those of its denoiser: the widths of the text that both are given.
@@ -36,10 +44,10 @@ class Replaced(NamedTuple):
     """A part from elsewhere: what the user calls its source, and its class as its own files say it, if they do."""
 
     label: str
-    told: Pair | None
+    own_class: Pair | None
 
 
-def check(pipeline: type, model: Model, replaced: Mapping[str, Replaced], hint: str) -> dict[str, Pair]:
+def check(pipeline: Pipeline, model: Model, replaced: Mapping[str, Replaced], hint: str) -> dict[str, Pair]:
     """The class that each part is loaded as. `hint`: what fits the model, for errors.
 
     A part fits by its class, or, of transformers, by its architecture (CLIPModel for CLIPTextModel, which is read from
@@ -55,27 +63,26 @@ def check(pipeline: type, model: Model, replaced: Mapping[str, Replaced], hint: 
         if own is not pipeline and same.get(name) != accepted[name]:
             _check_class(pipeline, name, model.label, model.layout[name], accepted[name], hint)
     _check_idle(pipeline, own, model, hint)
-    classes = {name: part.told for name, part in replaced.items() if part.told} | dict(model.layout)
-    for name, part in replaced.items():
-        if part.told and part.told != model.layout.get(name) and name in accepted and (cls := _known(part.told)):
+    classes = {name: part.own_class for name, part in replaced.items() if part.own_class} | dict(model.layout)
+    for name, (label, pair) in replaced.items():
+        if pair and pair != model.layout.get(name) and name in accepted and (cls := _known(pair)):
             advice = f"name a source that has one: --component {name}=SOURCE"
-            _check_class(pipeline, name, part.label, part.told, accepted[name], advice)
+            _check_class(pipeline, name, label, pair, accepted[name], advice)
             if name in classes and cls.__name__ in LIKE_AUTOENCODER_KL:
-                classes[name] = part.told
+                classes[name] = pair
     return classes
 
 
-def accepted_classes(pipeline: type) -> dict[str, tuple[type, ...]]:
+def accepted_classes(pipeline: Pipeline) -> dict[str, tuple[type, ...]]:
     """Part -> the model classes that a pipeline's constructor takes for it; only parts for which it says that."""
     import diffusers
     import transformers
 
     found = {}
-    for name, types in pipeline._get_signature_types().items():  # type: ignore[attr-defined]
-        flat = [one for listed in types for one in get_args(listed) or (listed,)]
-        known = [one for one in flat if isinstance(one, type)]
+    for name, types in constructor_types(pipeline).items():
+        known = [one for one in types if isinstance(one, type)]
         models = [one for one in known if issubclass(one, diffusers.ModelMixin | transformers.PreTrainedModel)]
-        if models and len(known) == len(flat) and Any not in flat:
+        if models and len(known) == len(types):
             found[name] = tuple(models)
     return found
 
@@ -100,12 +107,10 @@ def _family(model: type) -> str | None:
     return configuration.__module__ if configuration else None
 
 
-def check_widths(
-    classes: Mapping[str, Pair], replaced: Mapping[str, Replaced], settings: Callable[[str], Mapping[str, Any]]
-) -> None:
+def check_widths(classes: Mapping[str, Pair], replaced: Mapping[str, Replaced], settings: Settings) -> None:
     """Refuse a part of the right class that was made for a model of another size.
 
-    `settings`: a part's config.json, {} where that is not known. Raises UsageError, naming the setting that differs.
+    Raises UsageError, naming the setting that differs.
     """
     denoiser = next((name for name in ("transformer", "unet") if name in classes), None)
     if denoiser is None or not replaced:
@@ -121,8 +126,8 @@ def check_widths(
 
 
 def _widths(
-    classes: Mapping[str, Pair], denoiser: str, settings: Callable[[str], Mapping[str, Any]]
-) -> Iterator[tuple[str, str, Any, Any]]:
+    classes: Mapping[str, Pair], denoiser: str, settings: Settings
+) -> Iterator[tuple[str, str, JsonValue, JsonValue]]:
     """A part, what of it must fit the denoiser, its value, and the denoiser's; None where a setting is not there."""
     kind, wanted = classes[denoiser][1], settings(denoiser)
     if "controlnet" in classes:
@@ -130,20 +135,22 @@ def _widths(
     encoders = {name: _text_width(settings(name)) for name in classes if name.startswith("text_encoder")}
     if kind == "FluxTransformer2DModel":
         yield from ((name, "text width", encoders.get(name), wanted.get(key)) for key, name in FLUX_TEXT.items())
-    if kind == "UNet2DConditionModel" and all(encoders.values()) and not wanted.get("encoder_hid_dim"):
-        whole = sum(encoders.values())  # SDXL joins what its two say
+    known = [width for width in encoders.values() if width]
+    if kind == "UNet2DConditionModel" and len(known) == len(encoders) and not wanted.get("encoder_hid_dim"):
+        whole = sum(known)  # SDXL joins what its two say
         yield from ((name, "text width", whole, wanted.get("cross_attention_dim")) for name in sorted(encoders))
     made = wanted.get("out_channels") or wanted.get("in_channels")
     if kind in CHANNELS and "vae" in classes and isinstance(made, int):
         yield "vae", "latent channels", settings("vae").get("latent_channels"), made // CHANNELS[kind]
 
 
-def _text_width(settings: Mapping[str, Any]) -> Any:
+def _text_width(settings: Mapping[str, JsonValue]) -> int | None:
     """The width of a text encoder's output: CLIP and most others say hidden_size, T5 says d_model."""
-    return settings.get("d_model") or settings.get("hidden_size")
+    width = settings.get("d_model") or settings.get("hidden_size")
+    return width if isinstance(width, int) else None
 
 
-def _own_class(pipeline: type, model: Model) -> type | None:
+def _own_class(pipeline: Pipeline, model: Model) -> Pipeline | None:
     """The class that a folder names for itself; None where the installed diffusers has no such class."""
     if model.pipeline == pipeline.__name__:
         return pipeline
@@ -155,8 +162,7 @@ def _own_class(pipeline: type, model: Model) -> type | None:
 
 def _known(pair: Pair) -> type | None:
     try:
-        found: type = component_class(*pair)
-        return found
+        return component_class(*pair)
     except UsageError:
         return None
 
@@ -166,8 +172,8 @@ def _denoiser_first(name: str) -> tuple[bool, str]:
 
 
 def _check_lacking(
-    pipeline: type,
-    own: type | None,
+    pipeline: Pipeline,
+    own: Pipeline | None,
     model: Model,
     replaced: Collection[str],
     accepted: Mapping[str, tuple[type, ...]],
@@ -180,7 +186,7 @@ def _check_lacking(
     """
     if own is None or own is pipeline:
         return
-    parameters = inspect.signature(pipeline.__init__).parameters  # type: ignore[misc]
+    parameters = inspect.signature(pipeline.__init__).parameters
     needed = {n for n in accepted if kind_of(n) != "other" and parameters[n].default is inspect.Parameter.empty}
     lacking = needed - set(model.layout) - set(replaced) - pipeline_parts(own)[0]
     if lacking:
@@ -188,14 +194,14 @@ def _check_lacking(
         raise UsageError(f"{pipeline.__name__} needs {named}, which {model.label} does not have", hint)
 
 
-def _check_idle(pipeline: type, own: type | None, model: Model, hint: str) -> None:
+def _check_idle(pipeline: Pipeline, own: Pipeline | None, model: Model, hint: str) -> None:
     """Refuse a model with a text encoder for which the pipeline has no place: diffusers would leave it out."""
     idle = sorted(name for name in set(model.layout) - pipeline_parts(pipeline)[0] if name.startswith("text_encoder"))
     if idle and own is not pipeline:
         raise UsageError(f"{pipeline.__name__} has no place for {', '.join(idle)} of {model.label}", hint)
 
 
-def _check_class(pipeline: type, name: str, label: str, pair: Pair, accepted: Collection[type], hint: str) -> None:
+def _check_class(pipeline: Pipeline, name: str, label: str, pair: Pair, accepted: Collection[type], hint: str) -> None:
     if not fits(component_class(*pair), accepted):
         wanted = " or ".join(sorted({one.__name__ for one in accepted if "Multi" not in one.__name__}))
         raise UsageError(f"the {name} of {label} is of class {pair[1]}; {pipeline.__name__} takes {wanted}", hint)

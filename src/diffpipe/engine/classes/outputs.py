@@ -1,29 +1,27 @@
-"""What a pipeline returns, whatever its class calls it: pictures, videos as lists of frames, sounds.
-
-Signatures, for who calls this:
-
-    output_fields(pipeline_class) -> tuple[str, ...]       the fields of what __call__ returns
-    kind_of(fields) -> "image" | "video" | "audio" | None  what is made, from those fields
-    output_arguments(pipeline_class) -> dict[str, Any]     call arguments without which nothing readable comes back
-    example_fps(pipeline_class) -> float | None            frames a second of the class's own example
-    images_of(pipe, output) -> list[PIL.Image]             every picture, in order
-    frames_of(output) -> list[list[PIL.Image]]             one list of frames (RGB or L) a video
-    sound_of(pipe, output) -> list[Sound]                  one Sound a result; [] where there is none
-    sound_rate(pipe) -> int | None                         samples a second
-"""
+"""What a pipeline returns, whatever its class calls it: pictures, videos as lists of frames, sounds."""
 
 from __future__ import annotations
 
 import functools
 import inspect
-import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import reduce
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ...core.errors import DiffpipeError
 from ...core.flag import OutputKind
 from ..media import Sound
+from ..seams.diffusers_source_seam import example_fps, output_fields
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    from diffusers import DiffusionPipeline
+    from PIL import Image
+
+    Array = npt.NDArray[np.generic]
+
+__all__ = ["example_fps", "frames_of", "images_of", "kind_of", "output_arguments", "output_fields", "sound_of"]
 
 # The fields of diffusers 0.42's output classes. `rgb` is LDM3D's (its depth comes out wrong or not at all, in every
 # output type), `prediction` Marigold's; `video` and `sound` are those of Cosmos 3.
@@ -45,42 +43,19 @@ def kind_of(fields: Collection[str]) -> OutputKind | None:
     return next((kind for kind, names in kinds if not set(names).isdisjoint(fields)), None)
 
 
-def output_fields(pipeline_class: type) -> tuple[str, ...]:
-    """The fields of the output classes that `__call__` builds, or else, in pipelines that call others, that its
-    docstring names. Empty where neither says."""
-    from diffusers.pipelines import pipeline_utils
-
-    call = inspect.unwrap(pipeline_class.__call__)
-    if not inspect.isfunction(call):  # VersatileDiffusionPipeline has methods in its place
-        return ()
-    # What its code builds comes first: docstrings are copied from other pipelines.
-    places = (inspect.getsource(call).replace(call.__doc__ or "", ""), call.__doc__ or "")
-    for text, pattern in zip(places, (r"\b(\w+Output)\(", r"\b(\w+Output)\b"), strict=True):
-        classes = [{**vars(pipeline_utils), **call.__globals__}.get(name) for name in re.findall(pattern, text)]
-        if fields := dict.fromkeys(name for c in classes for name in getattr(c, "__dataclass_fields__", ())):
-            return tuple(fields)
-    return ()
-
-
 @functools.cache  # reading source takes 20 ms
-def output_arguments(pipeline_class: type) -> dict[str, Any]:
-    """The output_type for pipelines that return latents unless told otherwise (LTX' long videos), and for LDM3D, which
-    fails to make PIL images of its depths."""
-    output_type = inspect.signature(pipeline_class.__call__).parameters.get("output_type")
+def output_arguments(pipeline: type) -> Mapping[str, str]:
+    """Call arguments without which nothing readable comes back: the output_type for pipelines that return latents by
+    default (LTX' long videos), and for LDM3D, which fails to make PIL images of its depths."""
+    output_type = inspect.signature(pipeline.__call__).parameters.get("output_type")
     if output_type is None:
         return {}
-    if "rgb" in output_fields(pipeline_class):
+    if "rgb" in output_fields(pipeline):
         return {"output_type": "np"}
     return {"output_type": "pil"} if output_type.default == "latent" else {}
 
 
-def example_fps(pipeline_class: type) -> float | None:
-    """The frames a second that the example in the docstring of `__call__` writes its video with."""
-    example = re.search(r"export_to_\w+\([^)]*?\bfps=(\d+(?:\.\d+)?)", pipeline_class.__call__.__doc__ or "")
-    return float(example[1]) if example else None
-
-
-def images_of(pipe: Any, output: Any) -> list[Any]:
+def images_of(pipe: DiffusionPipeline, output: object) -> list[Image.Image]:
     """Every picture of an output as PIL images, in order; layers and batches one after another.
 
     Depth, normals and the like (Marigold) come in the colours their own pipeline draws them in. Raises DiffpipeError
@@ -95,25 +70,25 @@ def images_of(pipe: Any, output: Any) -> list[Any]:
     return pictures
 
 
-def frames_of(output: Any) -> list[list[Any]]:
+def frames_of(output: object) -> list[list[Image.Image]]:
     """The videos of an output, each a list of PIL images; one for each of num_videos_per_prompt.
 
     Read are lists of PIL images, arrays (batch, frames, height, width, channels) and tensors (batch, frames, channels,
     height, width) in 0..1; the batch may be left out. Raises DiffpipeError where there are none.
     """
     value = _field(output, VIDEO_FIELDS)
-    videos = list(value) if value is not None else []
+    videos = list(value) if isinstance(value, Iterable) else []
     if not videos:
         raise DiffpipeError("the pipeline made no video", "check the arguments (--help lists them)")
     batched = isinstance(videos[0], list) or getattr(videos[0], "ndim", 0) == 4
     return [_pictures(video) for video in (videos if batched else [value])]
 
 
-def sound_of(pipe: Any, output: Any) -> list[Sound]:
+def sound_of(pipe: DiffusionPipeline, output: object) -> list[Sound]:
     """The sounds of an output, one for each of num_waveforms_per_prompt (or video); [] where it has none.
 
     Read are arrays and tensors (batch, samples) and (batch, channels, samples), and what Cosmos 3 returns without a
-    batch. Raises DiffpipeError where a sample is no number, or where the pipeline does not tell its rate.
+    batch. Raises DiffpipeError where a sample is no number, or where the pipeline does not say its rate.
     """
     import numpy as np
 
@@ -122,7 +97,7 @@ def sound_of(pipe: Any, output: Any) -> list[Sound]:
         return []
     rate = sound_rate(pipe)
     if rate is None:
-        raise DiffpipeError(f"{type(pipe).__name__} does not tell the sample rate of its sound", "report this class")
+        raise DiffpipeError(f"{type(pipe).__name__} does not say the sample rate of its sound", "report this class")
     waves = np.asarray(_array(value), dtype=np.float32)
     if hasattr(output, "sound"):
         waves = waves[None]
@@ -143,7 +118,7 @@ RATES = (
 )
 
 
-def sound_rate(pipe: Any) -> int | None:
+def sound_rate(pipe: DiffusionPipeline) -> int | None:
     """Samples a second of the sound that a loaded pipeline makes; None where it does not say."""
     found = (reduce(lambda part, name: getattr(part, name, None), path.split("."), pipe) for path in RATES)
     rate = next((value for value in found if value), None)
@@ -152,27 +127,33 @@ def sound_rate(pipe: Any) -> int | None:
     return int(rate) if rate else None
 
 
-def _field(output: Any, names: Collection[str]) -> Any:
+def _field(output: object, names: Collection[str]) -> object:
     """The first of an output's fields that is there; an output without a batch dimension may hold None."""
     values = (output.get(name) if isinstance(output, Mapping) else getattr(output, name, None) for name in names)
     return next((value for value in values if value is not None), None)
 
 
-def _array(value: Any) -> Any:
-    """Tensors as float32 arrays on the CPU (NumPy has no bfloat16); all else as it is."""
-    return value.detach().cpu().float().numpy() if hasattr(value, "detach") else value
+def _array(value: object) -> Array:
+    """An array, or a tensor as a float32 array on the CPU (NumPy has no bfloat16)."""
+    import numpy as np
+    import torch
+
+    return value.detach().cpu().float().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
 
 
-def _pictures(value: Any) -> list[Any]:
+def _pictures(value: object) -> list[Image.Image]:
     """PIL images of a picture, an array or tensor of one or many, or any nesting of lists of those."""
-    if hasattr(value, "save"):
+    import torch
+    from PIL import Image
+
+    if isinstance(value, Image.Image):
         return [value]
     if isinstance(value, list | tuple):
         return [picture for item in value for picture in _pictures(item)]
-    return _drawn(_array(value), channels_first=hasattr(value, "detach"))
+    return _drawn(_array(value), channels_first=isinstance(value, torch.Tensor))
 
 
-def _drawn(array: Any, *, channels_first: bool) -> list[Any]:
+def _drawn(array: Array, *, channels_first: bool) -> list[Image.Image]:
     """An array (…, height, width, channels) of values in 0..1, or of bytes, as PIL images."""
     import numpy as np
 
@@ -181,7 +162,7 @@ def _drawn(array: Any, *, channels_first: bool) -> list[Any]:
     return [_picture(values) for values in array.reshape(-1, *array.shape[-3:])]
 
 
-def _picture(values: Any) -> Any:
+def _picture(values: Array) -> Image.Image:
     """One picture of an array: by itself, since a copy of all of a video's frames is large."""
     import numpy as np
     from PIL import Image
@@ -192,14 +173,14 @@ def _picture(values: Any) -> Any:
     return Image.fromarray(values[..., 0] if values.shape[-1] == 1 else values)
 
 
-def _check_numbers(values: Any, what: str) -> None:
+def _check_numbers(values: Array, what: str) -> None:
     import numpy as np
 
     if not np.isfinite(values).all():
         raise DiffpipeError(f"{what} came out with values that are no numbers", "build again with --dtype float32")
 
 
-def _visualized(pipe: Any, prediction: Any) -> list[Any]:
+def _visualized(pipe: DiffusionPipeline, prediction: object) -> list[Image.Image]:
     """Marigold's predictions as pictures: (N, H, W, 1) depths, (N, H, W, 3) normals, or a row of intrinsic images."""
     processor, kind = pipe.image_processor, type(pipe).__name__
     if "Intrinsics" in kind:
