@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 from diffpipe.core.errors import UsageError  # noqa: E402
 from diffpipe.core.source import FileInfo, Source  # noqa: E402
 from diffpipe.engine.classes import lookup  # noqa: E402
-from diffpipe.engine.loading import adapters  # noqa: E402
+from diffpipe.engine.loading import adapter_fit, adapters  # noqa: E402
 from diffpipe.engine.placement import devices  # noqa: E402
 
 CLASSES = {"flux": "FluxPipeline", "stable-diffusion": "StableDiffusionPipeline"}
@@ -28,7 +28,7 @@ def _quiet() -> None:
     devices.quiet_libraries()
 
 
-def check(checkpoints: Path, model: str, lora: Path) -> adapters.Fit | None:
+def check(checkpoints: Path, model: str, lora: Path) -> adapter_fit.Fit | None:
     """Check a LoRA against a folder, of which only the settings are read."""
     index = json.loads((checkpoints / model / "model_index.json").read_text())
 
@@ -38,7 +38,7 @@ def check(checkpoints: Path, model: str, lora: Path) -> adapters.Fit | None:
         configuration = json.loads((checkpoints / model / name / "config.json").read_text())
         return lookup.component_class(*index[name]), configuration
 
-    return adapters.check(lookup.pipeline_class(index["_class_name"]), lora, lora.name, settings)
+    return adapter_fit.check(lookup.pipeline_class(index["_class_name"]), lora, lora.name, settings)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_every_family_takes_its_own(checkpoints: Path, tmp_path: Path, model: st
 def test_an_unknown_configuration_is_no_refusal(checkpoints: Path) -> None:
     lora = checkpoints / "sd-lora.safetensors"
     settings = lambda name: (diffusers.FluxTransformer2DModel, {})  # noqa: E731
-    assert adapters.check(diffusers.FluxPipeline, lora, "x", settings) is None
+    assert adapter_fit.check(diffusers.FluxPipeline, lora, "x", settings) is None
 
 
 # --- Fusing ----------------------------------------------------------------------------------------------------------

@@ -324,7 +324,7 @@ def _check_loras(
 ) -> None:
     """Refuse the LoRAs that are for another model, and tell of those that fit in part."""
     from ..engine.classes import lookup
-    from ..engine.loading import adapters
+    from ..engine.loading import adapter_fit
 
     def settings(name: str) -> tuple[Any, dict[str, Any]] | None:
         if name not in layout:
@@ -335,7 +335,7 @@ def _check_loras(
         if not source.role.startswith("lora:"):
             continue
         path = file_of(source, locations[source.role], next(iter(source.files)))
-        fit = adapters.check(cls, path, source.label, settings, pickle=resolved.spec.allow_pickle)
+        fit = adapter_fit.check(cls, path, source.label, settings, pickle=resolved.spec.allow_pickle)
         if fit and fit.fitting < fit.layers:
             say(f"the LoRA {source.label} fits in part: {fit.fitting} of its {fit.layers} layers are in this model")
 
