@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from diffpipe.results import gallery
+from diffpipe.results import gallery_page
 
 PROGRAMS = ("chromium-headless-shell", "chromium", "google-chrome")
 LOADED = """async () => {
@@ -65,7 +65,7 @@ def checked(folder: Path, program: str | None, screenshots: Path | None) -> dict
             page.on("request", lambda request: requests.append(request.url))
             page.on("console", lambda message: said.append(message.text))
             page.on("pageerror", lambda error: said.append(str(error)))
-            page.goto((folder / gallery.INDEX).as_uri())
+            page.goto((folder / gallery_page.INDEX).as_uri())
             page.locator("#count:not(:empty)").wait_for()
             if screenshots:
                 screenshots.mkdir(parents=True, exist_ok=True)
@@ -84,7 +84,7 @@ def checked(folder: Path, program: str | None, screenshots: Path | None) -> dict
 
 def used(page: Any, folder: Path) -> dict[str, Any]:
     """Filter, sort and look at everything; the full view is open at the end."""
-    items, wrong = gallery.read(folder), []
+    items, wrong = gallery_page.read(folder), []
 
     def expect(what: str, good: object) -> None:
         if not good:
@@ -101,9 +101,9 @@ def used(page: Any, folder: Path) -> dict[str, Any]:
     alts = page.locator("#grid img:not([alt]), #grid img[alt='']").count()
     expect("every picture has an alternative text", alts == 0)
 
-    seeds = sorted({item["seed"] for item in items})
+    seeds = sorted({item.settings.seed for item in items})
     page.get_by_label("Filter").fill(f"seed={seeds[0]}")
-    alike = [item for item in items if f"seed={seeds[0]}" in f"seed={item['seed']}"]
+    alike = [item for item in items if f"seed={seeds[0]}" in f"seed={item.settings.seed}"]
     expect("the filter leaves what has the words", cards() >= 1 and (cards() == len(alike) or len(alike) > 120))
     page.get_by_label("Filter").fill("no such words anywhere")
     expect("the filter leaves nothing", cards() == 0)

@@ -128,8 +128,8 @@ def test_a_run_with_a_failure_still_has_its_sheet_and_resuming_has_all(warm: War
     assert (done.returncode, "1 made, 1 failed, 2 done before" in done.stderr) == (7, True), done.stderr
     with Image.open(tmp_path / "s.png") as page:
         assert page.size == (2 * 172 + 12, 2 * 180 + 12)  # three pictures in two rows
-    from diffpipe.results import gallery
+    from diffpipe.results import gallery_page
 
-    items = gallery.read(tmp_path / "g")
-    assert [item["arguments"]["prompt"] for item in items] == ["a panda", "an apple", "a rocket"]  # each once
-    assert [item["details"] for item in items] == [{"width": 96, "height": 96}] * 3
+    items = gallery_page.read(tmp_path / "g")
+    assert [item.settings.arguments["prompt"] for item in items] == ["a panda", "an apple", "a rocket"]  # each once
+    assert [item.details for item in items] == [{"width": 96, "height": 96}] * 3

@@ -7,36 +7,31 @@ or packed as it is. Thumbnails of large pictures, and stills of videos and sound
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 import os
-import re
 import shlex
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib.resources import files as resources
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from ..core.canonical import digest
+from ..core.canonical import JsonValue, digest
 from ..core.errors import CacheError, UsageError
-from ..core.flag import MEDIA_KINDS, Flag
+from ..core.flag import MEDIA_KINDS, Arguments, Flag, OutputKind
 from ..core.request import Artifact, Request
 from ..storage import urls
 from ..storage.disk import write_atomic
+from .gallery_page import INDEX, Item, Settings, page, read
 
-INDEX, FILES, THUMBS = "index.html", "files", "thumbs"
+FILES, THUMBS = "files", "thumbs"
 MOST = 20_000  # items that a page holds; the newest stay
 LARGE = 300_000  # bytes of a picture that gets a thumbnail
 EVERY = 10.0  # seconds between two writings of the page
-OPEN = b'<script type="application/json" id="items">'
-CLOSE = b"</script>"
+PATIENCE = 60.0  # seconds to wait for another run that writes the page
 
-Item = dict[str, Any]
 Thumbnail = Callable[[Path, str, Path], None]  # a file, its kind, and where its WebP thumbnail goes
 
 
@@ -51,48 +46,54 @@ class Gallery:
         self._new: list[Item] = []
         self._written = time.monotonic()
 
-    def add(self, artifacts: Sequence[Artifact], settings: Mapping[str, Any]) -> None:
-        """Add the files of an item, made with `settings` (see `settings_of`). Raises OSError if it cannot be."""
+    def add(self, artifacts: Sequence[Artifact], settings: Settings) -> None:
+        """Add the files of an item, made with `settings`. Raises OSError if it cannot be."""
         for artifact in artifacts:
             self._new.append(self._item(artifact, settings))
         if time.monotonic() - self._written > EVERY:
             self.write()
 
     def write(self) -> None:
-        """Put what was added since the last time into the page."""
-        with _held(self.folder):
-            kept = {item["key"]: item for item in read(self.folder)}
+        """Put what was added since the last time into the page. Raises OSError if it cannot be, UsageError where the
+        page is no gallery any more."""
+        from filelock import FileLock
+
+        with FileLock(self.folder / ".index.lock", timeout=PATIENCE):
+            kept = {item.key: item for item in read(self.folder)}
             for item in self._new:
-                kept.pop(item["key"], None)
-                kept[item["key"]] = item
+                kept.pop(item.key, None)
+                kept[item.key] = item
             write_atomic(self.folder / INDEX, page(list(kept.values())[-MOST:]))
             os.chmod(self.folder / INDEX, 0o644)
         self._new, self._written = [], time.monotonic()
 
-    def _item(self, artifact: Artifact, settings: Mapping[str, Any]) -> Item:
+    def _item(self, artifact: Artifact, settings: Settings) -> Item:
         path = urls.local(artifact.path)
-        # The command is left out: it has the arguments in the order in which they came.
-        own = {name: value for name, value in settings.items() if name != "command"}
-        key = digest({"settings": own, "file": path.name})[:12]
+        key = _key(path.name, settings)
         placed = self._placed(path, key)
-        shown = placed
-        if placed.is_dir():  # a video as a folder of frames
-            shown = next(iter(sorted(placed.glob("*.png"))), placed)
-        kind = "image" if placed.is_dir() or placed.suffix == ".gif" else artifact.kind
-        item: Item = {
-            "key": key,
-            "kind": kind,
-            "file": self._link(shown),
-            "name": path.name,
-            "time": round(time.time()),
-        }
-        item |= {"seconds": round(artifact.seconds, 3), "details": dict(artifact.details), **settings}
-        if self.thumbnail and (kind != "image" or shown.stat().st_size > LARGE) and shown.is_file():
-            thumb = self.folder / THUMBS / f"{key}.webp"
-            thumb.parent.mkdir(exist_ok=True)
-            self.thumbnail(shown, artifact.kind, thumb)
-            item["thumb"] = self._link(thumb)
-        return item
+        frames = placed.is_dir()  # a video as a folder of frames, of which the first is shown
+        shown = next(iter(sorted(placed.glob("*.png"))), placed) if frames else placed
+        kind: OutputKind = "image" if frames or placed.suffix == ".gif" else artifact.kind
+        return Item(
+            key,
+            kind,
+            self._link(shown),
+            path.name,
+            round(time.time()),
+            round(artifact.seconds, 3),
+            dict(artifact.details),
+            settings,
+            self._thumb(shown, kind, artifact.kind, key),
+        )
+
+    def _thumb(self, shown: Path, kind: OutputKind, made: OutputKind, key: str) -> str | None:
+        """The link to a thumbnail, for what is large or no picture."""
+        if not self.thumbnail or not shown.is_file() or (kind == "image" and shown.stat().st_size <= LARGE):
+            return None
+        thumb = self.folder / THUMBS / f"{key}.webp"
+        thumb.parent.mkdir(exist_ok=True)
+        self.thumbnail(shown, made, thumb)
+        return self._link(thumb)
 
     def _placed(self, path: Path, key: str) -> Path:
         """Where the page finds a file: itself inside the folder, else a link or copy of it in `files`."""
@@ -115,7 +116,14 @@ class Gallery:
         return quote(path.relative_to(self.folder).as_posix(), errors="surrogateescape")
 
 
-def _link_or_copy(source: Any, target: Any) -> None:
+def _key(name: str, settings: Settings) -> str:
+    """What tells items apart: the same file name and settings are the same item."""
+    own = settings.to_json()
+    del own["command"]  # which has the arguments in the order in which they came
+    return digest({"settings": own, "file": name})[:12]
+
+
+def _link_or_copy(source: str | Path, target: str | Path) -> None:
     try:
         os.link(source, target)
     except OSError:
@@ -123,7 +131,7 @@ def _link_or_copy(source: Any, target: Any) -> None:
 
 
 @contextmanager
-def opened(folder: Path, thumbnail: Thumbnail | None = None) -> Any:
+def opened(folder: Path, thumbnail: Thumbnail | None = None) -> Iterator[Gallery]:
     """A gallery to add to; the page is written at the end, whatever ends the run.
 
     Raises UsageError for a folder whose index.html is no gallery, CacheError if it cannot be made.
@@ -147,87 +155,39 @@ def check(folder: Path) -> None:
     read(folder)
 
 
-@contextmanager
-def _held(folder: Path) -> Any:
-    from filelock import FileLock
-
-    with FileLock(folder / ".index.lock", timeout=60):
-        yield
-
-
-def read(folder: Path) -> list[Item]:
-    """The items of a gallery's page, [] where there is none. Raises UsageError for a page that is no gallery."""
-    try:
-        text = (folder / INDEX).read_bytes()
-    except OSError:
-        return []
-    start = text.find(OPEN)
-    end = text.find(CLOSE, start)
-    try:
-        found = json.loads(text[start + len(OPEN) : end]) if start >= 0 and end >= 0 else None
-    except ValueError:
-        found = None
-    if not isinstance(found, list) or not all(isinstance(item, dict) and "key" in item for item in found):
-        raise UsageError(f"{folder / INDEX} is no gallery of diffpipe", "choose another folder for --gallery")
-    return found
-
-
-def page(items: Iterable[Item]) -> bytes:
-    """The page with these items. No text of theirs becomes markup: they are JSON without <, > and &, read by a script
-    that sets text alone; and the page's policy lets no script run but its own, by digest."""
-    template = (resources("diffpipe.results") / "gallery.html").read_text(encoding="utf-8")
-    text = json.dumps(list(items), ensure_ascii=True, separators=(",", ":"))
-    for character in "<>&":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    for name in ("script", "style"):
-        (content,) = re.findall(rf"<{name}>(.*?)</{name}>", template, re.DOTALL)
-        hashed = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
-        template = template.replace(f"{{{name}-digest}}", f"'sha256-{hashed}'")
-    return template.replace("{items}", text).encode()
-
-
-def settings_of(request: Request, manifest: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """What an item says of how it was made. Files are named without the folders they lie in."""
+def settings_of(request: Request, manifest: Mapping[str, Any], name: str) -> Settings:
+    """What an item says of how it was made."""
     flags = {flag["name"]: Flag.from_json(flag) for flag in manifest["flags"]}
     media = {name for name, flag in flags.items() if flag.kind in MEDIA_KINDS}
     arguments = {
         argument: names(value) if argument in media else value for argument, value in request.arguments.items()
     }
-    return {
-        "id": request.id,
-        "seed": request.seed,
-        "pipeline": name,
-        "class": manifest["pipeline"],
-        "arguments": arguments,
-        "command": command(name, flags, arguments, request),
-    }
+    line = command(name, flags, arguments, request)
+    return Settings(request.id, request.seed, name, manifest["pipeline"], arguments, line)
 
 
-def names(value: Any) -> Any:
+def names(value: object) -> JsonValue:
     """Files without the folders they lie in."""
-    return [names(one) for one in value] if isinstance(value, list | tuple) else Path(urls.shown(value)).name
+    return [names(one) for one in value] if isinstance(value, list | tuple) else Path(urls.shown(str(value))).name
 
 
-def command(name: str, flags: Mapping[str, Flag], arguments: Mapping[str, Any], request: Request) -> str:
+def command(name: str, flags: Mapping[str, Flag], arguments: Arguments, request: Request) -> str:
     """The command line that makes the item again, for a POSIX shell. What is as it is by default is left out."""
     words = ["diffpipe", "generate", name]
     for argument, value in arguments.items():
         flag = flags.get(argument)
-        option = "--" + argument.replace("_", "-")
-        if flag is None:
-            words += ["--set", f"{argument}={json.dumps(value)}"]
-        elif value == flag.default and argument != "prompt":
-            continue
-        elif flag.kind == "boolean":
-            words += [option if value else f"--no-{option[2:]}"]
-        elif flag.kind == "json":
-            words += [f"{option}={json.dumps(value)}"]
-        else:
-            words += [_word(option, one) for one in (value if isinstance(value, list | tuple) else [value])]
+        words += _option(flag, value) if flag else ["--set", f"{argument}={json.dumps(value)}"]
     if request.fps:
         words += [f"--fps={request.fps:g}"]
     return " ".join(map(shlex.quote, [*words, f"--seed={request.seed}"]))
 
 
-def _word(option: str, value: Any) -> str:
-    return f"{option}={value}"
+def _option(flag: Flag, value: object) -> list[str]:
+    """A call argument as words of a command line."""
+    if value == flag.default and flag.name != "prompt":
+        return []
+    if flag.kind == "boolean":
+        return [flag.option if value else f"--no-{flag.option[2:]}"]
+    if flag.kind == "json":
+        return [f"{flag.option}={json.dumps(value)}"]
+    return [f"{flag.option}={one}" for one in (value if isinstance(value, list | tuple) else [value])]
