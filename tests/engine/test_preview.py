@@ -22,9 +22,9 @@ from diffusers import (
 )
 from PIL import Image
 
-from diffpipe.engine.running import latents as latent_space
-from diffpipe.engine.running.latents import Decoder, Scale, unpacked
-from diffpipe.engine.running.preview import Preview, denoised, observer
+from diffpipe.engine.running import colours
+from diffpipe.engine.running.latents import Decoder, Scale, decoder_of, unpacked
+from diffpipe.engine.running.preview import Observer, Preview, denoised
 
 UNSCALED = Scale(1.0, 0.0)
 
@@ -88,7 +88,7 @@ def test_flux2_is_whitened_patch_by_patch() -> None:
 def test_latents_of_another_kind_are_not_drawn() -> None:
     assert unpacked(noise(1, 5, 6, 6), decoder(4), {}, Call()) is None
     assert unpacked(noise(1, 7, 64), decoder(16), {}, Call()) is None
-    assert latent_space.decoder_of(SimpleNamespace()) is None
+    assert decoder_of(SimpleNamespace()) is None
 
 
 SCHEDULERS: dict[str, Any] = {
@@ -139,11 +139,11 @@ def test_the_map_finds_colours_that_are_in_the_latents() -> None:
             small = torch.nn.functional.interpolate(pictures, scale_factor=1 / 8, mode="area")
             return SimpleNamespace(latents=torch.einsum("lr,brhw->blhw", self.weight, small))
 
-    fitted = latent_space.fitted(Decoder(Mixing(), 4, False, Scale(1.0, 0.0)), "cpu")
+    fitted = colours.fitted(Decoder(Mixing(), 4, False, Scale(1.0, 0.0)), torch.device("cpu"))
     assert fitted
-    colours = torch.rand(1, 3, 5, 6) * 2 - 1
-    found = fitted(torch.einsum("lr,brhw->blhw", mixture, colours))
-    assert torch.allclose(found, colours / 2 + 0.5, atol=0.02)
+    drawn = torch.rand(1, 3, 5, 6) * 2 - 1
+    found = fitted(torch.einsum("lr,brhw->blhw", mixture, drawn))
+    assert torch.allclose(found, drawn / 2 + 0.5, atol=0.02)
 
 
 def test_numbers_that_are_not_finite_are_told_once_and_cost_nothing(vae: Any, caplog: Any) -> None:
@@ -153,9 +153,9 @@ def test_numbers_that_are_not_finite_are_told_once_and_cost_nothing(vae: Any, ca
     pipe: Any = Broken()
     pipe.vae, pipe._execution_device, pipe.scheduler = vae, torch.device("cpu"), SimpleNamespace()
     shown: list[Any] = []
-    watch = observer(pipe, {}, Preview(shown.append, every=1))
+    watch = Observer(pipe, {}, Preview(shown.append, every=1))
     for step in (1, 2, 3):
-        watch(step, 4, noise(1, 9, 2, 2))
+        watch.step(step, 4, noise(1, 9, 2, 2))
     assert shown == []
     assert [record.getMessage() for record in caplog.records] == [
         "no preview: ValueError: latents of shape (1, 9, 2, 2) are not understood"
@@ -167,11 +167,11 @@ def test_every_so_many_steps_and_not_the_last(vae: Any) -> None:
     pipe.vae, pipe._execution_device, pipe.scheduler = vae, torch.device("cpu"), SimpleNamespace()
     for every, steps in ((2, [2, 4, 6]), (None, [1, 2, 3, 4, 5, 6, 7]), (8, [])):
         shown: list[Any] = []
-        watch = observer(pipe, {}, Preview(shown.append, every=every))
+        watch = Observer(pipe, {}, Preview(shown.append, every=every))
         seen = []
         for step in range(1, 9):
             before = len(shown)
-            watch(step, 8, noise(2, 4, 8, 12))
+            watch.step(step, 8, noise(2, 4, 8, 12))
             seen += [step] if len(shown) > before else []
         assert seen == steps
 
@@ -180,8 +180,8 @@ def test_two_results_of_a_call_lie_side_by_side_and_decoding_is_exact(vae: Any) 
     pipe: Any = Call()
     pipe.vae, pipe._execution_device, pipe.scheduler = vae, torch.device("cpu"), SimpleNamespace()
     latents, shown = noise(2, 4, 8, 12), []
-    observer(pipe, {}, Preview(shown.append, every=1))(1, 4, latents)
-    observer(pipe, {}, Preview(shown.append, every=1, decode=True))(1, 4, latents)
+    Observer(pipe, {}, Preview(shown.append, every=1)).step(1, 4, latents)
+    Observer(pipe, {}, Preview(shown.append, every=1, decode=True)).step(1, 4, latents)
     assert shown[0].size == (24 * 2, 8 * 2)
     with torch.no_grad():
         whole = (vae.decode(latents / 0.5 + 0.1).sample / 2 + 0.5).clamp(0, 1)

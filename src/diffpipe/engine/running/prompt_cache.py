@@ -5,61 +5,72 @@ from __future__ import annotations
 import functools
 import inspect
 from collections import OrderedDict
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Hashable
+from typing import TYPE_CHECKING, Generic, NamedTuple, ParamSpec, TypeVar, cast
+
+from ..seams import diffusers_seam
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
 
 LARGEST = 64_000_000  # bytes of embeddings that are kept; FLUX.1's prompts take 4 MB each in bfloat16
 
+P = ParamSpec("P")
+T = TypeVar("T")
 
-# What a pipeline notes of its own progress: no part of what it is asked for.
-PROGRESS = {"_num_timesteps", "_current_timestep", "_interrupt"}
 
-
-def install(pipe: Any) -> None:
+def install(pipe: DiffusionPipeline) -> None:
     """Give a pipeline with `encode_prompt` one that remembers. The results are the same to the bit.
 
-    Settings of a call that a pipeline keeps in itself (guidance scale, CLIP layers to skip) tell calls apart, too.
+    Settings of a call that a pipeline keeps in itself (guidance scale, CLIP layers to skip) distinguish calls, too.
     """
     encode = getattr(pipe, "encode_prompt", None)
     if inspect.ismethod(encode):
         pipe.encode_prompt = remembering(encode, lambda: _settings(pipe))
 
 
-def _settings(pipe: Any) -> list[Any]:
-    kept = {name: value for name, value in vars(pipe).items() if name.startswith("_") and name not in PROGRESS}
+def _settings(pipe: DiffusionPipeline) -> list[tuple[str, object]]:
+    kept = diffusers_seam.call_settings(pipe)
     return [(name, value) for name, value in sorted(kept.items()) if _key(value) is not None]
 
 
+class _Kept(NamedTuple, Generic[T]):
+    """What was made, and how many bytes it takes."""
+
+    made: T
+    size: int
+
+
 def remembering(
-    encode: Callable[..., Any], settings: Callable[[], Any] = tuple, largest: int = LARGEST
-) -> Callable[..., Any]:
+    encode: Callable[P, T], settings: Callable[[], object] = tuple, largest: int = LARGEST
+) -> Callable[P, T]:
     """A function of plain values (text, numbers, devices, dtypes) that returns what it did the last time.
 
     `settings`: what else the result depends on. Calls with anything else, such as pictures and tensors, go through.
     Every call gets copies, so that a pipeline may change them in place. The least recently used are forgotten first.
     """
-    known: OrderedDict[Any, tuple[int, Any]] = OrderedDict()
+    known: OrderedDict[Hashable, _Kept[T]] = OrderedDict()
 
     @functools.wraps(encode)
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
         key = _key([args, kwargs, settings()])
         if key is None:
             return encode(*args, **kwargs)
         if key in known:
             known.move_to_end(key)
-            return _copy(known[key][1])
+            return _copy(known[key].made)
         made = encode(*args, **kwargs)
         size = _bytes(made)
         if size is not None:
-            known[key] = size, _copy(made)
-            while sum(size for size, _ in known.values()) > largest:
+            known[key] = _Kept(_copy(made), size)
+            while sum(kept.size for kept in known.values()) > largest:
                 known.popitem(last=False)
         return made
 
     return wrapper
 
 
-def _key(value: Any) -> Any:
+def _key(value: object) -> Hashable | None:
     """A value as something hashable that equal values of equal types share; None for what is not plain."""
     import torch
 
@@ -70,18 +81,22 @@ def _key(value: Any) -> Any:
     return (type(value).__name__, value) if plain else None
 
 
-def _bytes(value: Any) -> int | None:
+def _bytes(value: object) -> int | None:
     """The bytes of all tensors in lists and tuples; None where there is anything else than those and plain values."""
-    if type(value) in (list, tuple):
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        return value.nelement() * value.element_size()
+    if isinstance(value, list | tuple) and type(value) in (list, tuple):
         sizes = [_bytes(part) for part in value]
         return None if None in sizes else sum(size or 0 for size in sizes)
-    if hasattr(value, "nelement"):
-        return int(value.nelement() * value.element_size())
     return 0 if value is None or isinstance(value, str | bool | int | float) else None
 
 
-def _copy(value: Any) -> Any:
+def _copy(value: T) -> T:
     """The same value with tensors of its own."""
-    if isinstance(value, list | tuple):
-        return type(value)(_copy(part) for part in value)
-    return value.clone() if hasattr(value, "clone") else value
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        return cast(T, value.clone())
+    return cast(T, type(value)(map(_copy, value))) if isinstance(value, list | tuple) else value

@@ -340,7 +340,7 @@ def _callback(
     """The call argument that reports steps, in whichever of diffusers' two forms the pipeline takes."""
     parameters = inspect.signature(type(pipe).__call__).parameters
     done = 0
-    observe = preview.observer(pipe, arguments, previews) if previews else None
+    observer = preview.Observer(pipe, arguments, previews) if previews else None
 
     def total() -> int:
         return int(getattr(pipe, "_num_timesteps", 0) or arguments.get("num_inference_steps") or 0)
@@ -349,8 +349,8 @@ def _callback(
         nonlocal done
         done += 1
         on_step(done, total())
-        if observe:
-            observe(done, total(), kwargs.get("latents"))
+        if observer:
+            observer.step(done, total(), kwargs.get("latents"))
         return kwargs
 
     def legacy(_index: int, _timestep: Any, latents: Any) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ....core.errors import UsageError
 from ....core.flag import Arguments
+from ...seams import diffusers_seam
 from .area import native_side, size_step
 
 if TYPE_CHECKING:
@@ -93,7 +94,8 @@ def call_diffedit(pipe: StableDiffusionDiffEditPipeline, arguments: Arguments) -
     masking, shared = _given(arguments, *MASK_ARGUMENTS), _given(arguments, *SHARED_ARGUMENTS)
     mask = pipe.generate_mask(image=image, source_prompt=now, target_prompt=arguments["prompt"], **masking, **shared)
     steps = arguments["num_inference_steps"]
-    pipe._num_timesteps = 2 * min(int(steps * arguments["inpaint_strength"]), steps)  # there, and back
+    there = min(int(steps * arguments["inpaint_strength"]), steps)
+    diffusers_seam.set_step_count(pipe, 2 * there)  # and back
     inverting = _given(arguments, "inpaint_strength", "callback")
     inverted = pipe.invert(image=image, prompt=now, **inverting, **shared).latents
     call = {name: value for name, value in arguments.items() if name not in ("image", "mask_prompt", *MASK_ARGUMENTS)}

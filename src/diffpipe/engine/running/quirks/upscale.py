@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 from ....core.flag import Arguments
+from ...seams import diffusers_seam
 from .area import SIDES, size_step
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def steps_of_all(
 
     def counting(pipe: DiffusionPipeline, index: int, /, *args: P.args, **kwargs: P.kwargs) -> T:
         if index == 0:  # each call sets it anew
-            pipe._num_timesteps *= calls
+            diffusers_seam.set_step_count(pipe, calls * diffusers_seam.step_count(pipe))
         return callback(pipe, index, *args, **kwargs)
 
     return counting
