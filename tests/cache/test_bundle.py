@@ -37,6 +37,8 @@ from diffpipe.cache.store import Store, sealed
 from diffpipe.cache.verify import locate, problems
 from diffpipe.core.canonical import digest
 from diffpipe.core.errors import AccessError, CacheError, DiffpipeError, NotFoundError, UsageError
+from diffpipe.core.manifest import Manifest, WeightsSummary
+from diffpipe.core.source import BASE
 from diffpipe.storage import url_streams
 from diffpipe.storage.disk import mark
 
@@ -361,10 +363,11 @@ def trusting(value: dict[str, Any]) -> None:
     value["manifest"]["config"]["trust"] = {"pickle": True, "remote_code": True}
 
 
+WEIGHTS = {"bytes": 1, "digest": "sha256:" + "0" * 64, "parameters": 1, "dtypes": ["I8"], "layers": 1, "left": {}}
 FORGERIES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "another key": (lambda value: value.update(key="0" * 64), "its key stands for"),
     "more trust": (trusting, "its key stands for"),
-    "another class": (lambda value: value["manifest"].update(pipeline="X"), "its key stands for"),
+    "another class": (lambda value: value["manifest"].update(pipeline="X"), "not that of its configuration"),
     "out of the folder": (lambda value: moved_out(value, "../x.json"), "outside its folder"),
     "absolute": (lambda value: moved_out(value, "/etc/x.json"), "outside its folder"),
     "backslashes": (lambda value: moved_out(value, "..\\x.json"), "outside its folder"),
@@ -383,15 +386,14 @@ FORGERIES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "an embedded source elsewhere": (lambda value: value.update(embedded={"base": "/etc"}), "embedded"),
     "a name that is a path": (lambda value: value.update(name="../x"), "its name is none"),
     "a list that is none": (lambda value: value.update(files=[1]), "list of files"),
-    "a manifest that is none": (lambda value: value.update(manifest=[]), "not what an export writes"),
-    "no manifest": (lambda value: value.pop("manifest"), "not what an export writes"),
-    "flags of another kind": (lambda value: value["manifest"].update(flags=[{"x": 1}]), "not what an export writes"),
-    "a summary without sizes": (lambda value: value["summary"].pop("bytes"), "not what an export writes"),
-    "a summary of another kind": (lambda value: value["summary"].update(bytes="x"), "its summary is none"),
+    "a manifest that is none": (lambda value: value.update(manifest=[]), "is no object"),
+    "no manifest": (lambda value: value.pop("manifest"), "is no object"),
+    "flags of another kind": (lambda value: value["manifest"].update(flags=[{"x": 1}]), "flags.0.name is missing"),
+    "a summary without sizes": (lambda value: value["summary"].pop("bytes"), "summary.bytes is missing"),
+    "a summary of another kind": (lambda value: value["summary"].update(bytes="x"), "summary.bytes is no number"),
     "orders to the terminal": (lambda value: value["summary"].update(model="\x1b[2J"), "control characters"),
     "weights without quantization": (
-        lambda value: value.update(weights={"components": {"../x": {"bytes": 1, "digest": "sha256:" + "0" * 64}}}),
-        "quantized weights are not told",
+        lambda value: value.update(weights={"components": {"../x": WEIGHTS}}), "quantized weights are not named",
     ),
 }  # fmt: skip
 
@@ -443,14 +445,21 @@ def test_a_model_that_would_run_code_is_refused_as_at_a_build(
 ) -> None:
     """The whole of it is consistent: configuration, key, list and file."""
     files = members(made.file.read_bytes())
-    old = base({"manifest": made.contents.manifest})["model_index.json"]["digest"]
+    old = base({"manifest": made.contents.manifest.to_json()})["model_index.json"]["digest"]
     text = json.dumps(json.loads(files[f"files/{old[7:]}"]) | index).encode()
     new = f"sha256:{hashlib.sha256(text).hexdigest()}"
     value = json.loads(files["bundle.json"])
     base(value)["model_index.json"] = {"size": len(text), "digest": new}
     value["manifest"]["config"]["base"]["files"]["model_index.json"] = new
     rekey(value)
-    changed = Contents(*(value[field.name] for field in dataclasses.fields(Contents)))
+    changed = Contents(
+        value["key"],
+        value["name"],
+        Manifest.from_json(value["manifest"]),
+        made.contents.summary,
+        {},
+        WeightsSummary({}),
+    )
     files |= {f"files/{new[7:]}": text}
     packed = pack(contents.write(changed), {name: files[name] for name in changed.files()})
     (tmp_path / "code.tar").write_bytes(packed)
@@ -491,7 +500,7 @@ def test_an_import_that_stopped_leaves_no_entry_and_goes_on_where_it_was(made: M
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from diffpipe import bundle
+from diffpipe.cache.bundle import transfer as bundle
 from diffpipe.cache.store import Store
 def progress(done, total):
     if done > float(sys.argv[3]) * total:
@@ -523,7 +532,7 @@ def test_damage_is_told_with_the_command_that_mends_it(cli: Cli, made: Made, tmp
     cli.light("pipelines", "import", made.file, env=env)
     store = Store(tmp_path / "there")
     entry = store.find("flux")
-    weights_file = Path(entry.sources()["locations"]["base"]) / "vae/diffusion_pytorch_model.safetensors"
+    weights_file = Path(entry.locations()[BASE]) / "vae/diffusion_pytorch_model.safetensors"
     if at == "blob":
         stat = weights_file.stat()
         with weights_file.resolve().open("r+b") as stream:  # in place and of the same age, as a failing disk does it
@@ -549,7 +558,7 @@ def test_a_cache_that_was_moved_keeps_what_was_imported(made: Made, there: Store
     entry = Store(tmp_path / "moved").find("flux")
     places = locate(entry, entry.manifest())
     assert problems(entry) == []
-    assert [place.is_relative_to(tmp_path / "moved") for place in places.values()] == [True]
+    assert [place.is_relative_to(tmp_path / "moved") for place in places.sources.values()] == [True]
     assert str(tmp_path / "there") not in (entry.folder / "sources.json").read_text()
     assert prune.plan(Store(tmp_path / "moved"), None).imported == {}
 
@@ -820,7 +829,7 @@ def test_a_full_disk_is_told_before_anything_is_copied(
 
 def test_an_address_is_kept_without_what_signs_it(made: Made, there: Store, bucket: str) -> None:
     transfer.export(made.store, made.store.find("flux"), f"{bucket}/x.tar", name="flux")
-    assert transfer.load(there, f"{bucket}/x.tar").sources()["command"][3] == f"{bucket}/x.tar"
+    assert transfer.load(there, f"{bucket}/x.tar").sources().command[3] == f"{bucket}/x.tar"
     assert transfer._command(made.contents, "https://me:secret@host/x.tar?sig=abc", transfer.Options())[3] == (
         "https://host/x.tar"
     )

@@ -31,7 +31,10 @@ import diffusers, torch, transformers
 from diffusers import FluxPipeline
 import diffpipe.building.build, diffpipe.cli.build
 from diffpipe.cli.app import main
-from diffpipe.engine import load, place, run, signature
+from diffpipe.engine.classes import signature
+from diffpipe.engine.loading import load
+from diffpipe.engine.placement import devices
+from diffpipe.engine.running import run
 
 gc.freeze()
 assert threading.active_count() == 1  # else a fork could inherit a lock that nobody lets go

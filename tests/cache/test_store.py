@@ -10,22 +10,26 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from manifests import manifest, source_json
 
 from diffpipe.cache import prune
+from diffpipe.cache.records import SourcesRecord, Summary
 from diffpipe.cache.store import NAME, PREFIX, STALE, Entry, Store, check_name
 from diffpipe.cache.verify import locate, problems
 from diffpipe.core.canonical import digest
 from diffpipe.core.errors import CacheError, NotFoundError, UsageError
-from diffpipe.core.source import FileInfo, Source
+from diffpipe.core.manifest import Located
+from diffpipe.core.source import BASE
 from diffpipe.storage.disk import DigestCache
 
-COMMAND = ["diffpipe", "build", "flux", "--model", "a folder"]
+COMMAND = ("diffpipe", "build", "flux", "--model", "a folder")
 KEYS = st.text("0123456789abcdef", min_size=64, max_size=64)
 NAMES = st.from_regex(NAME, fullmatch=True).filter(lambda name: not PREFIX.fullmatch(name))
 
@@ -47,28 +51,21 @@ def key_of(number: int) -> str:
 
 def publish(store: Store, key: str, location: Path | None = None) -> Entry:
     """An entry of the right shape; with a location, its source is the one file there."""
-    sources, locations, identities = [], {}, {}
+    sources, record = [], SourcesRecord({}, {}, COMMAND)
     if location:
         info = DigestCache(store.root / "digests").get(location / "model_index.json")
-        source = Source("base", "folder", location.name, {"model_index.json": FileInfo(info.size, info.digest)})
-        sources = [{**vars(source), "files": {"model_index.json": vars(info)}}]
-        locations = {"base": str(location)}
-        identities = {"base": {"model_index.json": [0, 0, 0, 0]}}
-    summary = {
-        "provider": "flux", "type": "text2image", "pipeline": "FluxPipeline", "model": "flux",
-        "dtype": "bfloat16", "bytes": 1000, "built": 1_700_000_000,
-    }  # fmt: skip
-    manifest = {"format": 1, "key": key, "pipeline": "FluxPipeline", "sources": sources}
-    record = {"locations": locations, "identities": identities, "command": COMMAND}
-    return store.publish(key, summary, manifest, record)
+        sources = [source_json(label=location.name, files={"model_index.json": vars(info)})]
+        record = SourcesRecord({BASE: str(location)}, {BASE: {"model_index.json": (0, 0, 0, 0)}}, COMMAND)
+    summary = Summary("flux", "text2image", "FluxPipeline", "flux", "bfloat16", 1000, 1_700_000_000)
+    return store.publish(summary, manifest(key=key, sources=sources), record)
 
 
 def test_an_entry_comes_back_as_it_was_published(store: Store) -> None:
     entry = publish(store, key_of(1))
     assert store.get(key_of(1)) == entry == store.sound(key_of(1))
     assert entry.faults() == []
-    assert entry.manifest()["pipeline"] == "FluxPipeline"
-    assert entry.sources() == {"locations": {}, "identities": {}, "command": COMMAND}
+    assert entry.manifest().pipeline == "FluxPipeline"
+    assert entry.sources() == SourcesRecord({}, {}, COMMAND)
     assert list((store.root / "temporary").iterdir()) == []
 
 
@@ -201,7 +198,7 @@ def test_names_and_entries_stay_in_step_through_any_history(
 
 def test_a_renamed_pipeline_is_built_again_under_its_new_name(store: Store) -> None:
     entry = publish(store, key_of(1))
-    entry.set_sources({**entry.sources(), "command": [*COMMAND, "--name", "old", "--dtype", "float32"]})
+    entry.set_sources(SourcesRecord({}, {}, (*COMMAND, "--name", "old", "--dtype", "float32")))
     store.set_name("old", key_of(1))
     store.rename("old", "new")
     again = shlex.join([*COMMAND, "--name", "new", "--dtype", "float32", "--force"])
@@ -236,7 +233,7 @@ def test_everything_in_the_cache_is_private_to_the_user(tmp_path: Path) -> None:
         store.digests.get(model / "model_index.json")
         publish(store, key_of(1), model)
         store.set_name("flux", key_of(1))
-        store.set_pins(key_of(2), {})
+        store.set_pins(key_of(2), [])
         with store.lock("x", lambda: None):
             paths = [store.root, *store.root.rglob("*")]
             modes = {path.relative_to(store.root).as_posix(): stat.S_IMODE(path.stat().st_mode) for path in paths}
@@ -335,7 +332,7 @@ def test_an_entry_without_its_record_of_sources_loads_nothing_from_the_working_f
 ) -> None:
     model = folder_with_a_model(tmp_path)
     entry = publish(store, key_of(1), model)
-    assert locate(entry, entry.manifest()) == {"base": model}
+    assert locate(entry, entry.manifest()) == Located({BASE: model})
     gone(entry.folder / "sources.json")
     monkeypatch.chdir(model)
     with pytest.raises(CacheError, match="lost its record") as raised:
@@ -376,9 +373,9 @@ def test_recorded_pins_that_are_no_json_object_are_as_if_there_were_none(
     fresh: Callable[[], Store], text: bytes
 ) -> None:
     store = fresh()
-    store.set_pins(key_of(1), {"base": {}})
+    store.set_pins(key_of(1), [])
     (store.root / "pins" / key_of(1)).write_bytes(text)
-    assert store.pins(key_of(1)) is None or text.strip().startswith(b"{")
+    assert store.pins(key_of(1)) == {}
 
 
 def test_pruning_plans_first_and_removes_only_what_it_planned(store: Store, tmp_path: Path) -> None:
@@ -387,7 +384,8 @@ def test_pruning_plans_first_and_removes_only_what_it_planned(store: Store, tmp_
     damaged, sourceless = publish(store, key_of(3)), publish(store, key_of(4), model)
     cut(damaged.folder / "manifest.json")
     record = sourceless.sources()
-    sourceless.set_sources({**record, "locations": {"base": str(tmp_path / "elsewhere")}})
+    assert record
+    sourceless.set_sources(replace(record, locations={BASE: str(tmp_path / "elsewhere")}))
     for name, key in {"good": good.key, "idle": idle.key, "lost": key_of(9)}.items():
         store.set_name(name, key)
     os.utime(idle.folder / "summary.json", (time.time() - 40 * 86400,) * 2)
@@ -453,7 +451,7 @@ def crowded(tmp_path_factory: pytest.TempPathFactory) -> Store:
     for number in range(10_000):
         folder = store.root / "pipelines" / key_of(number)
         folder.mkdir()
-        (folder / "summary.json").write_text(json.dumps({**whole.summary, "key": folder.name}))
+        (folder / "summary.json").write_text(json.dumps({**whole.summary.to_json(), "key": folder.name}))
         (store.root / "names" / f"flux-{number:05}").write_text(folder.name)
     return store
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Cli
+from manifests import config_json, manifest
 
 from diffpipe.catalog.plugins import quirks
 
@@ -153,4 +154,4 @@ def test_every_broken_plug_in_at_once_leaves_the_rest_at_work(
     ],
 )
 def test_a_custom_pipeline_is_prepared_as_its_class_needs(pipeline: str, expected: dict[str, str]) -> None:
-    assert quirks({"provider": "custom", "type": "any", "pipeline": pipeline, "quirks": []}) == expected
+    assert quirks(manifest(config_json(provider="custom", type="any", pipeline=pipeline))) == expected

@@ -15,7 +15,7 @@ from checkpoints import flux_pipeline, stable_diffusion_pipeline  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
 from diffpipe.core.errors import UsageError  # noqa: E402
-from diffpipe.core.source import FileInfo, Source  # noqa: E402
+from diffpipe.core.source import FileInfo, Role, Source  # noqa: E402
 from diffpipe.engine.classes import lookup  # noqa: E402
 from diffpipe.engine.loading import adapter_fit, adapters  # noqa: E402
 from diffpipe.engine.placement import devices  # noqa: E402
@@ -126,7 +126,7 @@ def test_an_unknown_configuration_is_no_refusal(checkpoints: Path) -> None:
 
 
 def source(path: Path, scale: float) -> tuple[Path, Source]:
-    return path, Source("lora:0", "file", path.name, {path.name: FileInfo(0, "")}, scale=scale)
+    return path, Source(Role.lora(0), "file", path.name, {path.name: FileInfo(0, "")}, scale=scale)
 
 
 def change(path: Path, prefix: str) -> dict[str, Any]:

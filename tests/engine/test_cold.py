@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,12 @@ import pytest
 from conftest import Cli, Done, Warm
 from hypothesis import given
 from hypothesis import strategies as st
+from manifests import config_json, manifest, source_json
 
 from diffpipe.core.canonical import digest
+from diffpipe.core.configuration import Quantization
+from diffpipe.core.manifest import Located, Manifest, QuantizedComponent, StoredWeights
+from diffpipe.core.source import BASE
 from diffpipe.engine.loading import start
 from diffpipe.engine.seams import diffusers_import_seam, transformers_seam
 
@@ -261,31 +266,31 @@ def test_another_version_of_torch_is_imported_as_it_is() -> None:
 
 
 @pytest.fixture
-def sources(tmp_path: Path) -> tuple[dict[str, Any], dict[str, Path]]:
+def sources(tmp_path: Path) -> tuple[Manifest, Located]:
     """A manifest of two components whose folder is here, and where it lies."""
     for name in ("transformer", "vae"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text("{}")
         (tmp_path / name / "model.safetensors").write_bytes(b"1" * 10)
     files = {f"{name}/{file}" for name in ("transformer", "vae") for file in ("config.json", "model.safetensors")}
-    source = {"role": "base", "kind": "folder", "label": "x", "components": {}}
-    source |= {"files": {file: {"size": 1, "digest": digest(file)} for file in sorted(files)}}
-    return {"config": {"placement": {"device": "cpu"}}, "sources": [source]}, {"base": tmp_path}
+    source = source_json(files={file: {"size": 1, "digest": digest(file)} for file in sorted(files)})
+    return manifest(sources=[source]), Located({BASE: tmp_path})
 
 
 def test_torchao_is_taken_for_absent_unless_the_pipeline_is_of_it(sources: Any, tmp_path: Path) -> None:
-    manifest, locations = sources
-    assert start.absent(manifest, locations) == ["torchao"]
-    of_it = {**manifest, "config": {"placement": {"quantize": "int8", "quantize_backend": "torchao"}}}
-    assert start.absent(of_it, locations) == []
+    plain, located = sources
+    assert start.absent(plain, located) == ["torchao"]
+    quantized = {"mode": "int8", "backend": "torchao", "version": "1", "components": ["vae"], "exclude": []}
+    of_it = manifest(config_json(quantization=quantized), sources=[])
+    assert start.absent(of_it, located) == []
     (tmp_path / "vae" / "config.json").write_text('{"quantization_config": {"quant_method": "torchao"}}')
-    assert start.absent(manifest, locations) == []
+    assert start.absent(plain, located) == []
 
 
 def test_a_pipeline_that_torchao_quantized_has_torchao(demo: Warm) -> None:
     demo("build", "demo", "--quantize", "int8", "--quantize-backend", "torchao", "--name", "ao", check=True)
-    manifest = json.loads(demo("pipelines", "show", "ao", "--json", check=True).stdout)["manifest"]
-    assert start.absent(manifest, {}) == []
+    shown = json.loads(demo("pipelines", "show", "ao", "--json", check=True).stdout)["manifest"]
+    assert start.absent(Manifest.from_json(shown), Located({})) == []
     imported = cold(demo, "this torch", "generate", "ao", *PROMPT, "--overwrite")
     assert {"torchao", COMPILER} <= imported
 
@@ -293,13 +298,14 @@ def test_a_pipeline_that_torchao_quantized_has_torchao(demo: Warm) -> None:
 def test_the_weights_that_are_loaded_are_read_ahead(
     sources: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    manifest, locations = sources
+    plain, located = sources
     both = [tmp_path / name / "model.safetensors" for name in ("transformer", "vae")]
-    assert list(start.weights(manifest, locations)) == both
-    stored = {**manifest, "quantization": {"components": ["transformer"]}}
-    assert list(start.weights(stored, locations)) == both  # while they are being made
+    assert list(start.weights(plain, located)) == both
+    how = Quantization("int8", "quanto", "0.2.7", ("transformer",))
+    stored = replace(plain, stored=StoredWeights(how, "0" * 64, {"transformer": QuantizedComponent(1)}))
+    assert list(start.weights(stored, located)) == both  # while they are being made
     kept = tmp_path / "kept"
-    assert list(start.weights(stored, {**locations, "weights": kept})) == [kept / "transformer.safetensors", both[1]]
+    assert list(start.weights(stored, replace(located, weights=kept))) == [kept / "transformer.safetensors", both[1]]
 
     read: list[int] = []
     monkeypatch.setattr(os, "posix_fadvise", lambda file, at, size, advice: read.append(size), raising=False)

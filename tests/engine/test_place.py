@@ -33,7 +33,6 @@ from diffpipe.cache.verify import locate
 from diffpipe.catalog import BUILTIN
 from diffpipe.core.build_spec import BuildSpec, Placement
 from diffpipe.core.errors import DiffpipeError, Exit
-from diffpipe.core.flag import Flag
 from diffpipe.core.request import Artifact, Outcome, Request
 from diffpipe.engine.placement import apply, interleave, meter
 from diffpipe.engine.running.run import read_media
@@ -241,7 +240,7 @@ class Runner:
         self, name: str, count: int = 10, *, step_down: bool = True, batch_size: int = 1, chunk: int = 1
     ) -> Item:
         manifest = self.entry.manifest()
-        flags = {flag["name"]: Flag.from_json(flag) for flag in manifest["flags"]}
+        flags = manifest.flags_by_name
         requests = (self.request(name, number) for number in range(count))
         item = Item([])
         memory = local.Memory(step_down, chunk, item.told.append, item.noted.extend)

@@ -21,7 +21,10 @@ from safetensors.torch import load_file, save_file
 
 from diffpipe.cache import prune, weights
 from diffpipe.cache.store import Store, intact, write_sealed
+from diffpipe.core.configuration import Configuration
 from diffpipe.core.errors import CacheError, DiffpipeError, UsageError
+from diffpipe.core.manifest import Manifest
+from diffpipe.core.parsing import Fields
 from diffpipe.core.quantization import quantized_by_default
 from diffpipe.engine.classes import lookup
 from diffpipe.engine.classes.signature import read_flags
@@ -353,12 +356,16 @@ CONFIG: dict[str, Any] = {
         ],
     ],
 )
+def key_of(config: dict[str, Any]) -> str | None:
+    return weights.weights_key(Configuration.from_json(Fields(config)))
+
+
 def test_the_weights_key_changes_with_what_changes_weights(change: dict[str, Any], same: bool) -> None:
-    assert (weights.weights_key(CONFIG) == weights.weights_key(CONFIG | change)) is same
+    assert (key_of(CONFIG) == key_of(CONFIG | change)) is same
 
 
 def test_nothing_quantized_has_no_key() -> None:
-    assert weights.weights_key({**CONFIG, "quantization": None}) is None
+    assert key_of({**CONFIG, "quantization": None}) is None
 
 
 # Build and start
@@ -396,8 +403,8 @@ def test_a_lora_is_fused_before_and_the_originals_may_go(
     warm("pipelines", "verify", "quantized", check=True)
 
 
-def vae_bytes(manifest: dict[str, Any]) -> int:
-    return next(part["bytes"] for part in manifest["components"] if part["name"] == "vae")
+def vae_bytes(manifest: Manifest) -> int:
+    return next(part.bytes for part in manifest.components if part.name == "vae")
 
 
 def summary_bytes(store: Store, key: str) -> int:
@@ -415,18 +422,19 @@ def test_entries_with_the_same_weights_share_them(warm: Warm, checkpoints: Path,
     store = Store(warm.home)
     entries = [store.find(f"shared-{number}") for number in (1, 2, 3)]
     assert len({entry.key for entry in entries}) == 3
-    (key,) = {entry.summary["weights"] for entry in entries}
+    (key,) = {entry.summary.weights for entry in entries}
     manifest = entries[0].manifest()
-    record = manifest["quantization"]["components"]
+    assert manifest.stored
+    record = manifest.stored.components
     assert set(record) == {"text_encoder", "text_encoder_2", "transformer"}
-    assert record["transformer"]["comparison"]["cosine"] > 0.999
-    assert weights.size(store, key) == entries[0].summary["bytes"] - vae_bytes(manifest) + summary_bytes(store, key)
+    assert record["transformer"].comparison["cosine"] > 0.999
+    assert weights.size(store, key) == entries[0].summary.bytes - vae_bytes(manifest) + summary_bytes(store, key)
 
 
 def test_weights_of_no_entry_are_pruned(warm: Warm, checkpoints: Path) -> None:
     warm("build", "flux", "--model", checkpoints / "flux", "--quantize", "fp8", "--name", "short-lived", check=True)
     store = Store(warm.home)
-    key = store.find("short-lived").summary["weights"]
+    key = store.find("short-lived").summary.weights
     warm("pipelines", "remove", "short-lived", check=True)
     assert key not in prune.plan(store, None).weights  # a build could be about to use them
     os.utime(weights.folder(store, key), (0, 0))
@@ -443,7 +451,7 @@ def test_damaged_weights_are_told_with_the_way_to_mend_them(
     words = ("build", "flux", "--model", checkpoints / "flux", "--quantize", "int4", "--name", "damaged")
     warm(*words, check=True)
     store = Store(warm.home)
-    file = weights.folder(store, store.find("damaged").summary["weights"]) / "transformer.safetensors"
+    file = weights.folder(store, store.find("damaged").summary.weights) / "transformer.safetensors"
     data = file.read_bytes()
     if damage == "gone":
         file.unlink()
@@ -464,7 +472,7 @@ def test_what_verify_tells_to_do_mends_weights(seen: bool, cli: Cli, warm: Warm,
     words = ("build", "flux", "--model", checkpoints / "flux", "--quantize", "int8", "--name", f"mended-{seen}")
     warm(*words, "--dtype", "float16" if seen else "float32", check=True)
     store = Store(warm.home)
-    key = store.find(f"mended-{seen}").summary["weights"]
+    key = store.find(f"mended-{seen}").summary.weights
     file = weights.folder(store, key) / "transformer.safetensors"
     data = file.read_bytes()
     file.write_bytes(data[:-100] + bytes(99) + b"\1")

@@ -34,13 +34,13 @@ def test_a_family_is_quantized_compared_and_generates(
         check=True,
     )
     manifest = Store(warm.home).find(name).manifest()
-    parts = {part["name"]: part for part in manifest["components"]}
-    stored = manifest["quantization"]["components"]
-    assert list(stored) == quantized_by_default(parts)
+    assert manifest.stored
+    stored = manifest.stored.components
+    assert list(stored) == quantized_by_default(manifest.classes)
     for component, record in stored.items():
-        assert record["layers"] > 0
+        assert record.layers > 0
         if not component.startswith(("text_encoder", "prior_text_encoder")):
-            assert record["comparison"]["cosine"] > 0.98
+            assert record.comparison["cosine"] > 0.98
     flags = [word.format(**places) for word in case.flags]
     done = warm("generate", name, *flags, "--output", f"{tmp_path}/", "--seed", 1, check=True)
     files = done.stdout.splitlines()

@@ -12,6 +12,7 @@ from conftest import Cli
 
 from diffpipe.catalog import BUILTIN
 from diffpipe.catalog.schedulers import every_scheduler, schedulers_of
+from diffpipe.core.configuration import SchedulerChoice
 from diffpipe.core.errors import UsageError
 
 torch = pytest.importorskip("torch")
@@ -58,7 +59,7 @@ def pipelines(checkpoints: Path) -> dict[tuple[str, str], Any]:
 def test_what_is_listed_runs(pipelines: dict[tuple[str, str], Any], folder: str, name: str, scheduler: str) -> None:
     pipe, size = pipelines[folder, name], SIZE
     own = pipe.scheduler
-    pipe.scheduler = schedulers.replaced(own, {"class": scheduler, "config": {}})
+    pipe.scheduler = schedulers.replaced(own, SchedulerChoice(scheduler, {}))
     if "Img2Img" in name:
         size = {"image": Image.linear_gradient("L").resize((32, 32)).convert("RGB"), "strength": 0.75}
     if "Wan" in name:
@@ -121,13 +122,13 @@ def test_one_that_needs_another_package_is_named() -> None:
 
 def test_a_solver_of_either_kind_integrates_the_shipped_flow(checkpoints: Path) -> None:
     flow = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
-    made = schedulers.replaced(flow, {"class": "UniPCMultistepScheduler", "config": {"solver_order": 3}})
+    made = schedulers.replaced(flow, SchedulerChoice("UniPCMultistepScheduler", {"solver_order": 3}))
     expected = {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "flow_shift": 3.0, "solver_order": 3}
     assert {name: made.config[name] for name in expected} == expected
 
-    back = schedulers.replaced(made, {"class": "FlowMatchEulerDiscreteScheduler", "config": {}})
+    back = schedulers.replaced(made, SchedulerChoice("FlowMatchEulerDiscreteScheduler", {}))
     assert back.config.shift == 3.0
-    own = schedulers.replaced(flow, {"class": "DPMSolverMultistepScheduler", "config": {"flow_shift": 5.0}})
+    own = schedulers.replaced(flow, SchedulerChoice("DPMSolverMultistepScheduler", {"flow_shift": 5.0}))
     assert own.config.flow_shift == 5.0
 
 

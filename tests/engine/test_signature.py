@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from diffpipe.catalog.arguments import UNCALLABLE
 from diffpipe.catalog.rows import PipelineType
 from diffpipe.core.flag import Flag
+from diffpipe.core.parsing import Fields
 from diffpipe.engine.classes.docstrings import docstring_arguments
 from diffpipe.engine.classes.limits import enforced_limits
 from diffpipe.engine.classes.signature import (
@@ -145,7 +146,7 @@ def test_help_is_the_docstrings_in_plain_text() -> None:
         (
             "HunyuanVideoFramepackPipeline",
             "sampling_type",
-            {"kind": "choice", "default": "inverted_anti_drifting", "choices": ("vanilla", "inverted_anti_drifting")},
+            {"kind": "choice", "default": "inverted_anti_drifting", "choices": ["vanilla", "inverted_anti_drifting"]},
         ),
     ],
 )
@@ -219,9 +220,9 @@ def pipeline(signature: str, doc: str = "") -> type:
         ("x: str | list[str] = None", {"kind": "text"}),
         ("x: list[str] = None", {"kind": "text", "many": True, "scalar": False}),
         ("x: bool | list[bool] | None = False", {"kind": "boolean", "default": False}),
-        ("x: Literal['a', 'b'] = 'a'", {"kind": "choice", "default": "a", "choices": ("a", "b")}),
-        ("x: \"Optional[Literal['a', 'b']]\" = None", {"kind": "choice", "choices": ("a", "b")}),
-        ("x: Sampling = Sampling.LAST", {"kind": "choice", "default": "last", "choices": ("first", "last")}),
+        ("x: Literal['a', 'b'] = 'a'", {"kind": "choice", "default": "a", "choices": ["a", "b"]}),
+        ("x: \"Optional[Literal['a', 'b']]\" = None", {"kind": "choice", "choices": ["a", "b"]}),
+        ("x: Sampling = Sampling.LAST", {"kind": "choice", "default": "last", "choices": ["first", "last"]}),
         ("x: dict[str, Any] | None = None", {"kind": "json"}),
         ("x: list[list[float]] = None", {"kind": "json"}),
         ("x: dict = {0: 0.5}", {"kind": "json", "default": {"0": 0.5}}),
@@ -480,7 +481,7 @@ def flags() -> Iterator[Flag]:
 
 def test_flags_survive_json() -> None:
     read = list(flags())
-    assert [Flag.from_json(json.loads(json.dumps(flag.to_json()))) for flag in read] == read
+    assert [Flag.from_json(Fields(json.loads(json.dumps(flag.to_json())))) for flag in read] == read
 
 
 @given(
@@ -499,7 +500,7 @@ def test_flags_survive_json() -> None:
     )
 )
 def test_any_flag_survives_json(flag: Flag) -> None:
-    assert Flag.from_json(json.loads(json.dumps(flag.to_json()))) == flag
+    assert Flag.from_json(Fields(json.loads(json.dumps(flag.to_json())))) == flag
 
 
 # --- What no command line can call -----------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from memory_docs import MEMORY, PUBLIC, chosen, estimated, on_the_cpu, parts_of,
 from diffpipe.core.build_spec import Placement
 from diffpipe.core.components import kind_of
 from diffpipe.core.errors import UsageError
+from diffpipe.core.parsing import Fields
 from diffpipe.memory import knobs, machine
 from diffpipe.memory.estimate import (
     BYTES,
@@ -418,7 +419,7 @@ def test_stepping_down_ends_and_takes_only_what_works(placement: Placement, mode
 
 def test_a_placement_survives_json() -> None:
     placement = Placement(quantize="int8", quantize_components=("transformer",), vae_tiling=True)
-    assert Placement.from_json(placement.to_json()) == placement
+    assert Placement.from_json(Fields(placement.to_json())) == placement
     assert Placement().to_json() == {}
     assert Sizes.from_json(asdict(FLUX[0])) == Sizes.from_json(FLUX[0].to_json()) == FLUX[0]
 

@@ -11,11 +11,12 @@ from conftest import Cli, Warm
 
 from diffpipe.cache import measured
 from diffpipe.cache.store import Store
+from diffpipe.core.manifest import Manifest
 
 SMALL = ("--width", 64, "--height", 48, "--num-inference-steps", 4, "--no-metadata")
 
 
-def manifest(cli: Cli, name: str) -> dict[str, Any]:
+def manifest(cli: Cli, name: str) -> Manifest:
     return Store(cli.home).find(name).manifest()
 
 
@@ -54,7 +55,9 @@ def test_stored_quantized_weights_are_offloaded_to_the_bit(
     warm(*words, "--name", "int8", check=True)
     warm(*words, "--cpu-offload", offload, "--name", f"int8-{offload}", check=True)
     resident, moved = (manifest(warm, name) for name in ("int8", f"int8-{offload}"))
-    assert resident["quantization"]["key"] == moved["quantization"]["key"]
+    assert resident.stored
+    assert moved.stored
+    assert resident.stored.key == moved.stored.key
     folders = [tmp_path / name for name in ("int8", "moved")]
     assert pictures(warm, "int8", folders[0], "--count", 2) == pictures(
         warm, f"int8-{offload}", folders[1], "--count", 2

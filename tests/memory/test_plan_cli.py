@@ -127,7 +127,7 @@ def test_sizes_of_memory(text: str, count: int) -> None:
 
 @pytest.mark.parametrize("count", [12 * GIB, 12 * 10**9, 12345678901])
 def test_a_size_of_memory_is_the_same_in_the_command_that_builds_again(count: int) -> None:
-    from diffpipe.building.build import command_of
+    from diffpipe.building.command import command_of
     from diffpipe.cli.build import memory_size
     from diffpipe.core.build_spec import BuildSpec, Placement
 

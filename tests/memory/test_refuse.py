@@ -6,9 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import manifests
 import pytest
+from manifests import component_json
 
 from diffpipe.core.errors import DiffpipeError, Exit
+from diffpipe.core.manifest import Manifest
 from diffpipe.memory import refuse
 from diffpipe.memory.machine import Gpu, host_total
 
@@ -18,21 +21,14 @@ DECODER = {"name": "vae", "class_name": "AutoencoderKL", "parameters": 80_000_00
 LARGE = {"width": 16384, "height": 16384}
 
 
-def manifest(device: str = "cpu", **parts: Any) -> dict[str, Any]:
-    components = [{**part, "bytes": 2 * part["parameters"], "dtypes": ["BF16"]} for part in (DENOISER, DECODER)]
-    source = {"role": "base", "kind": "folder", "label": "x", "files": {}, "components": {}}
-    return {
-        "pipeline": "FluxPipeline",
-        "kind": "image",
-        "flags": [{"name": "width", "kind": "integer", "multiple_of": 16}],
-        "components": components,
-        "sources": [source],
-        "config": {"dtype": "bfloat16", "placement": {"device": device}},
-        **parts,
-    }
+def manifest(device: str = "cpu", pipeline: str = "FluxPipeline", **parts: Any) -> Manifest:
+    components = [component_json(**part, bytes=2 * part["parameters"], dtypes=["BF16"]) for part in (DENOISER, DECODER)]
+    flags = [{"name": "width", "kind": "integer", "multiple_of": 16}]
+    config = manifests.config_json(placement={"device": device}, pipeline=pipeline)
+    return manifests.manifest(config, **{"flags": flags, "components": components, **parts})
 
 
-def told(found: Mapping[str, Any], arguments: Mapping[str, Any], *, batch_size: int = 1) -> str:
+def told(found: Manifest, arguments: Mapping[str, Any], *, batch_size: int = 1) -> str:
     """The message and hint with which arguments are refused; "" where they are not."""
     try:
         refuse.check_of(found, {}, batch_size, True)(arguments)
@@ -77,7 +73,7 @@ def test_a_gpu_counts_with_what_stepping_down_saves(small: None, monkeypatch: py
     "found",
     [
         manifest(components=[]),
-        manifest(components=[{**DENOISER, "parameters": 0, "bytes": 0, "dtypes": []}]),
+        manifest(components=[component_json(**{**DENOISER, "parameters": 0})]),
         manifest(pipeline="UnheardOfPipeline"),
     ],
 )

@@ -18,6 +18,7 @@ import pytest
 from conftest import Warm
 from hypothesis import given
 from hypothesis import strategies as st
+from manifests import manifest
 
 from diffpipe.core.errors import UsageError
 from diffpipe.core.flag import Flag
@@ -32,9 +33,9 @@ NASTY = [
     "\u2028\u2029\0 \ud800 🐼 مرحبا",
     "]]> {items} {script-digest} \\u003c \\",
 ]
-MANIFEST = {
-    "pipeline": "FluxPipeline",
-    "flags": [
+MANIFEST = manifest(
+    pipeline="FluxPipeline",
+    flags=[
         Flag("prompt", "text", default="").to_json(),
         Flag("image", "image").to_json(),
         Flag("steps", "integer", default=8).to_json(),
@@ -42,7 +43,7 @@ MANIFEST = {
         Flag("sizes", "integer", many=True).to_json(),
         Flag("extra", "json").to_json(),
     ],
-}
+)
 
 
 class Tags(HTMLParser):

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as some
+from manifests import component_json, manifest
 
 from diffpipe.building.reproduce import (
     EQUAL,
@@ -25,10 +27,10 @@ from diffpipe.building.reproduce import (
 )
 from diffpipe.cli.inspect_file import plain, rows
 from diffpipe.core.build_spec import BuildSpec, Placement, Speed
-from diffpipe.core.canonical import digest
 from diffpipe.core.errors import DiffpipeError, NotFoundError, UsageError
+from diffpipe.core.manifest import Manifest
 from diffpipe.core.request import Request
-from diffpipe.core.source import FileInfo, Source
+from diffpipe.core.source import FileInfo, Role, Source
 from diffpipe.engine import media
 from diffpipe.engine.running import compare
 from diffpipe.results import metadata
@@ -46,30 +48,27 @@ FACTS = {"kind": "image", "format": "png", "index": 0, "of": 1, "width": 64, "he
 
 
 def hub(role: str, label: str, *paths: str, **more: Any) -> Source:
-    return Source(role, "hub", label, {path: FileInfo(10, SHA) for path in paths}, COMMIT, **more)
+    return Source(Role.parse(role), "hub", label, {path: FileInfo(10, SHA) for path in paths}, COMMIT, **more)
 
 
 def local(role: str, label: str, path: str, kind: Any = "folder", **more: Any) -> Source:
-    return Source(role, kind, label, {path: FileInfo(10, SHA)}, **more)
+    return Source(Role.parse(role), kind, label, {path: FileInfo(10, SHA)}, **more)
 
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
 BASE = hub("base", "someone/paint", "text_encoder/model.safetensors", UNET, pipeline="StableDiffusionPipeline")
 
 
-def manifest_of(sources: tuple[Source, ...], spec: BuildSpec | None = None, **more: Any) -> dict[str, Any]:
-    from dataclasses import asdict
-
+def manifest_of(sources: tuple[Source, ...], spec: BuildSpec | None = None, **more: Any) -> Manifest:
     wanted = spec or BuildSpec("stable-diffusion", "text2image", "someone/paint")
     config = configuration(wanted, "StableDiffusionPipeline", sources)
-    return {
-        "key": digest(config), "provider": wanted.provider, "type": wanted.type, "pipeline": "StableDiffusionPipeline",
-        "config": config, "sources": [asdict(source) for source in sources], "flags": FLAGS, "arguments": NAMES,
-        "components": [{"name": "scheduler", "class_name": "PNDMScheduler"}], **more,
-    }  # fmt: skip
+    return manifest(
+        config.json, sources=[source.to_json() for source in sources], flags=FLAGS, arguments=NAMES,
+        components=[component_json("scheduler", "PNDMScheduler")], **more,
+    )  # fmt: skip
 
 
-def run_of(manifest: Mapping[str, Any], **about: Any) -> Run:
+def run_of(manifest: Manifest, **about: Any) -> Run:
     return Run(manifest, About("paint", **about), {"diffpipe": "0.1.0", "torch": "2.13.0"}, "cpu: AVX2")
 
 
@@ -88,19 +87,19 @@ def test_a_document_says_all_that_makes_a_file_and_no_place(tmp_path: Path) -> N
     (tmp_path / "frames" / "1.png").write_bytes(b"frame")
     picture, frames = str(tmp_path / "in.png"), str(tmp_path / "frames")
     arguments = {"prompt": "a fox", "width": 64, "image": picture, "images": [picture, frames]}
-    manifest = manifest_of((BASE,))
+    built = manifest_of((BASE,))
 
-    found = document(run_of(manifest, fit=True, batch_size=4), Request(8, 3, arguments, ("/x/y.png",), fps=12.0))
+    found = document(run_of(built, fit=True, batch_size=4), Request(8, 3, arguments, ("/x/y.png",), fps=12.0))
 
     same = {"file": "in.png", "digest": media_digest(tmp_path / "in.png")}
     assert found == {
         "format": 1,
         "tool": "diffpipe",
         "pipeline": {
-            "name": "paint", "key": manifest["key"], "provider": "stable-diffusion", "type": "text2image",
+            "name": "paint", "key": built.key, "provider": "stable-diffusion", "type": "text2image",
             "class": "StableDiffusionPipeline",
         },
-        "config": manifest["config"],
+        "config": built.config.json,
         "sources": [
             {
                 "role": "base", "kind": "hub", "label": "someone/paint", "commit": COMMIT,
@@ -183,9 +182,9 @@ def test_people_are_shown_where_everything_is_from() -> None:
     style = local("lora:0", "ink.safetensors", "ink.safetensors", "file", scale=0.5)
     vae = hub("component:vae", "other/vae", "vae/config.json", "vae/model.safetensors", subfolder="vae")
     spec = BuildSpec("stable-diffusion", "text2image", "x", components={"vae": "x"}, loras=("x",))
-    manifest = manifest_of((BASE, vae, style), spec)
-    manifest["sources"].pop()  # as quantization does, which fuses the LoRA
-    told = texts(run_of(manifest), Request(0, 1, {"prompt": "a\nfox\x1b[2J"}))({**FACTS, "index": 1, "of": 4})
+    built = manifest_of((BASE, vae, style), spec)
+    fused = replace(built, sources=built.sources[:-1])  # as quantization does
+    told = texts(run_of(fused), Request(0, 1, {"prompt": "a\nfox\x1b[2J"}))({**FACTS, "index": 1, "of": 4})
     shown = list(rows(parsed(told["diffpipe"])))
     assert shown[3:6] == [
         ("model", "someone/paint@c0ffee0"), ("vae", "other/vae@c0ffee0"), ("lora", "ink.safetensors at 0.5 (local)")
@@ -231,7 +230,7 @@ def test_the_parameters_of_a_picture() -> None:
 def test_the_model_of_a_single_file_is_its_name_and_hash() -> None:
     other = "sha256:" + "cd34" * 16
     files = {"paint, v1: last.safetensors": FileInfo(1, other)}
-    single = Source("base", "file", "paint, v1: last.safetensors", files)
+    single = Source(Role("base"), "file", "paint, v1: last.safetensors", files)
     found = parameters(made({}, single))
     assert 'Model hash: cd34cd34cd, Model: "paint, v1: last",' in found
     assert as_others_read("x\n" + found)[2]["Model"] == "paint, v1: last"
@@ -298,11 +297,11 @@ def test_a_hub_pipeline_is_asked_for_by_its_commits() -> None:
         placement=Placement(cpu_offload="model"),
         speed=Speed(compile=True),
     )  # fmt: skip
-    assert (row.pipeline, commits) == ("StableDiffusionPipeline", {"config": COMMIT, "lora:0": COMMIT})
+    assert (row.pipeline, commits) == ("StableDiffusionPipeline", {Role("config"): COMMIT, Role.lora(0): COMMIT})
 
 
 def test_two_files_of_one_repository_are_two_pipelines() -> None:
-    keys = {manifest_of((hub("base", "someone/paint", f"{name}.safetensors"),))["key"] for name in "ab"}
+    keys = {manifest_of((hub("base", "someone/paint", f"{name}.safetensors"),)).key for name in "ab"}
     assert len(keys) == 2
 
 
@@ -310,7 +309,7 @@ def test_local_sources_are_asked_for_in_words_that_can_be_typed() -> None:
     sources = (
         local("base", "paint", "model_index.json"),
         local("component:vae", "vae.safetensors", "vae.safetensors", "file"),
-        Source("lora:0", "embedded", "demo:pixel", {"pixel.safetensors": FileInfo(1, SHA)}),
+        Source(Role.lora(0), "embedded", "demo:pixel", {"pixel.safetensors": FileInfo(1, SHA)}),
         local("lora:1", "ink.safetensors", "ink.safetensors", "file", scale=0.5),
     )
     spec = BuildSpec("stable-diffusion", "text2image", "x", components={"vae": "x"}, loras=("x", "y"))

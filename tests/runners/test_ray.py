@@ -13,12 +13,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import manifests
 import pytest
 from conftest import Cli
 from ray_nodes import Nodes, children, nodes, private
 
 from diffpipe.cache.store import Store
 from diffpipe.core.errors import DiffpipeError, Exit, NotFoundError, UsageError
+from diffpipe.core.manifest import Manifest
 from diffpipe.core.request import Outcome, Request
 from diffpipe.runners.job import CHUNK, Ears, Job
 from diffpipe.runners.ray_cluster import cluster as clusters
@@ -148,12 +150,20 @@ def test_a_node_builds_the_pipeline_from_what_pins_it(cli: Cli, copy_of: Callabl
     entry = Store(cli.home).find("pinned")
     manifest = entry.manifest()
     document = {
-        "pipeline": {"key": entry.key, "provider": manifest["provider"], "name": "pinned"},
-        "config": manifest["config"],
-        "sources": manifest["sources"],
+        "pipeline": {"key": entry.key, "provider": manifest.provider, "name": "pinned"},
+        "config": manifest.config.json,
+        "sources": [source.to_json() for source in manifest.sources],
     }
     plan = node.Plan(
-        entry.key, document, entry.sources()["locations"], {}, {}, driver="", root="", folder="", umask=0o22
+        entry.key,
+        document,
+        {str(role): place for role, place in entry.locations().items()},
+        {},
+        {},
+        driver="",
+        root="",
+        folder="",
+        umask=0o22,
     )
     made = node.entry_of(plan, Store(tmp_path / "second"))
     assert (made.key, made.folder.parent.parent) == (entry.key, tmp_path / "second")
@@ -387,14 +397,19 @@ def test_shares_that_no_node_has_are_refused() -> None:
         shares_of([of_node("a", 0)], Cluster())
 
 
-def manifest(kind: str = "image", **config: Any) -> dict[str, Any]:
-    return {"kind": kind, "config": {"loras": [], "placement": {}, **config}, "sources": [], "flags": []}
+def manifest(kind: str = "image", **config: Any) -> Manifest:
+    return manifests.manifest(manifests.config_json(**config), kind=kind)
+
+
+TORCHAO = {"mode": "int8", "backend": "torchao", "version": "1", "components": []}
 
 
 def test_which_versions_decide() -> None:
     always = ("diffpipe", "diffusers", "transformers", "torch")
     assert node.deciding(manifest()) == (*always, "pillow")
-    full = manifest("video", loras=[{}], quantization={"backend": "torchao"})
+    full = manifest(
+        "video", loras=[{}], quantization={"mode": "int8", "backend": "torchao", "version": "1", "components": []}
+    )
     assert node.deciding(full) == (*always, "av", "torchao", "peft")
 
 

@@ -18,12 +18,15 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from manifests import config_json, manifest
 
 from diffpipe.cache.store import Store
 from diffpipe.cli import workers
 from diffpipe.core.errors import CacheError, DiffpipeError, Exit, UsageError
 from diffpipe.core.flag import Flag
+from diffpipe.core.manifest import Manifest
 from diffpipe.core.request import Artifact, Outcome, Request
+from diffpipe.core.source import Role
 from diffpipe.memory.machine import Gpu
 from diffpipe.runners import local
 from diffpipe.runners.job import Ears, Job
@@ -37,11 +40,8 @@ from diffpipe.runners.worker.protocol import Answered, FilePiece, Make, Ready, S
 from diffpipe.runners.worker.typed_paths import absolute
 
 KEY = "0123456789abcdef" * 4
-MANIFEST = {
-    "flags": [Flag("prompt", "text").to_json(), Flag("image", "image").to_json()],
-    "pipeline": "Fake",
-    "config": {"placement": {"device": "auto"}},
-}
+FLAGS = [Flag("prompt", "text").to_json(), Flag("image", "image").to_json()]
+MANIFEST = manifest(config_json(placement={"device": "auto"}), flags=FLAGS)
 SEVERAL = Job(several=True)
 
 
@@ -51,10 +51,10 @@ class FakeEntry:
     folder: Path = Path()
     summary: Mapping[str, Any] = None  # type: ignore[assignment]
 
-    def manifest(self) -> Mapping[str, Any]:
+    def manifest(self) -> Manifest:
         return MANIFEST
 
-    def sources(self) -> dict[str, Any]:
+    def locations(self) -> dict[Role, str]:
         return {}
 
 

@@ -27,7 +27,7 @@ WEIGHTS = "unet/model.safetensors"
 SRC = Path(__file__).parents[2] / "src"
 RUNNER = """
 import json, sys, traceback
-from diffpipe import hub
+from diffpipe.sources import hub
 from diffpipe.core.errors import DiffpipeError
 answer = {}
 try:

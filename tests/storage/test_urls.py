@@ -20,6 +20,7 @@ from conftest import Cli, Done, Warm
 from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import given
 from hypothesis import strategies as st
+from manifests import manifest
 from PIL import Image
 
 from diffpipe.batch import output_paths
@@ -649,11 +650,8 @@ def picture(colour: str = "red", name: str = "x.png") -> bytes:
 def test_metadata_name_an_input_and_its_content_and_no_more() -> None:
     data = picture()
     url = put("store://me:secret@a/folder/in.png", data)
-    manifest = {
-        "key": "k", "provider": "p", "type": "t", "pipeline": "C", "config": {}, "sources": [], "components": [],
-        "flags": [{"name": "image", "kind": "image"}],
-    }  # fmt: skip
-    run = metadata.Run(manifest, metadata.About("p"), {}, "cpu")
+    built = manifest(flags=[{"name": "image", "kind": "image"}])
+    run = metadata.Run(built, metadata.About("p"), {}, "cpu")
     document = metadata.document(run, Request(0, 1, {"image": url}))
     assert document["media"] == {"image": {"file": "in.png", "digest": "sha256:" + hashlib.sha256(data).hexdigest()}}
     assert "secret" not in json.dumps(document)

@@ -19,12 +19,16 @@ from ..catalog.plugins import providers
 from ..catalog.rows import PipelineType
 from ..core.build_spec import BuildSpec, Speed
 from ..core.canonical import digest
+from ..core.configuration import Configuration
 from ..core.errors import CacheError, NotFoundError, UsageError
-from ..core.flag import MEDIA_KINDS, Arguments, Flag
-from ..core.source import CHECKPOINTS
+from ..core.flag import MEDIA_KINDS, Arguments
+from ..core.manifest import Manifest
+from ..core.parsing import Fields
+from ..core.source import CHECKPOINTS, Role
 from ..results.metadata import damaged, media_digest, sections_of
-from ..sources.pin import Context, placement_of, resolve
-from .build import Options, Say, build
+from ..sources.pin import Context, Report, resolve
+from .build import Options, build
+from .fetch import Say
 
 # Decibels from which what was made again counts as the same. At 40 dB the root mean square error is 1 % of full scale
 # (2.6 levels of 255), which is taken for invisible in picture coding; the ear hears more: 60 dB is 0.1 %.
@@ -65,7 +69,7 @@ class Given:
 # The pipeline
 
 
-def entry_of(document: Mapping[str, Any], given: Given, store: Store, say: Say, report: Any = None) -> Entry:
+def entry_of(document: Mapping[str, Any], given: Given, store: Store, say: Say, report: Report | None = None) -> Entry:
     """The pipeline that made a file: from the cache by its key, else built again.
 
     Raises DiffpipeError for a document that was edited, NotFoundError that says which local sources are needed,
@@ -88,7 +92,7 @@ def entry_of(document: Mapping[str, Any], given: Given, store: Store, say: Say, 
         raise damaged() from error
     resolved = resolve(spec, row, Context(store.digests, {}, given.offline, report, commits))
     if resolved.key != key:
-        _refuse(list(differences(document["config"], resolved.config)), given.force, say)
+        _refuse(list(differences(document["config"], resolved.config.json)), given.force, say)
     options = Options(_name(document, resolved.key, store), False, given.offline, given.quiet)
     return build(spec, row, store, options, say, report, commits).entry
 
@@ -110,8 +114,8 @@ def told_briefly(different: Iterable[str]) -> str:
 
 def _places(entry: Entry | None) -> dict[str, str]:
     """Where a pipeline's sources were at its build, by role, as far as they are still there."""
-    recorded = entry.sources().get("locations", {}) if entry else {}
-    return {role: place for role, place in recorded.items() if place and Path(place).exists()}
+    recorded = entry.locations() if entry else {}
+    return {str(role): place for role, place in recorded.items() if place and Path(place).exists()}
 
 
 def _name(document: Mapping[str, Any], key: str, store: Store) -> str:
@@ -127,7 +131,7 @@ def _name(document: Mapping[str, Any], key: str, store: Store) -> str:
 
 def spec_of(
     document: Mapping[str, Any], given: Given, places: Mapping[str, str]
-) -> tuple[BuildSpec, PipelineType, dict[str, str]]:
+) -> tuple[BuildSpec, PipelineType, dict[Role, str]]:
     """The build request of a document, its row, and commits by role for what no request can pin.
 
     `places`: where local sources lie, by role. Raises NotFoundError for a provider that is not here, and for local
@@ -141,7 +145,7 @@ def spec_of(
     found = _sources(sections, sources, given, places)
     default = row.pipeline or sources.get("config", sources["base"]).get("pipeline", "")
     commits = {
-        role: section["commit"]
+        Role.parse(role): section["commit"]
         for role, section in sections.items()
         if section["kind"] == "hub" and role.startswith(("config", "lora:")) and not (role == "config" and given.config)
     }
@@ -159,8 +163,8 @@ def spec_of(
         scheduler_config=config["scheduler"]["config"],
         dtype=config["dtype"],
         device=config["placement"]["device"],
-        placement=placement_of(config),
-        speed=Speed.from_json(config.get("speed", {})),
+        placement=Configuration.from_json(Fields(config)).placement,
+        speed=Speed.from_json(Fields(config.get("speed", {}))),
         allow_pickle=config["trust"]["pickle"],
         trust_remote_code=config["trust"]["remote_code"],
     )
@@ -271,18 +275,18 @@ def _shown(value: Any) -> str:
 
 
 def call_of(
-    document: Mapping[str, Any], manifest: Mapping[str, Any], find: Callable[[str, Mapping[str, Any], int], str]
+    document: Mapping[str, Any], manifest: Manifest, find: Callable[[str, Mapping[str, Any], int], str]
 ) -> Arguments:
     """The call arguments of a document, media as paths that `find` gives for (argument, recorded file, its place).
 
     Raises UsageError for what the pipeline does not take.
     """
-    flags = {flag["name"]: Flag.from_json(flag) for flag in manifest["flags"]}
+    flags = manifest.flags_by_name
     media = {name for name, flag in flags.items() if flag.kind in MEDIA_KINDS}
     plain = {name: value for name, value in document["arguments"].items() if value is not None}
     if plain.keys() & media or document["media"].keys() - media:
         raise damaged()
-    typed_values(plain, from_json, "its settings", flags, {*manifest["arguments"], *flags})
+    typed_values(plain, from_json, "its settings", flags, {*manifest.arguments, *flags})
     return checked(flags, {**plain, **{name: _found(name, value, find) for name, value in document["media"].items()}})
 
 

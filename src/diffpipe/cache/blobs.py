@@ -110,8 +110,8 @@ def _needed(store: Store, without: frozenset[str]) -> Iterator[tuple[str, set[st
     for entry in store.entries():
         if entry.key in without or entry.faults():
             continue
-        locations = entry.sources()["locations"]
-        for source in map(Source.from_json, entry.manifest()["sources"]):
+        locations = entry.locations()
+        for source in entry.manifest().sources:
             folder = _folder_name(source)
             # Not by where it lies: a cache can have several names.
             if folder in Path(locations.get(source.role, "")).parts:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..core.source import Source, file_of
+from ..core.source import file_of
 from ..storage.disk import readable
 from . import blobs, weights
 from .store import SHORT, Entry, Store
@@ -88,13 +88,13 @@ def _reason(entry: Entry | None, unused_for: int | None) -> str | None:
         return "is damaged"
     if entry.faults():
         return "is damaged"
-    manifest, locations = entry.manifest(), entry.sources()["locations"]
-    for source in map(Source.from_json, manifest["sources"]):
+    manifest, locations = entry.manifest(), entry.locations()
+    for source in manifest.sources:
         for path in source.files:
             if not file_of(source, locations.get(source.role, ""), path).exists():
                 return f"needs {source.label}, which is gone"
-    stored = manifest.get("quantization", {}).get("key")
-    if stored and weights.find(Store(entry.folder.parent.parent), stored) is None:
+    stored = manifest.stored
+    if stored and weights.find(Store(entry.folder.parent.parent), stored.key) is None:
         return "lost its quantized weights"
     idle = (time.time() - entry.last_used()) / DAY
     return f"was not used for {idle:.0f} days" if unused_for is not None and idle >= unused_for else None

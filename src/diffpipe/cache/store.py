@@ -11,30 +11,32 @@ pins/, digests/, locks/, temporary/
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shlex
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
 
-from ..core.canonical import digest
+from ..core.canonical import JsonObject, digest
 from ..core.errors import CacheError, NotFoundError, UsageError
-from ..core.source import Source, file_of
-from ..storage.disk import DigestCache, identity, write_atomic, write_json
+from ..core.manifest import Manifest
+from ..core.parsing import Fields, Misfit, parse_json
+from ..core.source import Role, Source
+from ..storage.disk import DigestCache, write_atomic, write_json
+from .records import SourcesRecord, Summary
 
 KEY = re.compile(r"[0-9a-f]{64}")
 PREFIX = re.compile(r"[0-9a-f]{6,64}")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 SHORT = 12  # hex digits of a key that are shown
 IMPORTED = "imported:"  # how the place of a source within the cache begins (see blobs.py)
+LARGEST = 64_000_000  # bytes of one of its files
 STALE = 3600.0  # seconds after which a temporary folder without a living lock is left over from a crash
 
 
@@ -44,49 +46,50 @@ class Entry:
 
     key: str
     folder: Path
-    summary: Mapping[str, Any]
+    summary: Summary
 
-    def manifest(self) -> dict[str, Any]:
-        """The manifest. Raises CacheError if it was cut short or edited."""
-        value = intact(self.folder / "manifest.json")
-        if value.get("key") != self.key:
-            raise CacheError(f"the cache entry {self.key[:SHORT]} is damaged", self.mend())
-        return value
+    def manifest(self) -> Manifest:
+        """The manifest. Raises CacheError if it was cut short or edited, or is of a newer diffpipe."""
+        try:
+            value = intact(self.folder / "manifest.json")
+            if value.get("key") != self.key:
+                raise CacheError(f"the cache entry {self.key[:SHORT]} is damaged", self.mend())
+            return Manifest.from_json(value)
+        except Misfit as error:
+            raise CacheError(f"the cache entry {self.key[:SHORT]} cannot be read: {error}", self.mend()) from error
 
-    def sources(self) -> dict[str, Any]:
-        """Where the sources lie on this machine and each file's identity at build time; {} if that is damaged."""
-        value = intact(self.folder / "sources.json")
-        root = self.folder.parent.parent / "sources"
-        told = value.get("locations", {}).items()
-        places = {role: str(root / at.removeprefix(IMPORTED)) for role, at in told if at.startswith(IMPORTED)}
-        return {**value, "locations": {**value["locations"], **places}} if places else value
+    def sources(self) -> SourcesRecord | None:
+        """Where the sources lie on this machine and each file's identity at build time; None if that is damaged."""
+        return _sources_of(self.folder)
 
-    def set_sources(self, value: Mapping[str, Any]) -> None:
-        write_sealed(self.folder / "sources.json", _movable(value, self.folder.parent.parent))
+    def locations(self) -> Mapping[Role, str]:
+        """Role -> folder or file of each source as it was recorded; {} if that is damaged."""
+        record = self.sources()
+        return record.locations if record else {}
+
+    def set_sources(self, record: SourcesRecord) -> None:
+        write_sealed(self.folder / "sources.json", _movable(record, self.folder.parent.parent).to_json())
 
     def faults(self) -> list[str]:
         """Which of the entry's own files were cut short or edited."""
         sound = {
             "manifest": intact(self.folder / "manifest.json").get("key") == self.key,
             "summary": intact(self.folder / "summary.json").get("key") == self.key,
-            "record of sources": bool(self.sources()),
+            "record of sources": self.sources() is not None,
         }
         return [f"its {name} is damaged" for name, good in sound.items() if not good]
 
     def rebuild(self) -> str:
-        """The command line that builds this entry again, as near as what is left of it tells."""
-        words = self.sources().get("command")
-        if words:
-            return shlex.join([*words, "--force"])
-        if self.summary:
-            model = str(self.summary.get("model")).partition("@")[0]
-            return f"diffpipe build {self.summary.get('provider')} --type {self.summary.get('type')} --model {model}"
-        return f"diffpipe pipelines remove {self.key[:SHORT]}, then diffpipe build"
+        """The command line that builds this entry again, as near as what is left of it says."""
+        record = self.sources()
+        if record and record.command:
+            return shlex.join([*record.command, "--force"])
+        model = self.summary.model.partition("@")[0]
+        return shlex.join(["diffpipe", "build", self.summary.provider, "--type", self.summary.type, "--model", model])
 
     def mend(self) -> str:
         """What to do about damage: the command that makes this entry, with what it does."""
-        imported = self.sources().get("command", [])[1:3] == ["pipelines", "import"]
-        return f"{'import' if imported else 'build'} it again: {self.rebuild()}"
+        return _mend_by(self.sources(), self.rebuild())
 
     def last_used(self) -> float:
         """Seconds since the epoch; 0 when the entry is damaged."""
@@ -99,12 +102,26 @@ class Entry:
         os.utime(self.folder / "summary.json")
 
 
-def _movable(sources: Mapping[str, Any], root: Path) -> dict[str, Any]:
-    """A record of sources in which those within the cache are told by their place in it: a cache can be moved."""
+def _sources_of(folder: Path) -> SourcesRecord | None:
+    """The record of sources in an entry's folder; None where it is damaged."""
+    value = intact(folder / "sources.json")
+    try:
+        record = SourcesRecord.from_json(Fields(value)) if value else None
+    except Misfit:
+        return None
+    root = folder.parent.parent / "sources"
+    return record and record.moved(lambda at: str(root / at.removeprefix(IMPORTED)) if at.startswith(IMPORTED) else at)
+
+
+def _mend_by(record: SourcesRecord | None, command: str) -> str:
+    imported = record is not None and record.command[1:3] == ("pipelines", "import")
+    return f"{'import' if imported else 'build'} it again: {command}"
+
+
+def _movable(record: SourcesRecord, root: Path) -> SourcesRecord:
+    """A record of sources in which those within the cache are named by their place in it: a cache can be moved."""
     within = str(root / "sources") + os.sep
-    told = sources["locations"].items()
-    places = {role: IMPORTED + at.removeprefix(within) for role, at in told if at.startswith(within)}
-    return {**sources, "locations": {**sources["locations"], **places}}
+    return record.moved(lambda at: IMPORTED + at.removeprefix(within) if at.startswith(within) else at)
 
 
 def home() -> Path:
@@ -117,31 +134,32 @@ def home() -> Path:
     return user_cache_path("diffpipe")
 
 
-def _read(path: Path | str) -> dict[str, Any] | None:
+def _read(path: Path | str) -> JsonObject | None:
+    """The JSON object of a file of the cache; None where it is missing, larger than any of ours, or none."""
     try:
         with open(path, "rb") as stream:
-            value = json.loads(stream.read())
-    except (OSError, ValueError):
+            value = parse_json(stream.read(LARGEST + 1), LARGEST)
+    except (OSError, ValueError):  # a name from a damaged file may be none that a system takes
         return None
     return value if isinstance(value, dict) else None
 
 
-def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
+def sealed(value: JsonObject) -> JsonObject:
     """A value with its own digest, so that an edit shows."""
     return {**value, "digest": digest(value)}
 
 
-def write_sealed(path: Path, value: Mapping[str, Any]) -> None:
+def write_sealed(path: Path, value: JsonObject) -> None:
     """Write what `intact` reads."""
     write_json(path, sealed(value))
 
 
-def _write_all(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
+def _write_all(folder: Path, files: Mapping[str, JsonObject]) -> None:
     for name, value in files.items():
         write_sealed(folder / name, value)
 
 
-def intact(path: Path) -> dict[str, Any]:
+def intact(path: Path) -> JsonObject:
     """What was written sealed, without the digest; {} if the file is missing, cut short or edited."""
     value = _read(path) or {}
     seal = value.pop("digest", None)
@@ -176,10 +194,13 @@ class Store:
             return None
         # Plain strings here and in _key_of: Path's operators are half the time of listing ten thousand entries.
         folder = os.path.join(self.root, "pipelines", key)
-        summary = _read(os.path.join(folder, "summary.json"))
-        if not summary or summary.get("key") != key:
+        value = _read(os.path.join(folder, "summary.json"))
+        if not value or value.get("key") != key:
             return None
-        return Entry(key, Path(folder), {name: value for name, value in summary.items() if name != "digest"})
+        try:
+            return Entry(key, Path(folder), Summary.from_json(Fields(value)))
+        except Misfit:
+            return None
 
     def sound(self, key: str) -> Entry | None:
         """The entry of a full key, if none of its own files is damaged."""
@@ -220,9 +241,16 @@ class Store:
         key = self.key(reference)
         entry = self.get(key)
         if entry is None:
-            mend = Entry(key, self.root / "pipelines" / key, {}).mend()
-            raise CacheError(f"the cache entry of {reference} is missing or damaged", mend)
+            raise CacheError(f"the cache entry of {reference} is missing or damaged", self.mend(key))
         return entry
+
+    def mend(self, key: str) -> str:
+        """What to do about a damaged entry, as near as what is left of it says."""
+        if entry := self.get(key):
+            return entry.mend()
+        record = _sources_of(self.root / "pipelines" / key)
+        removal = f"diffpipe pipelines remove {key[:SHORT]}, then diffpipe build"
+        return _mend_by(record, shlex.join([*record.command, "--force"]) if record and record.command else removal)
 
     def key(self, reference: str) -> str:
         """The key that a name, a key or a unique prefix of one stands for, whatever state its entry is in.
@@ -261,15 +289,17 @@ class Store:
         finally:
             lock.release()
 
-    def publish(
-        self, key: str, summary: Mapping[str, Any], manifest: Mapping[str, Any], sources: Mapping[str, Any]
-    ) -> Entry:
+    def publish(self, summary: Summary, manifest: Manifest, sources: SourcesRecord) -> Entry:
         """Write an entry in a temporary folder and rename it into place.
 
         Over an older or damaged one, file by file: any mix of the two describes the same key, and no moment is without.
         """
-        record = _movable(sources, self.root)
-        files = {"manifest.json": manifest, "sources.json": record, "summary.json": {**summary, "key": key}}
+        key, record = manifest.key, _movable(sources, self.root)
+        files = {
+            "manifest.json": manifest.to_json(),
+            "sources.json": record.to_json(),
+            "summary.json": {**summary.to_json(), "key": key},
+        }
         target = self.folder("pipelines") / key
         if target.exists():
             _write_all(target, files)
@@ -309,11 +339,11 @@ class Store:
 
     def _rename_in_command(self, entry: Entry, old: str, new: str) -> None:
         """Let the command that builds an entry again give it its new name."""
-        sources = entry.sources()
-        words = sources.get("command", [])
-        for at, word in enumerate(words[:-1]):
-            if word == "--name" and words[at + 1] == old:
-                entry.set_sources({**sources, "command": [*words[: at + 1], new, *words[at + 2 :]]})
+        record = entry.sources()
+        for at, word in enumerate(record.command[:-1]) if record else ():
+            if record and word == "--name" and record.command[at + 1] == old:
+                command = (*record.command[: at + 1], new, *record.command[at + 2 :])
+                entry.set_sources(replace(record, command=command))
 
     def remove(self, reference: str) -> str:
         """Remove a name; the entry goes with its last name, or at once when a key is given. Returns the key."""
@@ -358,12 +388,16 @@ class Store:
         now = time.time()
         return [path for path in found if path.exists() and now - path.stat().st_mtime > STALE]
 
-    def pins(self, request: str) -> dict[str, Any] | None:
-        """What an identical earlier build request was pinned to (see build.py); None if there was none."""
-        return _read(self.root / "pins" / request)
+    def pins(self, request: str) -> dict[Role, Source]:
+        """What an identical earlier build request was pinned to (see building/build.py); {} if there was none."""
+        value = _read(self.root / "pins" / request) or {}
+        try:
+            return {Role.parse(role): Source.from_json(Fields(one, role)) for role, one in value.items()}
+        except ValueError:  # of an older diffpipe, or damaged: pinned anew
+            return {}
 
-    def set_pins(self, request: str, value: Mapping[str, Any]) -> None:
-        write_json(self.folder("pins") / request, value)
+    def set_pins(self, request: str, sources: Iterable[Source]) -> None:
+        write_json(self.folder("pins") / request, {str(source.role): source.to_json() for source in sources})
 
 
 def check_name(name: str) -> None:
@@ -380,12 +414,3 @@ def listdir(path: Path) -> list[str]:
         return os.listdir(path)
     except OSError:
         return []
-
-
-def record_sources(sources: tuple[Source, ...], locations: Mapping[str, str], command: list[str]) -> dict[str, Any]:
-    """What sources.json holds: where each source lies, each file's identity now, and how to build it again."""
-    identities = {
-        source.role: {path: identity(file_of(source, locations[source.role], path)) for path in source.files}
-        for source in sources
-    }
-    return {"locations": dict(locations), "identities": identities, "command": command}

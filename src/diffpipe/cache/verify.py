@@ -4,55 +4,62 @@ from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from ..core.errors import CacheError
+from ..core.manifest import Located, Manifest
 from ..core.source import FileInfo, Source, file_of, place_of
 from ..storage.disk import content_digest, identity
 from . import weights
+from .records import Identity, SourcesRecord
 from .store import SHORT, Entry, Store
 
 
-def locate(entry: Entry, manifest: dict[str, Any]) -> dict[str, Path]:
-    """role -> folder or file of every source, each checked to be unchanged since the build.
+def locate(entry: Entry, manifest: Manifest) -> Located:
+    """Where every source of an entry lies, each file checked to be unchanged since the build.
 
     Files whose size and times are as recorded are not read again. Raises CacheError with the command to rebuild.
     """
     recorded = entry.sources()
-    if not recorded:
+    if recorded is None:
         raise CacheError(f"the cache entry {entry.key[:SHORT]} lost its record of sources", entry.mend())
-    identities = recorded.get("identities", {})
-    changed = False
-    for source in map(Source.from_json, manifest["sources"]):
-        seen = identities.setdefault(source.role, {})
-        for path, info in source.files.items():
-            place = file_of(source, recorded.get("locations", {}).get(source.role, ""), path)
-            now = identity(place) if place.exists() else None
-            if now is None or now != seen.get(path):
-                problem = check_file(source, path, place, info)
-                if problem:
-                    mend = entry.mend()
-                    if now is None and source.kind in ("folder", "file") and mend.startswith("build"):
-                        mend = f"put it back, or give its new place to this: {entry.rebuild()}"
-                    raise CacheError(f"{problem} since {entry.key[:SHORT]} was built", mend)
-                seen[path], changed = now, True
-    if changed:
+    moved = {source.role: found for source in manifest.sources if (found := _seen_anew(entry, source, recorded))}
+    if moved:
         with suppress(OSError):  # a cache that may only be read serves as well
-            entry.set_sources(recorded)
-    found = {role: place_of(location) for role, location in recorded["locations"].items()}
-    return found | _stored(entry, manifest)
+            entry.set_sources(recorded.with_seen(moved))
+    places = {role: place_of(location) for role, location in recorded.locations.items()}
+    return Located(places, _stored(entry, manifest))
 
 
-def _stored(entry: Entry, manifest: dict[str, Any]) -> dict[str, Path]:
+def _seen_anew(entry: Entry, source: Source, recorded: SourcesRecord) -> dict[str, Identity]:
+    """The files of a source that are not as they were recorded, but of the same content: their identities now."""
+    found: dict[str, Identity] = {}
+    for path, info in source.files.items():
+        place = file_of(source, recorded.locations.get(source.role, ""), path)
+        now = tuple(identity(place)) if place.exists() else None
+        if now is None or now != recorded.seen(source.role, path):
+            if problem := check_file(source, path, place, info):
+                raise CacheError(f"{problem} since {entry.key[:SHORT]} was built", _mend(entry, source, now is None))
+            found[path] = now or ()
+    return found
+
+
+def _mend(entry: Entry, source: Source, gone: bool) -> str:
+    mend = entry.mend()
+    if gone and source.kind in ("folder", "file") and mend.startswith("build"):
+        return f"put it back, or give its new place to this: {entry.rebuild()}"
+    return mend
+
+
+def _stored(entry: Entry, manifest: Manifest) -> Path | None:
     """Where the quantized weights lie, each file what it was when it was written. Raises CacheError."""
-    if "quantization" not in manifest:
-        return {}
-    store, key = Store(entry.folder.parent.parent), manifest["quantization"]["key"]
+    if manifest.stored is None:
+        return None
+    store = Store(entry.folder.parent.parent)
     try:
-        weights.files(store, key)
+        weights.files(store, manifest.stored.key)
     except CacheError as error:
         raise CacheError(error.message, entry.mend()) from error
-    return {"weights": weights.folder(store, key)}
+    return weights.folder(store, manifest.stored.key)
 
 
 def check_file(source: Source, path: str, place: Path, info: FileInfo) -> str | None:
@@ -76,12 +83,12 @@ def problems(entry: Entry) -> list[str]:
     found = entry.faults()
     if found:
         return found
-    manifest, locations = entry.manifest(), entry.sources()["locations"]
-    for source in map(Source.from_json, manifest["sources"]):
+    manifest, locations = entry.manifest(), entry.locations()
+    for source in manifest.sources:
         for path, info in source.files.items():
             problem = check_file(source, path, file_of(source, locations.get(source.role, ""), path), info)
             if problem:
                 found.append(problem)
-    if "quantization" in manifest:
-        found += weights.problems(Store(entry.folder.parent.parent), manifest["quantization"]["key"])
+    if manifest.stored:
+        found += weights.problems(Store(entry.folder.parent.parent), manifest.stored.key)
     return found

@@ -13,12 +13,14 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from ..core.canonical import digest
+from ..core.configuration import Configuration
 from ..core.errors import CacheError
+from ..core.manifest import WeightsSummary
+from ..core.parsing import Fields, Misfit
 from ..storage.disk import identity, sha256
 from .store import KEY, SHORT, STALE, Store, intact, listdir, write_sealed
 
@@ -28,35 +30,35 @@ RARE = ("float32",)  # those that a configuration has only where they say someth
 SUMMARY = "summary.json"
 
 
-def weights_key(config: Mapping[str, Any]) -> str | None:
-    """The key of a configuration's stored weights (see resolve.configuration); None where nothing is quantized.
-
-    The section "quantization" holds mode, backend, its version, components and exclusions.
-    """
-    if not config.get("quantization"):
+def weights_key(config: Configuration) -> str | None:
+    """The key of a configuration's stored weights; None where nothing is quantized."""
+    if not config.quantization:
         return None
-    rare = {name: config[name] for name in RARE if name in config}
-    return digest({"format": FORMAT, **{name: config.get(name) for name in SECTIONS}, **rare})
+    rare = {name: config.json[name] for name in RARE if name in config.json}
+    return digest({"format": FORMAT, **{name: config.json.get(name) for name in SECTIONS}, **rare})
 
 
 def folder(store: Store, key: str) -> Path:
     return store.root / "weights" / key
 
 
-def find(store: Store, key: str) -> dict[str, Any] | None:
-    """The summary of a weights folder, None if it is not whole. Its "components" tell bytes, digest and more."""
-    summary = intact(folder(store, key) / SUMMARY)
-    names = summary.get("components", {})
+def find(store: Store, key: str) -> WeightsSummary | None:
+    """The summary of a weights folder, None if it is not whole."""
+    try:
+        summary = WeightsSummary.from_json(Fields(intact(folder(store, key) / SUMMARY)))
+    except Misfit:
+        return None
+    names = summary.components
     return summary if names and all(_file(store, key, name).is_file() for name in names) else None
 
 
 def make(
-    store: Store, key: str, write: Callable[[Path], Mapping[str, Any]], waiting: Callable[[], None]
-) -> dict[str, Any]:
+    store: Store, key: str, write: Callable[[Path], WeightsSummary], waiting: Callable[[], None]
+) -> WeightsSummary:
     """The summary of a weights folder, made by `write` unless it is there.
 
-    `write` fills a new folder with NAME.safetensors files and returns {"components": {NAME: {"bytes", "digest", …}}};
-    whatever it raises leaves nothing behind. `waiting` is called once if another process is making the same one.
+    `write` fills a new folder with NAME.safetensors files and returns their summary; whatever it raises leaves nothing
+    behind. `waiting` is called once if another process is making the same one.
     """
     with store.lock(f"weights-{key}", waiting):
         found = find(store, key)  # another process may have made it while this one waited
@@ -64,12 +66,10 @@ def make(
             return found
         temporary = Path(tempfile.mkdtemp(dir=store.folder("temporary"), prefix=f"weights-{key[:SHORT]}-"))
         try:
-            summary = dict(write(temporary))
-            components = {
-                name: {**part, "identity": identity(temporary / f"{name}.safetensors")}
-                for name, part in summary["components"].items()
-            }
-            write_sealed(temporary / SUMMARY, {**summary, "components": components})
+            summary = write(temporary)
+            for name in summary.components:
+                summary = summary.with_identity(name, identity(temporary / f"{name}.safetensors"))
+            write_sealed(temporary / SUMMARY, summary.to_json())
             store.folder("weights")
             store.bury(folder(store, key))  # what is left of a damaged one
             os.replace(temporary, folder(store, key))
@@ -90,19 +90,19 @@ def files(store: Store, key: str) -> dict[str, Path]:
     if summary is None:
         raise CacheError(f"the quantized weights {key[:SHORT]} are missing or damaged", "build the pipeline again")
     moved = False
-    for name, part in summary["components"].items():
+    for name, part in summary.components.items():
         path = _file(store, key, name)
-        if identity(path) != part["identity"]:
-            if path.stat().st_size != part["bytes"] or sha256(path) != part["digest"]:
+        if tuple(identity(path)) != part.identity:
+            if path.stat().st_size != part.bytes or sha256(path) != part.digest:
                 store.bury(folder(store, key))
                 raise CacheError(f"the quantized weights of {name} were changed", "build the pipeline again")
-            part["identity"], moved = identity(path), True
+            summary, moved = summary.with_identity(name, identity(path)), True
     if moved and os.access(folder(store, key), os.W_OK):
-        write_sealed(folder(store, key) / SUMMARY, summary)
-    return {name: _file(store, key, name) for name in summary["components"]}
+        write_sealed(folder(store, key) / SUMMARY, summary.to_json())
+    return {name: _file(store, key, name) for name in summary.components}
 
 
-def sound(store: Store, key: str) -> dict[str, Any] | None:
+def sound(store: Store, key: str) -> WeightsSummary | None:
     """The summary of a weights folder whose files are as they were written (see `files`), else None."""
     try:
         files(store, key)
@@ -118,8 +118,8 @@ def problems(store: Store, key: str) -> list[str]:
         return [f"its quantized weights {key[:SHORT]} are missing or damaged"]
     return [
         f"the quantized weights of {name} were changed"
-        for name, part in summary["components"].items()
-        if sha256(_file(store, key, name)) != part["digest"]
+        for name, part in summary.components.items()
+        if sha256(_file(store, key, name)) != part.digest
     ]
 
 
@@ -138,7 +138,7 @@ def unused(store: Store, without: frozenset[str] = frozenset()) -> list[str]:
 
     One that is younger than an hour may belong to a build that has not published its entry yet: it is not listed.
     """
-    used = {entry.summary.get("weights") for entry in store.entries() if entry.key not in without}
+    used = {entry.summary.weights for entry in store.entries() if entry.key not in without}
     now = time.time()
     return [key for key in keys(store) if key not in used and now - folder(store, key).stat().st_mtime > STALE]
 

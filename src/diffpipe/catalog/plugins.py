@@ -7,9 +7,9 @@ import re
 import sys
 from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
 
 from ..core.errors import UsageError
+from ..core.manifest import Manifest
 from . import BUILTIN
 from .rows import PipelineType, Provider
 
@@ -34,31 +34,31 @@ def providers() -> dict[str, Provider]:
     return found
 
 
-def quirks(manifest: Mapping[str, Any]) -> Mapping[str, str]:
+def quirks(manifest: Manifest) -> Mapping[str, str]:
     """The quirks of a pipeline's row, by hook. They are looked up here, since a manifest must not name code to run.
 
     Raises UsageError where the row is gone that the pipeline was built with.
     """
     row = _row(manifest)
-    if row is None and manifest["quirks"]:
+    if row is None and manifest.quirks:
         raise UsageError(
-            f"the provider {manifest['provider']} ({manifest['type']}) is not installed any more",
+            f"the provider {manifest.provider} ({manifest.type}) is not installed any more",
             "install the package that it came with",
         )
     if row is None:
         return {}
-    return row.quirks if row.pipeline else _quirks_of_class(manifest["pipeline"])
+    return row.quirks if row.pipeline else _quirks_of_class(manifest.pipeline)
 
 
-def unquantized(manifest: Mapping[str, Any]) -> tuple[str, ...]:
+def unquantized(manifest: Manifest) -> tuple[str, ...]:
     """The layers of a pipeline that quantization leaves alone (see PipelineType.unquantized)."""
     row = _row(manifest)
     return row.unquantized if row else ()
 
 
-def _row(manifest: Mapping[str, Any]) -> PipelineType | None:
-    provider = providers().get(manifest["provider"])
-    return provider.type(manifest["type"]) if provider else None
+def _row(manifest: Manifest) -> PipelineType | None:
+    provider = providers().get(manifest.provider)
+    return provider.type(manifest.type) if provider else None
 
 
 def _quirks_of_class(pipeline: str) -> Mapping[str, str]:

@@ -17,7 +17,7 @@ from ..catalog.schedulers import every_scheduler, schedulers_of
 from ..core.build_spec import BuildSpec, Placement, Speed
 from ..core.choices import DEVICE, DEVICES, AttentionBackend, Dtype, StepCache
 from ..core.errors import DiffpipeError, UsageError
-from ..core.flag import MEDIA_KINDS, Flag
+from ..core.flag import MEDIA_KINDS
 from . import output, tree
 from .flags import option, parse_json, reporting, with_parameters
 
@@ -72,7 +72,7 @@ def _components(ctx: typer.Context, incomplete: str) -> list[str]:
         names = [name for name, value in index.items() if isinstance(value, list)]
     except (OSError, ValueError, AttributeError):  # a repository, a single file, or no such folder
         try:
-            names = [part["name"] for part in Store().find(ctx.info_name or "").manifest()["components"]]
+            names = [part.name for part in Store().find(ctx.info_name or "").manifest().components]
         except DiffpipeError:
             names = []
     return [f"{name}=" for name in names if name.startswith(incomplete)]
@@ -263,12 +263,12 @@ def _build(provider: Provider, values: Mapping[str, Any]) -> None:
     if built.cached:
         output.say(f"{built.name} is in the cache already ({short}): nothing to do")
     else:
-        output.say(f"built {entry.summary['pipeline']} from {entry.summary['model']} as {built.name} ({short})")
+        output.say(f"built {entry.summary.pipeline} from {entry.summary.model} as {built.name} ({short})")
     if built.replaced:
         output.say(f"the name {built.name} stood for {built.replaced[:SHORT]} until now")
     if values["json"]:
         shown = {"name": built.name, "key": entry.key, "cached": built.cached, "replaced": built.replaced}
-        output.result_json(shown | {k: v for k, v in entry.summary.items() if k != "key"})
+        output.result_json(shown | entry.summary.to_json())
     else:
         output.result(f"{built.name} {short}")
     output.say(f"use it: {_use(built)}")
@@ -279,7 +279,7 @@ QUOTED = '"..."'
 
 def _use(built: Built) -> str:
     """A command that generates, with the flags that this pipeline needs."""
-    flags = [Flag.from_json(flag) for flag in built.entry.manifest()["flags"]]
+    flags = built.entry.manifest().flags
     values = dict.fromkeys(MEDIA_KINDS, "FILE")
     needed = [f"{flag.option} {values.get(flag.kind, QUOTED)}" for flag in flags if flag.required]
     return " ".join(["diffpipe generate", built.name, *needed])

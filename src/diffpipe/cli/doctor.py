@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..building.build import versions
+from ..building.versions import versions
 from ..cache.store import Store
 from ..sources import hub
 from ..storage.disk import readable

@@ -21,6 +21,7 @@ from ..catalog.vocabulary import read, unknown_words
 from ..core.canonical import JsonValue
 from ..core.errors import Exit, UsageError
 from ..core.flag import FORMATS, FRAME_RATES, NOUNS, PER_CALL, Flag, OutputKind
+from ..core.manifest import Manifest
 from ..core.request import Outcome, Request
 from ..results.metadata import About
 from ..runners import inputs
@@ -48,7 +49,7 @@ def make() -> Any:
 def _rows() -> dict[str, str]:
     store = Store()
     return {
-        name: f"{entry.summary.get('pipeline', '')} from {entry.summary.get('model', '')}"
+        name: f"{entry.summary.pipeline} from {entry.summary.model}"
         for name, key in store.names().items()
         if (entry := store.get(key))
     }
@@ -58,8 +59,8 @@ def _make(reference: str) -> Any:
     store = Store()
     entry = store.find(reference)
     manifest = entry.manifest()
-    flags = [Flag.from_json(flag) for flag in manifest["flags"]]
-    own = options(manifest["kind"], {flag.name for flag in flags})
+    flags = list(manifest.flags)
+    own = options(manifest.kind, {flag.name for flag in flags})
     taken = {option.name for option in own}
     shown = [flag for flag in flags if flag.name not in taken]
 
@@ -67,7 +68,7 @@ def _make(reference: str) -> Any:
         explicit = {name for name in values if context.get_parameter_source(name).name == "COMMANDLINE"}
         return _generate(reference, entry, manifest, shown, values, explicit)
 
-    text = f"{manifest['pipeline']} ({manifest['provider']}, {manifest['type']}), {entry.key[:SHORT]}."
+    text = f"{manifest.pipeline} ({manifest.provider}, {manifest.type}), {entry.key[:SHORT]}."
     command = with_parameters(function, [CONTEXT, *(parameter(flag, CALL) for flag in shown), *own])
     return tree.command(reference, command, text, batch_run.presets_text())
 
@@ -142,7 +143,7 @@ FPS = option(
 def _generate(
     reference: str,
     entry: Entry,
-    manifest: Mapping[str, Any],
+    manifest: Manifest,
     flags: list[Flag],
     values: dict[str, Any],
     explicit: set[str],
@@ -170,7 +171,7 @@ def _generate(
         _warn_of_versions(manifest, reference)
         words = _Words(manifest)
         words(str(batch.arguments.get("prompt") or ""))
-        locations = locate(entry, dict(manifest))
+        locations = locate(entry, manifest)
         with suppress(OSError):  # a cache that may only be read serves as well
             entry.touch()
         if batch.journal and not (batch.resume and batch.journal.header):
@@ -222,14 +223,14 @@ def _generate(
 def _batch(
     reference: str,
     entry: Entry,
-    manifest: Mapping[str, Any],
+    manifest: Manifest,
     flags: list[Flag],
     values: dict[str, Any],
     explicit: set[str],
 ) -> Batch:
     """What all items share: defaults, then presets, then flags, then --set."""
     by_name = {flag.name: flag for flag in flags}
-    names = frozenset({*manifest["arguments"], *by_name})
+    names = frozenset({*manifest.arguments, *by_name})
     called = arguments(flags, values)
     chosen = {name: value for name, value in called.items() if name in explicit}
     preset = batch_run.from_presets(values["args"] or [], by_name, names, values["strict"])
@@ -253,7 +254,7 @@ def _batch(
             values["output"],
             values["format"],
             values["overwrite"],
-            manifest["kind"],
+            manifest.kind,
             values.get("fps"),
             BATCH_TEMPLATE if several else DEFAULT_TEMPLATE,
         ),
@@ -271,7 +272,7 @@ def _batch(
 
 
 def _limit(
-    entry: Entry, manifest: Mapping[str, Any], values: Mapping[str, Any], at_once: int
+    entry: Entry, manifest: Manifest, values: Mapping[str, Any], at_once: int
 ) -> Callable[[Mapping[str, Any]], None]:
     """What raises for call arguments that need far more memory than there is; nothing does under --force."""
     found: list[Callable[[Mapping[str, Any]], None]] = []
@@ -283,7 +284,7 @@ def _limit(
         if not found:
             from ..memory.refuse import check_of
 
-            found.append(check_of(manifest, entry.sources(), at_once, values["step_down"]))
+            found.append(check_of(manifest, entry.locations(), at_once, values["step_down"]))
         found[0](arguments)
 
     return limit
@@ -309,13 +310,13 @@ def _numbered(show: Callable[[str, int, int], None], total: int | None) -> Calla
     return shown
 
 
-def _set(texts: list[str], flags: Mapping[str, Flag], manifest: Mapping[str, Any]) -> dict[str, JsonValue]:
+def _set(texts: list[str], flags: Mapping[str, Flag], manifest: Manifest) -> dict[str, JsonValue]:
     """--set KEY=JSON: any argument the call takes and diffpipe does not provide itself.
 
     Raises UsageError for a key the pipeline does not take, and for a value of another type than its flag's.
     """
     chosen: dict[str, JsonValue] = {}
-    known = set(manifest["arguments"])
+    known = set(manifest.arguments)
     for text in texts:
         key, mark, value = text.partition("=")
         name = argument_name(key)
@@ -334,11 +335,11 @@ def _set(texts: list[str], flags: Mapping[str, Flag], manifest: Mapping[str, Any
     return chosen
 
 
-def _warn_of_versions(manifest: Mapping[str, Any], reference: str) -> None:
+def _warn_of_versions(manifest: Manifest, reference: str) -> None:
     """Say when diffusers is another version than the flags were read from."""
     from importlib.metadata import version
 
-    built, now = manifest["versions"].get("diffusers"), version("diffusers")
+    built, now = manifest.versions.get("diffusers"), version("diffusers")
     if built != now:
         output.warn(
             f"{reference} was built with diffusers {built}, and {now} is installed; build it again with --force"
@@ -348,8 +349,8 @@ def _warn_of_versions(manifest: Mapping[str, Any], reference: str) -> None:
 class _Words:
     """Tells which words of a prompt a model with a small vocabulary does not know, each once on stderr."""
 
-    def __init__(self, manifest: Mapping[str, Any]) -> None:
-        provider = providers().get(manifest["provider"])
+    def __init__(self, manifest: Manifest) -> None:
+        provider = providers().get(manifest.provider)
         self.name = provider.name if provider else ""
         self.known = read(provider.vocabulary) if provider and provider.vocabulary else None
         self.told: set[str] = set()

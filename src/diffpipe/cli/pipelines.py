@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -12,6 +11,7 @@ import typer
 from ..cache.store import SHORT, Entry, Store
 from ..core.errors import CacheError
 from ..core.flag import Flag
+from ..core.manifest import Manifest
 from ..storage.disk import readable
 from . import output, tree
 
@@ -73,8 +73,8 @@ def list_(json: Json = False) -> None:
             (
                 ", ".join(names.get(entry.key, ["-"])),
                 entry.key[:SHORT],
-                *(entry.summary[field] for field in ("provider", "type", "model", "dtype")),
-                readable(entry.summary["bytes"]),
+                *(entry.summary.provider, entry.summary.type, entry.summary.model, entry.summary.dtype),
+                readable(entry.summary.bytes),
                 output.ago(used),
             )
             for used, entry in entries
@@ -83,7 +83,7 @@ def list_(json: Json = False) -> None:
 
 
 def _row(entry: Entry, used: float, names: list[str]) -> dict[str, Any]:
-    return {"names": names, **entry.summary, "last_used": int(used)}
+    return {"names": names, "key": entry.key, **entry.summary.to_json(), "last_used": int(used)}
 
 
 def show(pipeline: Pipeline, json: Json = False) -> None:
@@ -93,39 +93,37 @@ def show(pipeline: Pipeline, json: Json = False) -> None:
     names = [name for name, key in store.names().items() if key == entry.key]
     if json:
         shown = _row(entry, entry.last_used(), names) | {
-            "manifest": manifest,
-            "command": entry.sources().get("command"),
+            "manifest": manifest.to_json(),
+            "command": list(record.command) if (record := entry.sources()) else None,
         }
         output.result_json(shown)
         return
-    built = datetime.fromtimestamp(entry.summary["built"], UTC).strftime("%Y-%m-%d %H:%M UTC")
+    built = datetime.fromtimestamp(entry.summary.built, UTC).strftime("%Y-%m-%d %H:%M UTC")
     facts = [
-        ("key", entry.key), ("names", ", ".join(names) or "-"), ("pipeline", manifest["pipeline"]),
-        ("provider", f"{manifest['provider']}, {manifest['type']}"), ("dtype", manifest["config"]["dtype"]),
+        ("key", entry.key), ("names", ", ".join(names) or "-"), ("pipeline", manifest.pipeline),
+        ("provider", f"{manifest.provider}, {manifest.type}"), ("dtype", manifest.config.dtype),
         *_memory_and_speed(manifest),
-        ("built", built), ("versions", ", ".join(f"{k} {v}" for k, v in manifest["versions"].items())),
+        ("built", built), ("versions", ", ".join(f"{k} {v}" for k, v in manifest.versions.items())),
     ]  # fmt: skip
     output.table(("", ""), facts)
     output.result("")
     output.table(
         ("COMPONENT", "CLASS", "PARAMETERS", "SIZE", "STORED AS", "FROM"),
         (
-            (part["name"], part["class_name"], f"{part['parameters']:,}", readable(part["bytes"]),
-             " ".join(part["dtypes"]) or "-", part["source"])
-            for part in manifest["components"]
+            (part.name, part.class_name, f"{part.parameters:,}", readable(part.bytes), " ".join(part.dtypes) or "-",
+             part.source)
+            for part in manifest.components
         ),
     )  # fmt: skip
     output.result("")
-    output.table(("FLAG", "KIND", "DEFAULT"), (_flag_row(Flag.from_json(flag)) for flag in manifest["flags"]))
+    output.table(("FLAG", "KIND", "DEFAULT"), map(_flag_row, manifest.flags))
 
 
-def _memory_and_speed(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _memory_and_speed(manifest: Manifest) -> list[tuple[str, str]]:
     """How it is kept in memory and made faster, where that is not as it comes."""
     from ..memory.knobs import describe
-    from ..sources.pin import placement_of
 
-    placement, speed = placement_of(manifest["config"]), manifest["config"].get("speed", {})
-    reason = manifest.get("placement_reason", "")
+    placement, speed, reason = manifest.config.placement, manifest.config.speed.to_json(), manifest.placement_reason
     placed = ": ".join(text for text in (describe(placement), reason) if text)
     made = ", ".join(name.replace("_", " ") + ("" if value is True else f" {value}") for name, value in speed.items())
     return [("memory", placed)] * bool(placement.to_json()) + [("speed", made)] * bool(speed)
@@ -217,9 +215,8 @@ def verify(
         output.result_json({"entries": found, "dangling_names": dangling})
     bad = [key for key, listed in found.items() if listed]
     if bad:
-        entry = store.get(bad[0]) or Entry(bad[0], store.root / "pipelines" / bad[0], {})
         # Nothing stands for it any more: most likely its successor is built already.
-        hint = entry.mend() if bad[0] in names else f"diffpipe pipelines remove {bad[0][:SHORT]}"
+        hint = store.mend(bad[0]) if bad[0] in names else f"diffpipe pipelines remove {bad[0][:SHORT]}"
         raise CacheError(f"{len(bad)} of {len(found)} pipelines are not what was built", hint)
     if dangling:
         raise CacheError(

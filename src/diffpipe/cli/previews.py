@@ -13,6 +13,7 @@ from ..batch.items import Batch
 from ..batch.journal_lines import Record
 from ..core.errors import DiffpipeError, UsageError
 from ..core.flag import FORMATS, MEDIA_KINDS, OutputKind
+from ..core.manifest import Manifest
 from ..core.request import Artifact, Outcome, Request
 from ..results import gallery
 from ..results.metadata import parsed
@@ -176,7 +177,7 @@ def _renderable() -> Any:
 class Looks:
     """The contact sheet and gallery of a run; trouble with them is told once and costs no item."""
 
-    def __init__(self, manifest: Mapping[str, Any], batch: Batch, sheet: Any, page: Any) -> None:
+    def __init__(self, manifest: Manifest, batch: Batch, sheet: Any, page: Any) -> None:
         self.manifest, self.batch, self.sheet, self.page = manifest, batch, sheet, page
         self._told = False
 
@@ -201,7 +202,7 @@ class Looks:
 
     def _artifact(self, request: Request, record: Record, path: str, told: Mapping[str, Any]) -> Artifact:
         own = {name: value for name, value in told.get("result", {}).items() if name not in PLACE}
-        return Artifact(path, request.seed, 0, self.manifest["kind"], record.seconds, own)
+        return Artifact(path, request.seed, 0, self.manifest.kind, record.seconds, own)
 
     def end(self) -> None:
         with self._forgiving():
@@ -245,7 +246,7 @@ def caption(request: Request, batch: Batch) -> str:
 
 
 @contextmanager
-def opened(values: Mapping[str, Any], manifest: Mapping[str, Any], batch: Batch) -> Iterator[Looks]:
+def opened(values: Mapping[str, Any], manifest: Manifest, batch: Batch) -> Iterator[Looks]:
     """The run's looks to add to; written when the run ends, whatever ends it."""
     sheet = None
     if values["contact_sheet"]:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from ..cache.store import Entry
 from ..core.errors import UsageError
+from ..core.manifest import Manifest
 from ..core.request import Outcome, Request
 from ..runners.job import Ears, Job
 from ..storage import urls
@@ -72,7 +73,7 @@ def elsewhere(values: Mapping[str, Any]) -> bool:
 def run(
     values: Mapping[str, Any],
     entry: Entry,
-    manifest: Mapping[str, Any],
+    manifest: Manifest,
     requests: Iterator[Request],
     job: Job,
     ears: Ears,
@@ -83,7 +84,7 @@ def run(
     from ..runners.ray_cluster.cluster import Cluster
 
     shares = values["workers"], values["gpus_per_worker"], _folder(values["bundle"] or "")
-    with output.items(job.about.name if job.about else manifest["provider"], total) as bar:
+    with output.items(job.about.name if job.about else manifest.provider, total) as bar:
         where = Cluster(values["ray_address"] or "auto", *shares, watch=bar.workers, say=output.say)
         for outcome in ray.run(entry, manifest, requests, job, ears, where):
             bar.item()

@@ -15,7 +15,8 @@ from ..building.reproduce import Given, call_of, changes, entry_of, find_media, 
 from ..cache.store import SHORT, Entry, Store
 from ..core.counter import CompactCounter
 from ..core.errors import DiffpipeError, Exit, UsageError
-from ..core.flag import FORMATS, Arguments, Flag, OutputKind
+from ..core.flag import FORMATS, Arguments, OutputKind
+from ..core.manifest import Manifest
 from ..core.request import Artifact, Request
 from ..results import metadata
 from ..storage import urls
@@ -97,7 +98,7 @@ def _reproduce(file: Path, values: Mapping[str, Any]) -> Exit:
     if not values["verify"]:
         _tell(shown, [made.path], values["json"])
         return Exit.OK
-    same, compared = _compared(file, Path(made.path), document, manifest["kind"])
+    same, compared = _compared(file, Path(made.path), document, manifest.kind)
     lines = [made.path, f"{file}: {compared['verdict']}", *(f"  {line}" for line in compared["changes"])]
     _tell({**shown, "same": same, **compared}, lines, values["json"])
     return Exit.OK if same else Exit.FAILED
@@ -125,13 +126,11 @@ def _tell(shown: Mapping[str, Any], lines: Iterable[str], as_json: bool) -> None
         output.result(line)
 
 
-def _target(
-    document: Mapping[str, Any], manifest: Mapping[str, Any], file: Path, template: str | None, overwrite: bool
-) -> str:
+def _target(document: Mapping[str, Any], manifest: Manifest, file: Path, template: str | None, overwrite: bool) -> str:
     """Where the file goes: as generate would put it. Raises UsageError where it cannot."""
     if template and urls.is_url(template):
         raise UsageError("--output: a file is reproduced here, not at a URL", "name a place on a disk")
-    kind: OutputKind = manifest["kind"]
+    kind: OutputKind = manifest.kind
     known, recorded = FORMATS[kind], document["result"]["format"]
     own = template is not None and Path(template).suffix[1:].lower() in known
     stem = file.stem.replace("{", "{{").replace("}", "}}")
@@ -147,9 +146,7 @@ def _target(
     return paths(whole_template(outputs), values, [document["result"]["index"] + 1], outputs, CompactCounter(), ())[0]
 
 
-def _arguments(
-    document: Mapping[str, Any], manifest: Mapping[str, Any], file: Path, texts: list[str], force: bool
-) -> Arguments:
+def _arguments(document: Mapping[str, Any], manifest: Manifest, file: Path, texts: list[str], force: bool) -> Arguments:
     """The call arguments, input files found."""
     given: dict[str, list[str]] = {}
     for text in texts:
@@ -170,7 +167,7 @@ def _arguments(
 
 def _made(
     entry: Entry,
-    manifest: dict[str, Any],
+    manifest: Manifest,
     document: Mapping[str, Any],
     arguments: Arguments,
     target: str,
@@ -182,7 +179,7 @@ def _made(
     from ..engine.running.run import read_media
     from ..runners import local
 
-    flags = {flag["name"]: Flag.from_json(flag) for flag in manifest["flags"]}
+    flags = manifest.flags_by_name
     name, fit = document["pipeline"]["name"], bool(document.get("fit"))
     about = metadata.About(name, fit, document.get("batch_size") or 1)
     index, wanted = document["result"]["index"], Path(target)

@@ -6,7 +6,7 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +14,7 @@ import typer
 
 from ..cache.store import SHORT, Entry, Store
 from ..core.errors import CacheError, DiffpipeError, NotFoundError, UsageError
+from ..core.manifest import Manifest
 from ..core.request import Outcome, Request
 from ..runners.job import Ears, Job
 from ..storage.disk import readable
@@ -198,7 +199,7 @@ def duration(length: float) -> str:
 class PipelineWorker:
     """The worker of a run's pipeline: the one that runs, or one that is started for it."""
 
-    def __init__(self, store: Store, entry: Entry, manifest: Mapping[str, Any], wish: KeepWarm) -> None:
+    def __init__(self, store: Store, entry: Entry, manifest: Manifest, wish: KeepWarm) -> None:
         self.store, self.entry, self.manifest, self.wish = store, entry, manifest, wish
         self.kept = 0.0  # seconds that the next worker is kept
         self.link: Link | None = None

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Literal
+
+from .canonical import JsonObject, JsonValue
+from .parsing import Fields
+
+Memory = Literal["manual", "auto"]
+CpuOffload = Literal["none", "model", "sequential", "group"]
+Quantize = Literal["none", "fp8", "int8", "int4"]
+QuantizeBackend = Literal["quanto", "torchao"]
 
 
 @dataclass(frozen=True)
@@ -18,25 +26,38 @@ class Placement:
     what is free.
     """
 
-    memory: Literal["manual", "auto"] = "manual"
+    memory: Memory = "manual"
     attention_slicing: bool = False
     vae_slicing: bool = False
     vae_tiling: bool = False
     layerwise_casting: bool = False
-    cpu_offload: Literal["none", "model", "sequential", "group"] = "none"
-    quantize: Literal["none", "fp8", "int8", "int4"] = "none"
-    quantize_backend: Literal["quanto", "torchao"] = "quanto"
+    cpu_offload: CpuOffload = "none"
+    quantize: Quantize = "none"
+    quantize_backend: QuantizeBackend = "quanto"
     quantize_components: tuple[str, ...] = ()
     device_memory: int | None = None
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Placement:
-        return cls(**{**data, "quantize_components": tuple(data.get("quantize_components", ()))})
+    def from_json(cls, data: Fields) -> Placement:
+        """The inverse of `to_json`; fields that are not known are passed over. Raises Misfit for what does not fit."""
+        return cls(
+            memory=data.choice("memory", Memory, "manual"),
+            attention_slicing=data.truth("attention_slicing", False),
+            vae_slicing=data.truth("vae_slicing", False),
+            vae_tiling=data.truth("vae_tiling", False),
+            layerwise_casting=data.truth("layerwise_casting", False),
+            cpu_offload=data.choice("cpu_offload", CpuOffload, "none"),
+            quantize=data.choice("quantize", Quantize, "none"),
+            quantize_backend=data.choice("quantize_backend", QuantizeBackend, "quanto"),
+            quantize_components=data.texts("quantize_components", ()),
+            device_memory=data.maybe_integer("device_memory"),
+        )
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """The fields that differ from their defaults: {} for a pipeline as it comes, whose key must not change."""
         blank = asdict(Placement())
-        return {k: v for k, v in asdict(self).items() if v != blank[k]}
+        given = {name: value for name, value in asdict(self).items() if value != blank[name]}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in given.items()}
 
 
 @dataclass(frozen=True)
@@ -52,10 +73,11 @@ class Speed:
     step_cache: str = ""
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Speed:
-        return cls(**data)
+    def from_json(cls, data: Fields) -> Speed:
+        """Raises Misfit for what does not fit."""
+        return cls(data.truth("compile", False), data.text("attention_backend", ""), data.text("step_cache", ""))
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """The fields that differ from their defaults."""
         return {name: value for name, value in asdict(self).items() if value}
 
@@ -74,7 +96,7 @@ class BuildSpec:
     components: Mapping[str, str] = field(default_factory=dict)
     loras: tuple[str, ...] = ()
     scheduler: str | None = None
-    scheduler_config: Mapping[str, Any] = field(default_factory=dict)
+    scheduler_config: Mapping[str, JsonValue] = field(default_factory=dict)
     dtype: str = "bfloat16"
     device: str = "auto"
     placement: Placement = field(default_factory=Placement)

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeAlias
 
+from .canonical import JsonObject
+from .parsing import Fields
+
 FlagKind = Literal["text", "integer", "number", "boolean", "choice", "image", "mask", "video", "audio", "json"]
 
 
@@ -66,13 +69,30 @@ class Flag:
         return "--" + self.name.replace("_", "-")
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Flag:
-        return cls(**{**data, "choices": tuple(data.get("choices", ()))})
+    def from_json(cls, data: Fields) -> Flag:
+        """The inverse of `to_json`. Raises Misfit for what is no flag."""
+        return cls(
+            name=data.text("name", most=200),
+            kind=data.choice("kind", FlagKind),
+            many=data.truth("many", False),
+            scalar=data.truth("scalar", True),
+            required=data.truth("required", False),
+            default=data.value.get("default"),
+            help=data.text("help", ""),
+            minimum=data.maybe_number("minimum"),
+            maximum=data.maybe_number("maximum"),
+            multiple_of=data.maybe_integer("multiple_of", least=1),
+            remainder=data.integer("remainder", 0),
+            most=data.maybe_integer("most"),
+            mode=data.text("mode", ""),
+            choices=data.texts("choices", ()),
+        )
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """The fields that differ from their defaults (a manifest holds dozens of flags)."""
         blank = Flag(name="", kind="text")
-        return {k: v for k, v in asdict(self).items() if k in ("name", "kind") or v != getattr(blank, k)}
+        given = {k: v for k, v in asdict(self).items() if k in ("name", "kind") or v != getattr(blank, k)}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in given.items()}
 
 
 def nearest(flag: Flag, value: int) -> list[int]:

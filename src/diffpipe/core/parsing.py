@@ -114,6 +114,13 @@ class Fields:
             raise self._misfit(name, "is no list of texts")
         return tuple(found)
 
+    def integers(self, name: str, most: int = MOST_ENTRIES) -> tuple[int, ...]:
+        """A list of at most `most` whole numbers."""
+        found = self.values(name)
+        if len(found) > most or not all(type(one) is int and abs(one) < 2**64 for one in found):
+            raise self._misfit(name, "is no list of whole numbers")
+        return tuple(one for one in found if isinstance(one, int))
+
     def values(self, name: str, default: list[JsonValue] | None = None) -> list[JsonValue]:
         """A list of anything, each to be parsed by the caller."""
         found: list[JsonValue] = self._get(name, list, default)

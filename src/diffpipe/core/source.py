@@ -2,13 +2,60 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files as package_files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
+
+from .canonical import JsonObject
+from .parsing import Fields, Misfit
 
 CHECKPOINTS = (".safetensors", ".gguf", ".ckpt", ".pt", ".pth", ".bin")  # the endings of single-file weights
+PICKLES = (".ckpt", ".pt", ".pth", ".bin")
+EMBEDDED = "embedded:"
+
+RoleKind = Literal["base", "config", "component", "lora"]
+SourceKind = Literal["hub", "folder", "file", "embedded"]
+ROLE = re.compile(r"(base|config)|(component):([A-Za-z_]\w{0,63})|(lora):(0|[1-9]\d{0,5})")
+
+
+@dataclass(frozen=True, order=True)
+class Role:
+    """What a source is for: the model itself, the settings of a single file, one component, or a LoRA.
+
+    `name`: the component's, or the LoRA's place among the LoRAs from 0 on; "" for the others. As text: "base",
+    "config", "component:NAME", "lora:N".
+    """
+
+    kind: RoleKind
+    name: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> Role:
+        """Raises ValueError for a text that is no role."""
+        found = ROLE.fullmatch(text)
+        if not found:
+            raise ValueError("is no role of a source")
+        alone, component, name, lora, number = found.groups()
+        kind: RoleKind = alone or component or lora  # type: ignore[assignment]
+        return cls(kind, name or number or "")
+
+    @classmethod
+    def component(cls, name: str) -> Role:
+        return cls("component", name)
+
+    @classmethod
+    def lora(cls, number: int) -> Role:
+        return cls("lora", str(number))
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.name}" if self.name else self.kind
+
+
+BASE = Role("base")
+CONFIG = Role("config")
 
 
 @dataclass(frozen=True)
@@ -18,18 +65,22 @@ class FileInfo:
     size: int
     digest: str
 
+    @classmethod
+    def from_json(cls, data: Fields) -> FileInfo:
+        return cls(data.integer("size"), data.text("digest", most=200))
+
 
 @dataclass(frozen=True)
 class Source:
     """A pinned source: the exact files that will be loaded, wherever they lie.
 
     `label` is what the user knows it by (repository id, or the last part of a path); `commit` is set for hub
-    repositories. `role` is "base", "config", "component:NAME" or "lora:N". `subfolder` is "" at the source's root.
-    `pipeline` and `components` (name -> library, class) are what a diffusers folder's model_index.json says.
+    repositories. `subfolder` is "" at the source's root. `pipeline` and `components` (name -> library, class) are what
+    a diffusers folder's model_index.json says.
     """
 
-    role: str
-    kind: Literal["hub", "folder", "file", "embedded"]
+    role: Role
+    kind: SourceKind
     label: str
     files: Mapping[str, FileInfo]
     commit: str | None = None
@@ -45,10 +96,41 @@ class Source:
         return len(self.files) == 1 and next(iter(self.files)).endswith(CHECKPOINTS)
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Source:
-        files = {path: FileInfo(**info) for path, info in data["files"].items()}
-        components = {name: (value[0], value[1]) for name, value in data["components"].items()}
-        return cls(**{**data, "files": files, "components": components})
+    def from_json(cls, data: Fields) -> Source:
+        """Raises Misfit for what is no source."""
+        return cls(
+            role=data.parsed("role", Role.parse),
+            kind=data.choice("kind", SourceKind),
+            label=data.text("label"),
+            files={path: FileInfo.from_json(info) for path, info in data.entries("files")},
+            commit=data.maybe_text("commit"),
+            variant=data.maybe_text("variant"),
+            subfolder=data.text("subfolder", ""),
+            scale=data.number("scale", 1.0),
+            pipeline=data.text("pipeline", ""),
+            components={name: _class_of(data.object("components"), name) for name in data.object("components").names()},
+        )
+
+    def to_json(self) -> JsonObject:
+        return {
+            "role": str(self.role),
+            "kind": self.kind,
+            "label": self.label,
+            "files": {path: {"size": info.size, "digest": info.digest} for path, info in self.files.items()},
+            "commit": self.commit,
+            "variant": self.variant,
+            "subfolder": self.subfolder,
+            "scale": self.scale,
+            "pipeline": self.pipeline,
+            "components": {name: list(pair) for name, pair in self.components.items()},
+        }
+
+
+def _class_of(components: Fields, name: str) -> tuple[str, str]:
+    pair = components.texts(name)
+    if len(pair) != 2:
+        raise Misfit(f"{components.where}.{name} is no library and class")
+    return pair[0], pair[1]
 
 
 @dataclass(frozen=True)
@@ -64,14 +146,28 @@ class Component:
     dtypes: tuple[str, ...] = ()
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Component:
-        return cls(**{**data, "dtypes": tuple(data.get("dtypes", ()))})
+    def from_json(cls, data: Fields) -> Component:
+        """Raises Misfit for what is no component."""
+        return cls(
+            name=data.text("name"),
+            library=data.text("library"),
+            class_name=data.text("class_name"),
+            source=data.text("source"),
+            parameters=data.integer("parameters", 0),
+            bytes=data.integer("bytes", 0),
+            dtypes=data.texts("dtypes", ()),
+        )
 
-
-PICKLES = (".ckpt", ".pt", ".pth", ".bin")
-
-
-EMBEDDED = "embedded:"
+    def to_json(self) -> JsonObject:
+        return {
+            "name": self.name,
+            "library": self.library,
+            "class_name": self.class_name,
+            "source": self.source,
+            "parameters": self.parameters,
+            "bytes": self.bytes,
+            "dtypes": list(self.dtypes),
+        }
 
 
 def place_of(location: str) -> Path:

@@ -84,7 +84,7 @@ def known_peaks(store: Store, model: str, pipeline: str) -> list[dict[str, Any]]
     return [
         record
         for entry in store.entries()
-        if entry.summary.get("pipeline") == pipeline and str(entry.summary.get("model")).partition("@")[0] in labels
+        if entry.summary.pipeline == pipeline and entry.summary.model.partition("@")[0] in labels
         for record in measured.read(entry.folder)
     ]
 

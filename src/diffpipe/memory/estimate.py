@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..core.build_spec import Placement
+from ..core.parsing import Fields
 from ..core.quantization import GROUP, quantized_by_default
 from .sizes import Sizes
 
@@ -243,7 +244,7 @@ def correction(
         if record["dtype"] != task.dtype or record["device"] != task.device or record["stage"] not in STAGES[1:]:
             continue
         then = replace(task, **{name: record[name] for name in ("width", "height", "frames", "batch")})
-        found = peaks(parts, Placement.from_json(record["placement"]), then)
+        found = peaks(parts, Placement.from_json(Fields(record["placement"])), then)
         (peak,) = (p for p in found if p.stage == record["stage"])
         seen = record["peak_host" if task.device == "cpu" else "peak_device"]
         if not seen or not peak.moving or seen <= peak.device - peak.moving:

@@ -12,7 +12,8 @@ from typing import Any
 
 from ..core.errors import DiffpipeError, Exit
 from ..core.flag import PER_CALL, Flag, nearest
-from ..sources.pin import placement_of
+from ..core.manifest import Manifest
+from ..core.source import Role
 from .estimate import Task, peaks
 from .machine import gpus, host_total
 from .plan import gib
@@ -27,14 +28,14 @@ Sizes = Mapping[str, Any]  # call arguments
 Check = Callable[[Sizes], None]
 
 
-def check_of(manifest: Mapping[str, Any], recorded: Mapping[str, Any], batch_size: int, step_down: bool) -> Check:
+def check_of(manifest: Manifest, locations: Mapping[Role, str], batch_size: int, step_down: bool) -> Check:
     """A function that raises DiffpipeError with exit code 5 for call arguments that need far too much memory.
 
-    `recorded`: the sources of the entry, with their locations. `step_down`: whether a GPU that is full may be used in a
+    `locations`: where its sources lie. `step_down`: whether a GPU that is full may be used in a
     placement that needs less, which is then what counts. What is not known counts as nothing.
     """
-    flags = {flag["name"]: Flag.from_json(flag) for flag in manifest["flags"]}
-    found = functools.cache(lambda: built_table(manifest, recorded))
+    flags = manifest.flags_by_name
+    found = functools.cache(lambda: built_table(manifest, locations))
     short = functools.cache(functools.partial(_short, manifest, found, step_down))
 
     def check(arguments: Sizes) -> None:
@@ -53,19 +54,19 @@ def check_of(manifest: Mapping[str, Any], recorded: Mapping[str, Any], batch_siz
     return check
 
 
-def needed(manifest: Mapping[str, Any], recorded: Mapping[str, Any]) -> tuple[int, int]:
+def needed(manifest: Manifest, locations: Mapping[Role, str]) -> tuple[int, int]:
     """Bytes of host and of device memory that an ordinary run of a pipeline is predicted to need; 0 where unknown."""
-    flags = {flag["name"]: Flag.from_json(flag) for flag in manifest["flags"]}
-    found = built_table(manifest, recorded)
+    flags = manifest.flags_by_name
+    found = built_table(manifest, locations)
     task = _task(manifest, found, flags, {}, 1)
     if task is None:
         return 0, 0
-    predicted = peaks(found.parts, placement_of(manifest["config"]), task)
+    predicted = peaks(found.parts, manifest.config.placement, task)
     return max(peak.host for peak in predicted), max(peak.device for peak in predicted)
 
 
 def _task(
-    manifest: Mapping[str, Any], found: Table, flags: Mapping[str, Flag], arguments: Sizes, batch_size: int
+    manifest: Manifest, found: Table, flags: Mapping[str, Flag], arguments: Sizes, batch_size: int
 ) -> Task | None:
     """What is to be made; None where its size is not known."""
 
@@ -83,10 +84,10 @@ def _task(
         pipeline=found.pipeline,
         width=width or height or 0,
         height=height or width or 0,
-        frames=size("num_frames", "frames") or 1 if manifest["kind"] == "video" else 1,
+        frames=size("num_frames", "frames") or 1 if manifest.kind == "video" else 1,
         batch=at_once * (len(prompts) if isinstance(prompts, list) else 1),
-        dtype=manifest["config"]["dtype"],
-        device=_kind(manifest["config"]["placement"]["device"]),
+        dtype=manifest.config.dtype,
+        device=_kind(manifest.config.device),
     )
 
 
@@ -95,9 +96,9 @@ def _kind(device: str) -> str:
     return "cpu" if device == "cpu" or (device == "auto" and not gpus()) else "cuda"
 
 
-def _short(manifest: Mapping[str, Any], found: Callable[[], Table], step_down: bool, task: Task, most: float) -> str:
+def _short(manifest: Manifest, found: Callable[[], Table], step_down: bool, task: Task, most: float) -> str:
     """What a run needs and what there is, in words, where the one is `most` times the other; else ""."""
-    placement = placement_of(manifest["config"])
+    placement = manifest.config.placement
     if task.device == "cuda" and step_down:
         placement = replace(placement, vae_slicing=True, vae_tiling=True, cpu_offload="sequential")
     predicted = peaks(found().parts, placement, task)
@@ -114,9 +115,9 @@ def _beyond(needed: int, total: int | None, owner: str, most: float) -> str:
     return f"some {gib(needed)} of memory would be needed, and {owner} {gib(total)} in all"
 
 
-def _gpu_total(manifest: Mapping[str, Any]) -> int | None:
+def _gpu_total(manifest: Manifest) -> int | None:
     """Bytes of the GPU that a pipeline runs on, None where nothing says."""
-    number = int(manifest["config"]["placement"]["device"].partition(":")[2] or 0)
+    number = int(manifest.config.device.partition(":")[2] or 0)
     return next((gpu.total for gpu in gpus() if gpu.index == number), None)
 
 

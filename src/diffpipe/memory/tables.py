@@ -21,7 +21,8 @@ from ..core.build_spec import BuildSpec
 from ..core.canonical import digest
 from ..core.components import DENOISER_ONLY, kind_of, part_checkpoint, parts_of_checkpoint
 from ..core.errors import DiffpipeError, Exit, NotFoundError
-from ..core.source import FileInfo, Source, file_of
+from ..core.manifest import Manifest
+from ..core.source import BASE, CONFIG, FileInfo, Role, Source, file_of
 from ..sources import hub, model_files
 from ..sources.pin import Context, Resolved, resolve
 from ..storage.disk import DigestCache, Progress, safetensors_header, weigh, write_json
@@ -83,26 +84,24 @@ def table(spec: BuildSpec, row: PipelineType, store: Store, offline: bool) -> Ta
     return found
 
 
-def built_table(manifest: Mapping[str, Any], recorded: Mapping[str, Any]) -> Table:
+def built_table(manifest: Manifest, locations: Mapping[Role, str]) -> Table:
     """The table of a built pipeline, from its manifest and the settings of its components: no header is read.
 
-    `recorded`: the entry's record of its sources. What cannot be read counts as unknown.
+    `locations`: where its sources lie. What cannot be read counts as unknown.
     """
-    sources = tuple(map(Source.from_json, manifest["sources"]))
-    locations = recorded.get("locations", {})
     configs, parts = {}, []
-    for component in manifest["components"]:
-        name, class_name = component["name"], component["class_name"]
+    for component in manifest.components:
+        name, class_name = component.name, component.class_name
         if model_files.WEIGHTLESS.search(class_name):
             continue
-        source, prefix = _place(sources, name)
+        source, prefix = _place(manifest.sources, name)
         configs[name] = _local_config(source, locations.get(source.role, ""), f"{prefix}config.json")
         part = read_sizes(name, class_name, {}, configs[name])
-        weighed = {"parameters": component["parameters"] or None, "stored": component["bytes"]}
-        parts.append(replace(part, **weighed, dtypes=tuple(component["dtypes"])))
+        weighed = replace(part, parameters=component.parameters or None, stored=component.bytes)
+        parts.append(replace(weighed, dtypes=component.dtypes))
     whole = (_as_recorded(part, _known().get(part.class_name)) for part in set_steps(parts, configs))
-    sizes = _default_sizes(manifest["pipeline"], configs)
-    return Table(manifest["pipeline"], tuple(whole), "kept from its build", sizes=sizes)
+    sizes = _default_sizes(manifest.pipeline, configs)
+    return Table(manifest.pipeline, tuple(whole), "kept from its build", sizes=sizes)
 
 
 def _local_config(source: Source, location: str, path: str) -> dict[str, Any]:
@@ -204,12 +203,12 @@ def _default_sizes(pipeline: str, configs: Mapping[str, Mapping[str, Any]]) -> d
 def _place(pinned: Sequence[Source], name: str) -> tuple[Source, str]:
     """The source of a component's files and the folder in it ("" at its root)."""
     sources = {source.role: source for source in pinned}
-    replacement = sources.get(f"component:{name}")
+    replacement = sources.get(Role.component(name))
     if replacement:
         return replacement, f"{replacement.subfolder}/" if replacement.subfolder else ""
-    base = sources["base"]
+    base = sources[BASE]
     held = any(path.startswith(f"{name}/") for path in base.files)
-    return (base if held or "config" not in sources else sources["config"]), f"{name}/"
+    return (base if held or CONFIG not in sources else sources[CONFIG]), f"{name}/"
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 from ..core.canonical import JsonValue, digest
 from ..core.errors import CacheError, UsageError
 from ..core.flag import MEDIA_KINDS, Arguments, Flag, OutputKind
+from ..core.manifest import Manifest
 from ..core.request import Artifact, Request
 from ..storage import urls
 from ..storage.disk import write_atomic
@@ -155,15 +155,15 @@ def check(folder: Path) -> None:
     read(folder)
 
 
-def settings_of(request: Request, manifest: Mapping[str, Any], name: str) -> Settings:
+def settings_of(request: Request, manifest: Manifest, name: str) -> Settings:
     """What an item says of how it was made."""
-    flags = {flag["name"]: Flag.from_json(flag) for flag in manifest["flags"]}
+    flags = manifest.flags_by_name
     media = {name for name, flag in flags.items() if flag.kind in MEDIA_KINDS}
     arguments = {
         argument: names(value) if argument in media else value for argument, value in request.arguments.items()
     }
     line = command(name, flags, arguments, request)
-    return Settings(request.id, request.seed, name, manifest["pipeline"], arguments, line)
+    return Settings(request.id, request.seed, name, manifest.pipeline, arguments, line)
 
 
 def names(value: object) -> JsonValue:

@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from ..core.build_spec import Placement
-from ..core.canonical import canonical_json, digest
+from ..core.canonical import JsonObject, canonical_json, digest
 from ..core.components import kind_of
 from ..core.errors import DiffpipeError
 from ..core.flag import MEDIA_KINDS
+from ..core.manifest import Manifest
 from ..core.request import Request
-from ..core.source import CHECKPOINTS
+from ..core.source import CHECKPOINTS, Source
 from ..storage import urls
 from ..storage.disk import identity, sha256
 
@@ -76,7 +77,7 @@ class Run:
     `stepped_down`: how the pipeline was kept for an item that ran out of memory as it was built.
     """
 
-    manifest: Mapping[str, Any]
+    manifest: Manifest
     about: About
     versions: Mapping[str, str]
     device: str
@@ -101,20 +102,20 @@ def texts(run: Run, request: Request) -> Callable[[Mapping[str, Any]], dict[str,
 def document(run: Run, request: Request) -> dict[str, Any]:
     """All that makes a request's files, as plain JSON, without what differs among them ("result")."""
     manifest, about = run.manifest, run.about
-    media = {flag["name"] for flag in manifest["flags"] if flag["kind"] in MEDIA_KINDS} & request.arguments.keys()
+    media = {flag.name for flag in manifest.flags if flag.kind in MEDIA_KINDS} & request.arguments.keys()
     return {
         "format": FORMAT,
         "tool": "diffpipe",
         "pipeline": {
             "name": about.name,
-            "key": manifest["key"],
-            "provider": manifest["provider"],
-            "type": manifest["type"],
-            "class": manifest["pipeline"],
+            "key": manifest.key,
+            "provider": manifest.provider,
+            "type": manifest.type,
+            "class": manifest.pipeline,
         },
-        "config": manifest["config"],
-        "sources": [_source(source) for source in manifest["sources"]],
-        "components": {part["name"]: part["class_name"] for part in manifest["components"]},
+        "config": manifest.config.json,
+        "sources": [_source(source) for source in manifest.sources],
+        "components": {part.name: part.class_name for part in manifest.components},
         "arguments": {name: value for name, value in request.arguments.items() if name not in media},
         "media": {name: _media(request.arguments[name]) for name in sorted(media)},
         "seed": request.seed,
@@ -127,11 +128,10 @@ def document(run: Run, request: Request) -> dict[str, Any]:
     }
 
 
-def _source(source: Mapping[str, Any]) -> dict[str, Any]:
-    told = {
-        name: source[name] for name in ("role", "kind", "label", "commit", "variant", "pipeline") if source.get(name)
-    }
-    return told | {"files": {path: info["digest"] for path, info in source["files"].items()}}
+def _source(source: Source) -> JsonObject:
+    whole = source.to_json()
+    kept = {name: whole[name] for name in ("role", "kind", "label", "commit", "variant", "pipeline") if whole[name]}
+    return {**kept, "files": {path: info.digest for path, info in source.files.items()}}
 
 
 def _media(value: Any) -> Any:

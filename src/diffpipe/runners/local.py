@@ -10,18 +10,17 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-from ..building.build import versions
+from ..building.versions import versions
 from ..cache import measured
 from ..catalog import plugins
 from ..core.build_spec import Placement
 from ..core.errors import DiffpipeError, Exit
 from ..core.flag import MEDIA_KINDS
+from ..core.manifest import Located, Manifest
 from ..core.request import Artifact, Outcome, Request
 from ..results import metadata
-from ..sources.pin import placement_of
 from .inputs import Read
 from .job import CHUNK, Ears, Job
 
@@ -87,11 +86,9 @@ def how_of(job: Job, ears: Ears, read: Read, note: Note) -> How:
     return How(read, ears.on_step, job.batch_size, job.about, memory, previews)
 
 
-def run(
-    manifest: Mapping[str, Any], locations: Mapping[str, Path], requests: Iterable[Request], how: How
-) -> Iterator[Outcome]:
+def run(manifest: Manifest, located: Located, requests: Iterable[Request], how: How) -> Iterator[Outcome]:
     """What becomes of each request, in order; one that fails does not stop the others, a full disk does."""
-    session = Session(manifest, locations)
+    session = Session(manifest, located)
     for outcome in session.outcomes(requests, how):
         log.info("%s; %s", told(outcome), session.memory_now())
         yield outcome
@@ -100,7 +97,7 @@ def run(
 class Session:
     """A pipeline that is loaded once, and all that is needed to make requests with it, by one thread."""
 
-    def __init__(self, manifest: Mapping[str, Any], locations: Mapping[str, Path]) -> None:
+    def __init__(self, manifest: Manifest, located: Located) -> None:
         stay_offline()
         started = time.perf_counter()
         from ..engine.loading import load, start
@@ -108,9 +105,9 @@ class Session:
         from ..engine.placement.step_down import LoadedPipeline
         from ..engine.running import prompt_cache
 
-        start.start(manifest, locations)
+        start.start(manifest, located)
         self.manifest = manifest
-        self.device = devices.choose_device(manifest["config"]["placement"]["device"])
+        self.device = devices.choose_device(manifest.config.device)
         log.info("imports took %.2f s; device %s", time.perf_counter() - started, self.device)
         started = time.perf_counter()
         quirks, unquantized = plugins.quirks(manifest), plugins.unquantized(manifest)
@@ -118,16 +115,16 @@ class Session:
         self.watch = meter.Meter(self.device)
 
         def loaded(placed: Placement) -> Any:
-            pipe = load.load(manifest, locations, self.device, quirks, placed, unquantized)
+            pipe = load.load(manifest, located, self.device, quirks, placed, unquantized)
             prompt_cache.install(pipe)
             return self.watch.watch(pipe)
 
-        built = placement_of(manifest["config"])
-        self.holder = LoadedPipeline(loaded, built, self.device, stored="weights" in locations)
+        built = manifest.config.placement
+        self.holder = LoadedPipeline(loaded, built, self.device, stored=located.weights is not None)
         self._side_by_side = self.call is None and interleave.possible(self.holder.pipe)
         self.versions, self.kind = versions(), devices.kind(self.device)
         took = time.perf_counter() - started
-        log.info("%s loaded in %.2f s (%s)", manifest["pipeline"], took, manifest["config"]["dtype"])
+        log.info("%s loaded in %.2f s (%s)", manifest.pipeline, took, manifest.config.dtype)
 
     def outcomes(self, requests: Iterable[Request], how: How) -> Iterator[Outcome]:
         """What becomes of each request, in order."""
@@ -182,7 +179,7 @@ class Session:
             self.watch.start()
             made = call(group, pipe, placed)
             if memory.note and (peaks := self.watch.stop()):
-                dtype = self.manifest["config"]["dtype"]
+                dtype = self.manifest.config.dtype
                 memory.note(measured.records(peaks, dtype, self.device, placed, made))
             return made
 
@@ -214,10 +211,10 @@ class Session:
                 yield replace(outcome, artifacts=tuple(replace(file, seconds=seconds) for file in outcome.artifacts))
 
 
-def groups(requests: Iterable[Request], manifest: Mapping[str, Any], size: int) -> Iterator[list[Request]]:
+def groups(requests: Iterable[Request], manifest: Manifest, size: int) -> Iterator[list[Request]]:
     """Requests in order, up to `size` of them together where they differ in seed and prompts alone."""
-    texts = {flag["name"] for flag in manifest["flags"] if flag["kind"] == "text" and "prompt" in flag["name"]}
-    alone = {flag["name"] for flag in manifest["flags"] if flag["kind"] in MEDIA_KINDS}
+    texts = {flag.name for flag in manifest.flags if flag.kind == "text" and "prompt" in flag.name}
+    alone = {flag.name for flag in manifest.flags if flag.kind in MEDIA_KINDS}
 
     def shared(request: Request) -> Any:
         """What must be equal within a group; the request itself where it must be alone."""

@@ -14,18 +14,20 @@ import os
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..catalog.rows import PipelineType
 from ..core.build_spec import BuildSpec, Placement
-from ..core.canonical import digest
+from ..core.canonical import JsonObject, JsonValue
 from ..core.components import DENOISER_ONLY, parts_of_checkpoint
+from ..core.configuration import Configuration, Quantization
 from ..core.errors import DiffpipeError, NotFoundError, UsageError
+from ..core.parsing import Fields
 from ..core.quantization import PACKAGES, quantized_by_default
-from ..core.source import CHECKPOINTS, EMBEDDED, PICKLES, FileInfo, Source, place_of
+from ..core.source import BASE, CHECKPOINTS, CONFIG, EMBEDDED, PICKLES, FileInfo, Role, Source, place_of
 from ..storage.disk import DigestCache, safetensors_header
 from . import hub, model_files
 
@@ -44,24 +46,27 @@ class Resolved:
     spec: BuildSpec
     pipeline: str
     sources: tuple[Source, ...]
-    locations: Mapping[str, str]
-    config: Mapping[str, Any]
-    key: str
+    locations: Mapping[Role, str]
+    config: Configuration
+
+    @property
+    def key(self) -> str:
+        return self.config.key
 
 
 @dataclass(frozen=True)
 class Context:
     """What resolving needs besides the request: the digest cache, recorded pins by role, and whether to go online.
 
-    `commits` by role: of the repositories for which a request names no revision ("config", "lora:N"). `check_names`
+    `commits` by role: of the repositories for which a request names no revision (CONFIG, LoRAs). `check_names`
     gets a pipeline class's name and those of replaced components that neither the model nor the row lists.
     """
 
     digests: DigestCache
-    pins: Mapping[str, Source]
+    pins: Mapping[Role, Source]
     offline: bool = False
     report: Report | None = None
-    commits: Mapping[str, str] = field(default_factory=dict)
+    commits: Mapping[Role, str] = field(default_factory=dict)
     check_names: Callable[[str, Collection[str]], None] | None = None
 
 
@@ -92,7 +97,7 @@ def resolve(spec: BuildSpec, row: PipelineType, context: Context) -> Resolved:
     names = {name for source in sources for name in source.components}
     config = configuration(spec, pipeline, sources, quantization(spec, row, names), row.float32)
     locations = {source.role: location for source, location in found}
-    return Resolved(spec, pipeline, sources, locations, config, digest(config))
+    return Resolved(spec, pipeline, sources, locations, config)
 
 
 def _check_loras_can_be_stored(spec: BuildSpec, sources: Iterable[Source]) -> None:
@@ -131,7 +136,7 @@ def _wanted(source: str, option: str) -> Iterator[None]:
         raise DiffpipeError(message, hint, error.exit_code) from error
 
 
-def quantization(spec: BuildSpec, row: PipelineType, names: Iterable[str]) -> dict[str, Any] | None:
+def quantization(spec: BuildSpec, row: PipelineType, names: Iterable[str]) -> Quantization | None:
     """What is quantized, and how: all that changes the weights it makes. None where nothing is.
 
     `names`: the pipeline's components, of which denoisers and text encoders are taken unless the request names others.
@@ -139,13 +144,13 @@ def quantization(spec: BuildSpec, row: PipelineType, names: Iterable[str]) -> di
     asked = spec.placement
     if asked.quantize == "none":
         return None
-    return {
-        "mode": asked.quantize,
-        "backend": asked.quantize_backend,
-        "version": installed_version(PACKAGES[asked.quantize_backend]),
-        "components": sorted(asked.quantize_components) or quantized_by_default(names),
-        "exclude": sorted(row.unquantized),
-    }
+    return Quantization(
+        mode=asked.quantize,
+        backend=asked.quantize_backend,
+        version=installed_version(PACKAGES[asked.quantize_backend]),
+        components=tuple(sorted(asked.quantize_components) or quantized_by_default(names)),
+        exclude=tuple(sorted(row.unquantized)),
+    )
 
 
 def installed_version(package: str) -> str | None:
@@ -160,89 +165,78 @@ def configuration(
     spec: BuildSpec,
     pipeline: str,
     sources: Iterable[Source],
-    quantized: dict[str, Any] | None = None,
+    quantized: Quantization | None = None,
     float32: Sequence[str] = (),
-) -> dict[str, Any]:
+) -> Configuration:
     """The named sections that the pipeline key hashes; "quantization", "float32", "speed" only where something is."""
     by_role = {source.role: _section(source) for source in sources}
-    return {
+    loras: list[JsonValue] = [by_role[Role.lora(number)] for number in range(len(spec.loras))]
+    components: JsonObject = {role.name: value for role, value in by_role.items() if role.kind == "component"}
+    value: JsonObject = {
         "format": FORMAT,
         "provider": spec.provider,
         "type": spec.type,
         "pipeline": pipeline,
-        "base": by_role["base"],
-        "config": by_role.get("config"),
-        "components": {role[10:]: value for role, value in by_role.items() if role.startswith("component:")},
-        "loras": [by_role[f"lora:{number}"] for number in range(len(spec.loras))],
+        "base": by_role[BASE],
+        "config": by_role.get(CONFIG),
+        "components": components,
+        "loras": loras,
         "scheduler": {"class": spec.scheduler, "config": dict(spec.scheduler_config)},
         "dtype": spec.dtype,
         "placement": {"device": spec.device, **_switches(spec.placement)},
         "trust": {"pickle": spec.allow_pickle, "remote_code": spec.trust_remote_code},
-        **({"quantization": quantized} if quantized else {}),
-        **({"float32": sorted(float32)} if float32 else {}),
+        **({"quantization": quantized.to_json()} if quantized else {}),
+        **({"float32": list[JsonValue](sorted(float32))} if float32 else {}),
         **({"speed": spec.speed.to_json()} if spec.speed.to_json() else {}),
     }
+    return Configuration.from_json(Fields(value))
 
 
-def _switches(placement: Placement) -> dict[str, Any]:
+def _switches(placement: Placement) -> JsonObject:
     """What of a placement decides where the weights lie; {} for the defaults. Quantization has a section of its own."""
     return {name: value for name, value in placement.to_json().items() if not name.startswith("quantize")}
 
 
-def placement_of(config: Mapping[str, Any]) -> Placement:
-    """A configuration's placement: the inverse of what `configuration` makes of it."""
-    known = {one.name for one in fields(Placement)}
-    given = {name: value for name, value in config["placement"].items() if name in known}
-    quantized = config.get("quantization")
-    if quantized:
-        given |= {
-            "quantize": quantized["mode"],
-            "quantize_backend": quantized["backend"],
-            "quantize_components": quantized["components"],
-        }
-    return Placement.from_json(given)
-
-
-def _section(source: Source) -> dict[str, Any]:
+def _section(source: Source) -> JsonObject:
     """What of a source decides its weights: repository, commit and variant on the hub, content digests elsewhere."""
-    section: dict[str, Any] = {"kind": "hub" if source.kind == "hub" else "local", "subfolder": source.subfolder}
+    section: JsonObject = {"kind": "hub" if source.kind == "hub" else "local", "subfolder": source.subfolder}
     if source.kind == "hub":
         section |= {"repository": source.label, "commit": source.commit, "variant": source.variant}
         # A cache without the network may hold a part of what the commit has: other files of it would then be taken.
         chosen = source.variant or any(path.endswith(PICKLES) for path in source.files)
-        if source.role.startswith("lora") or source.single or chosen:
-            section["files"] = sorted(source.files)
+        if source.role.kind == "lora" or source.single or chosen:
+            section["files"] = list[JsonValue](sorted(source.files))
     else:
         section["files"] = {path: info.digest for path, info in source.files.items()}
-    if source.role.startswith("lora"):
+    if source.role.kind == "lora":
         section["scale"] = source.scale
     return section
 
 
-def sources_fit(config: Mapping[str, Any], sources: Iterable[Source], stored: Collection[str]) -> bool:
+def sources_fit(config: Configuration, sources: Iterable[Source], stored: Collection[str]) -> bool:
     """Whether pinned sources are those that a configuration names, none missing: what comes from elsewhere may not be.
 
     `stored`: the components whose quantized weights lie elsewhere, so that their files, and LoRAs, may be missing.
     Of a repository only its commit can be compared: the configuration has no digests of its files.
     """
-    named = {"base": config["base"], **({"config": config["config"]} if config["config"] else {})}
-    named |= {f"component:{name}": section for name, section in config["components"].items()}
-    named |= {f"lora:{number}": section for number, section in enumerate(config["loras"])}
+    named = config.sections
     found = {source.role: source for source in sources}
-    gone = {role for role in named if stored and role.startswith("lora:")} | {f"component:{name}" for name in stored}
+    gone = {role for role in named if stored and role.kind == "lora"} | {Role.component(name) for name in stored}
     if not set(named) - gone <= set(found) <= set(named):
         return False
     return all(_fits(named[role], source, bool(stored)) for role, source in found.items())
 
 
-def _fits(section: Mapping[str, Any], source: Source, partly: bool) -> bool:
+def _fits(section: JsonObject, source: Source, partly: bool) -> bool:
     """Whether a source is the one of its section; `partly`: or has some of its files."""
     own = _section(source)
     if any(section.get(name) != value for name, value in own.items() if name != "files"):
         return False
+    named = section.get("files")
     if source.kind == "hub":
-        return "files" not in section or set(source.files) <= set(section["files"])
-    return own["files"] == section["files"] or (partly and own["files"].items() <= section["files"].items())
+        return named is None or (isinstance(named, list) and set(source.files) <= set(named))
+    digests = {path: info.digest for path, info in source.files.items()}
+    return named == digests or (partly and isinstance(named, dict) and digests.items() <= named.items())
 
 
 def refuse_code(source: Source, folder: Path, classes: Mapping[str, tuple[str, str]], trust_remote_code: bool) -> None:
@@ -261,8 +255,8 @@ def refuse_code(source: Source, folder: Path, classes: Mapping[str, tuple[str, s
         return
     index = {name: list(pair) for name, pair in classes.items()}
     _refuse_own_classes(index, source.label, source.files, read)
-    name = source.role.removeprefix("component:")
-    if name in index:
+    name = source.role.name
+    if source.role.kind == "component" and name in index:
         inside = {path.removeprefix(f"{source.subfolder}/"): path for path in source.files}
         files = {f"{name}/{path}": whole for path, whole in inside.items()}
         _refuse_own_classes({name: index[name]}, source.label, files, lambda path: read(files[path]))
@@ -292,15 +286,15 @@ def source_kind(text: str) -> str:
 def _pin_base(spec: BuildSpec, context: Context) -> tuple[Source, str]:
     repository, inner = _repository_and_file(spec.model)
     if inner:
-        return _pin_hub_file("base", repository, inner, spec.revision, context, allow_pickle=spec.allow_pickle)
+        return _pin_hub_file(BASE, repository, inner, spec.revision, context, allow_pickle=spec.allow_pickle)
     kind = source_kind(spec.model)
     if kind == "file":
         if spec.revision:
             raise UsageError(f"--revision {spec.revision} means nothing for a file", "leave --revision out")
-        return _pin_file("base", spec.model, context, allow_pickle=spec.allow_pickle)
+        return _pin_file(BASE, spec.model, context, allow_pickle=spec.allow_pickle)
     if spec.config:
         raise UsageError("--config is for a single-file checkpoint; this model has its own", "leave --config out")
-    return _pin_pipeline("base", spec.model, spec, context)
+    return _pin_pipeline(BASE, spec.model, spec, context)
 
 
 def _pin_config(
@@ -314,7 +308,7 @@ def _pin_config(
             "name a folder or repository with the same layout: --config SOURCE",
         )
     with _wanted(model, "" if spec.config else "--config SOURCE"):
-        return _pin_pipeline("config", model, spec, context, tensors=_tensors_of(base, location, context.offline))
+        return _pin_pipeline(CONFIG, model, spec, context, tensors=_tensors_of(base, location, context.offline))
 
 
 def _tensors_of(base: Source, location: str, offline: bool) -> Iterable[str]:
@@ -328,7 +322,7 @@ def _tensors_of(base: Source, location: str, offline: bool) -> Iterable[str]:
 
 
 def _pin_pipeline(
-    role: str, model: str, spec: BuildSpec, context: Context, *, tensors: Iterable[str] | None = None
+    role: Role, model: str, spec: BuildSpec, context: Context, *, tensors: Iterable[str] | None = None
 ) -> tuple[Source, str]:
     """Pin a diffusers folder, wherever it lies. `tensors`: names of the checkpoint that replaces its denoiser."""
     if role in context.pins:
@@ -336,7 +330,7 @@ def _pin_pipeline(
     kind = source_kind(model)
     if kind == "file":
         raise UsageError(f"{model} is a file where a diffusers folder is needed", "name a folder or a repository")
-    commit, names, read = _listing(kind, model, spec.revision if role == "base" else context.commits.get(role), context)
+    commit, names, read = _listing(kind, model, spec.revision if role == BASE else context.commits.get(role), context)
     if "model_index.json" not in names:
         raise UsageError(
             f"{model} is no diffusers folder: it has no model_index.json",
@@ -368,7 +362,7 @@ def _pin_component(name: str, text: str, spec: BuildSpec, context: Context, *, k
     On the hub, owner/name/FOLDER says which folder. The component's class is the one that the pipeline's own folder
     names; where that names none (not `known`), the one named here. Of a known one only what is fetched is read.
     """
-    role = f"component:{name}"
+    role = Role.component(name)
     if role in context.pins:
         return context.pins[role], ""
     source, revision = _split_revision(text)
@@ -459,7 +453,7 @@ def _is_single(text: str) -> bool:
 
 def _pin_lora(number: int, text: str, spec: BuildSpec, context: Context) -> tuple[Source, str]:
     """Pin an adapter: a local file, owner/name[/file], or demo:NAME for one that comes with the demo model."""
-    role = f"lora:{number}"
+    role = Role.lora(number)
     if role in context.pins:
         return context.pins[role], ""
     text, scale = split_scale(text)
@@ -492,7 +486,7 @@ def _pin_lora(number: int, text: str, spec: BuildSpec, context: Context) -> tupl
     return replace(source, scale=scale), location
 
 
-def _pin_file(role: str, text: str, context: Context, *, allow_pickle: bool = False) -> tuple[Source, str]:
+def _pin_file(role: Role, text: str, context: Context, *, allow_pickle: bool = False) -> tuple[Source, str]:
     path = Path(text).expanduser().absolute()
     _check_suffix(path.name, allow_pickle)
     if path.suffix == ".safetensors":
@@ -501,7 +495,7 @@ def _pin_file(role: str, text: str, context: Context, *, allow_pickle: bool = Fa
 
 
 def _pin_hub_file(
-    role: str, repository: str, path: str, revision: str | None, context: Context, *, allow_pickle: bool
+    role: Role, repository: str, path: str, revision: str | None, context: Context, *, allow_pickle: bool
 ) -> tuple[Source, str]:
     """Pin one file of a repository: owner/name/FILE."""
     if role in context.pins:
@@ -549,7 +543,7 @@ def _listing(
 
 
 def _source(
-    role: str,
+    role: Role,
     kind: Any,
     text: str,
     commit: str | None,

@@ -12,20 +12,21 @@ first and tells every size, so each file's place is known: those that the reader
 
 from __future__ import annotations
 
-import json
 import re
 import tarfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any
 
-from ...core.canonical import canonical_json, digest
+from ...core.canonical import JsonObject, JsonValue, canonical_json, digest
+from ...core.configuration import Trust
 from ...core.errors import CacheError
-from ...core.flag import Flag
-from ...core.source import CHECKPOINTS, EMBEDDED, PICKLES, Component, FileInfo, Source
+from ...core.manifest import Manifest, WeightsSummary
+from ...core.parsing import Fields, Misfit, parse_json
+from ...core.source import CHECKPOINTS, EMBEDDED, PICKLES, FileInfo, Role, Source
 from ...sources.model_files import SETTINGS
 from ...sources.pin import sources_fit
+from ..records import Summary
 from ..store import KEY, NAME, sealed
 from ..weights import weights_key
 
@@ -34,9 +35,7 @@ LIST = "bundle.json"
 LARGEST_LIST = 64_000_000  # bytes; a sharded model of 1,000 files has 0.3 MB
 BLOCK = tarfile.BLOCKSIZE
 END = bytes(2 * BLOCK)
-ROLE = re.compile(r"base|config|component:[A-Za-z_]\w*|lora:\d+")
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}|git:[0-9a-f]{40}")
-SUMMARY = {"provider": str, "type": str, "model": str, "dtype": str, "bytes": int, "built": int}  # what is listed
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 COMPONENT = re.compile(r"[A-Za-z_]\w{0,63}")
 EXPORT_AGAIN = "copy it again, or export the pipeline again"
@@ -45,19 +44,19 @@ EXPORT_AGAIN = "copy it again, or export the pipeline again"
 @dataclass(frozen=True)
 class Contents:
     """A pipeline as it travels. `name`: what it was known by ("" for none). `embedded`: role -> place of the sources
-    that come with diffpipe. `weights`: the summary of the quantized weights (see weights.find), {} without any.
+    that come with diffpipe. `weights`: the summary of the quantized weights, of no components without any.
     """
 
     key: str
     name: str
-    manifest: Mapping[str, Any]
-    summary: Mapping[str, Any]
-    embedded: Mapping[str, str]
-    weights: Mapping[str, Any]
+    manifest: Manifest
+    summary: Summary
+    embedded: Mapping[Role, str]
+    weights: WeightsSummary
 
     @property
     def sources(self) -> tuple[Source, ...]:
-        return tuple(map(Source.from_json, self.manifest["sources"]))
+        return self.manifest.sources
 
     def files(self) -> dict[str, FileInfo]:
         """Member -> size and digest of the sources' files, each content once, in order."""
@@ -67,11 +66,8 @@ class Contents:
 
     def stored(self) -> dict[str, FileInfo]:
         """Member -> size and digest of the quantized weights."""
-        parts = self.weights.get("components", {})
-        return {
-            f"weights/{name}.safetensors": FileInfo(part["bytes"], part["digest"])
-            for name, part in sorted(parts.items())
-        }
+        parts = sorted(self.weights.components.items())
+        return {f"weights/{name}.safetensors": part.info for name, part in parts}
 
     def total(self) -> int:
         """Bytes of all files."""
@@ -90,14 +86,14 @@ def write(contents: Contents) -> bytes:
 
 def listing(contents: Contents) -> bytes:
     """The list, as `read` takes it."""
-    value = {
+    value: JsonObject = {
         "format": FORMAT,
         "key": contents.key,
         "name": contents.name,
-        "manifest": contents.manifest,
-        "summary": contents.summary,
-        "embedded": contents.embedded,
-        "weights": contents.weights,
+        "manifest": contents.manifest.to_json(),
+        "summary": {**contents.summary.to_json(), "key": contents.key},
+        "embedded": {str(role): place for role, place in contents.embedded.items()},
+        "weights": contents.weights.to_json() if contents.weights.components else {},
         "files": _rows(contents),
     }
     return canonical_json(sealed(value)).encode()
@@ -135,88 +131,105 @@ def read(data: bytes, told: str) -> Contents:
     Raises CacheError if it was edited, is newer than this reader, or says what no export writes.
     """
     try:
-        value = json.loads(data)
-        seal = value.pop("digest")
-        if digest(value) != seal:
-            raise ValueError("its list was edited")
-        if value["format"] != FORMAT:
-            newer = f"{told} is a bundle of format {value['format']}, this diffpipe reads {FORMAT}"
+        value = parse_json(data, LARGEST_LIST)
+        head = Fields(value)
+        seal = head.value.pop("digest", None)
+        if digest(head.value) != seal:
+            raise Misfit("its list was edited")
+        if head.integer("format") != FORMAT:
+            newer = f"{told} is a bundle of format {head.integer('format')}, this diffpipe reads {FORMAT}"
             raise CacheError(newer, "install the diffpipe that wrote it")
-        found = Contents(*(value[field] for field in Contents.__dataclass_fields__))
-        if problem := next(_problems(found, value["files"]), None):
-            raise ValueError(problem)
-    except CacheError:
-        raise
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
-        said = str(error) if type(error) is ValueError else "its list is not what an export writes"
-        raise CacheError(f"{told} is no sound bundle: {said}", EXPORT_AGAIN) from error
+        found = _parsed(head)
+        if problem := next(_problems(found, head), None):
+            raise Misfit(problem)
+    except Misfit as error:
+        raise CacheError(f"{told} is no sound bundle: {error}", EXPORT_AGAIN) from error
     return found
+
+
+def _parsed(data: Fields) -> Contents:
+    embedded = data.object("embedded")
+    return Contents(
+        key=data.text("key", most=64),
+        name=data.text("name", most=100),
+        manifest=Manifest.from_json(data.value.get("manifest")),
+        summary=Summary.from_json(data.object("summary")),
+        embedded={_role(role): embedded.text(role) for role in embedded.names()},
+        weights=WeightsSummary.from_json(data.object("weights")),
+    )
+
+
+def _role(text: str) -> Role:
+    try:
+        return Role.parse(text)
+    except ValueError as error:
+        raise Misfit("its embedded sources are not named") from error
 
 
 def _members(contents: Contents) -> dict[str, FileInfo]:
     return contents.files() | contents.stored()
 
 
-def _rows(contents: Contents) -> list[dict[str, Any]]:
+def _rows(contents: Contents) -> list[JsonValue]:
     return [{"name": name, "size": info.size, "digest": info.digest} for name, info in _members(contents).items()]
 
 
-def _problems(found: Contents, listed: Any) -> Iterator[str]:
+def _problems(found: Contents, listed: Fields) -> Iterator[str]:
     """What is wrong with the contents of a list, each a reason to refuse it."""
-    manifest, config = found.manifest, found.manifest["config"]
-    same = all(manifest[name] == config[name] for name in ("provider", "type", "pipeline"))
-    same = same and found.key == manifest["key"] == digest(config) == found.summary["key"]
+    manifest, config = found.manifest, found.manifest.config
+    same = found.key == manifest.key == config.key == listed.object("summary").text("key")
     if not (KEY.fullmatch(found.key) and same):
         yield "its configuration is not the one that its key stands for"
     if found.name and not NAME.fullmatch(found.name):
         yield "its name is none"
     for source in found.sources:
-        yield from _source_problems(source, config["trust"])
-    if not sources_fit(config, found.sources, manifest.get("quantization", {}).get("components", {})):
+        yield from _source_problems(source, config.trust)
+    if not sources_fit(config, found.sources, manifest.stored.components if manifest.stored else ()):
         yield "its files are not those that its key stands for"
+    yield from _embedded_problems(found)
+    yield from _weights_problems(found)
+    if not all(_is_info(info) for info in _members(found).values()):
+        yield "a file's size or digest is none"
+    if listed.value.get("files") != _rows(found):
+        yield "its list of files is not that of its pipeline"
+    if any(CONTROL.search(text) for text in _texts([manifest.to_json(), found.summary.to_json()])):
+        yield "it has control characters, which no terminal should print"
+
+
+def _embedded_problems(found: Contents) -> Iterator[str]:
     if set(found.embedded) != {source.role for source in found.sources if source.kind == "embedded"}:
-        yield "its embedded sources are not told"
+        yield "its embedded sources are not named"
     for place in found.embedded.values():
         if not place.startswith(EMBEDDED) or not is_safe(place.removeprefix(EMBEDDED)):
             yield "an embedded source lies elsewhere"
-    stored = found.weights.get("components", {})
-    if set(stored) != set(manifest.get("quantization", {}).get("components", {})):
-        yield "its quantized weights are not told"
-    if stored and not manifest["quantization"]["key"] == weights_key(config) == found.summary["weights"]:
+
+
+def _weights_problems(found: Contents) -> Iterator[str]:
+    """What is wrong with what a bundle says of quantized weights."""
+    named, carried = found.manifest.stored, found.weights.components
+    if set(carried) != set(named.components if named else ()):
+        yield "its quantized weights are not named"
+    if named and not named.key == weights_key(found.manifest.config) == found.summary.weights:
         yield "its quantized weights are not those that its key stands for"
-    if not all(COMPONENT.fullmatch(name) for name in stored):
+    if not all(COMPONENT.fullmatch(name) for name in carried):
         yield "a component's name is none"
-    if not all(_is_info(info) for info in _members(found).values()):
-        yield "a file's size or digest is none"
-    if listed != _rows(found):
-        yield "its list of files is not that of its pipeline"
-    if any(CONTROL.search(text) for text in _texts([manifest, found.summary])):
-        yield "it has control characters, which no terminal should print"
-    if not all(type(found.summary[name]) is kind for name, kind in SUMMARY.items()):
-        yield "its summary is none"
-    for flag in manifest["flags"]:
-        Flag.from_json(flag)
-    for part in manifest["components"]:
-        Component.from_json(part)
 
 
-def _texts(value: Any) -> Iterator[str]:
+def _texts(value: JsonValue) -> Iterator[str]:
     """Every text in a JSON value."""
     if isinstance(value, str):
         yield value
-    elif isinstance(value, Mapping):
+    elif isinstance(value, dict):
         yield from (text for pair in value.items() for part in pair for text in _texts(part))
     elif isinstance(value, list):
         yield from (text for part in value for text in _texts(part))
 
 
-def _source_problems(source: Source, trust: Mapping[str, bool]) -> Iterator[str]:
-    if not ROLE.fullmatch(source.role) or source.kind not in ("hub", "folder", "file", "embedded"):
-        yield "a source is of no known kind"
+def _source_problems(source: Source, trust: Trust) -> Iterator[str]:
     if not source.files or not source.label.isprintable():
         yield "a source is empty or has no name"
-    allowed = {*SETTINGS, *CHECKPOINTS} | ({".py"} if trust["remote_code"] else set())
-    allowed -= set() if trust["pickle"] else set(PICKLES)
+    allowed = {*SETTINGS, *CHECKPOINTS} | ({".py"} if trust.remote_code else set())
+    allowed -= set() if trust.pickle else set(PICKLES)
     for path in source.files:
         if not is_safe(path) or any(str(part) in source.files for part in PurePosixPath(path).parents):
             yield "a file would lie outside its folder"

@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import IO, Any
 
 from ...core.errors import CacheError, UsageError
-from ...core.source import FileInfo, Source, file_of, place_of
+from ...core.manifest import Manifest, WeightsSummary
+from ...core.source import FileInfo, Role, file_of, place_of
 from ...sources.pin import refuse_code
 from ...storage import url_streams, urls
 from ...storage.disk import CHUNK, readable
 from .. import blobs, weights
-from ..store import SHORT, Entry, Store, check_name, record_sources
+from ..records import record_sources
+from ..store import SHORT, Entry, Store, check_name
 from ..verify import check_file, locate
 from . import contents
 from .contents import END, Contents
@@ -141,27 +143,26 @@ def _gather(store: Store, entry: Entry, name: str) -> tuple[Contents, dict[str, 
     """What a bundle of an entry holds, and where each member lies; all of it as it was at the build."""
     manifest = entry.manifest()
     located = locate(entry, manifest)
-    recorded, sources = entry.sources()["locations"], tuple(map(Source.from_json, manifest["sources"]))
+    recorded, sources = entry.locations(), manifest.sources
     name = name or next((known for known, key in store.names().items() if key == entry.key), "")
     embedded = {source.role: recorded[source.role] for source in sources if source.kind == "embedded"}
     stored = _stored(store, manifest)
-    bundled = Contents(entry.key, name, manifest, dict(entry.summary), embedded, stored)
+    bundled = Contents(entry.key, name, manifest, entry.summary, embedded, stored)
     contents.read(contents.listing(bundled), f"the entry {entry.key[:SHORT]}")  # what no import takes must not leave
     places = {
         f"files/{info.digest.partition(':')[2]}": file_of(source, recorded[source.role], path)
         for source in sources
         for path, info in source.files.items()
     }
-    return bundled, places | {member: located["weights"] / Path(member).name for member in bundled.stored()}
+    if located.weights:
+        places |= {member: located.weights / Path(member).name for member in bundled.stored()}
+    return bundled, places
 
 
-def _stored(store: Store, manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """What is told of a pipeline's quantized weights, but for what is true on this disk alone; {} without any."""
-    told = weights.find(store, manifest["quantization"]["key"]) if "quantization" in manifest else None
-    if told is None:
-        return {}
-    parts = told["components"].items()
-    return {**told, "components": {n: {k: v for k, v in part.items() if k != "identity"} for n, part in parts}}
+def _stored(store: Store, manifest: Manifest) -> WeightsSummary:
+    """The summary of a pipeline's quantized weights, but for what is true on this disk alone."""
+    found = weights.find(store, manifest.stored.key) if manifest.stored else None
+    return found.portable() if found else WeightsSummary({})
 
 
 def _is_there(target: str, key: str) -> bool:
@@ -211,7 +212,7 @@ def _check_wanted(store: Store, bundled: Contents, told: str, options: Options) 
             f"{told} holds {bundled.pickled()[0]}, a pickled checkpoint, which can run code when loaded",
             "pass --allow-pickle if you trust its source",
         )
-    if bundled.manifest["config"]["trust"]["remote_code"] and not options.trust_remote_code:
+    if bundled.manifest.config.trust.remote_code and not options.trust_remote_code:
         raise UsageError(
             f"{told} holds a pipeline that may run code of its own", "pass --trust-remote-code if you trust its source"
         )
@@ -233,7 +234,7 @@ def _ready(store: Store, key: str) -> Entry | None:
 def _receive(store: Store, bundled: Contents, source: str, options: Options, advance: Advance, say: Say) -> Entry:
     """Bring what is missing, check it, publish the entry."""
     held = {member for member, info in bundled.files().items() if blobs.holds(store, info, whole=options.force)}
-    key = bundled.summary.get("weights")
+    key = bundled.summary.weights
     if key and options.force and weights.problems(store, key):
         weights.drop(store, key)
     stored = {} if key and weights.sound(store, key) else bundled.stored()
@@ -248,7 +249,7 @@ def _receive(store: Store, bundled: Contents, source: str, options: Options, adv
                 incoming.skip(info, advance)
             else:
                 blobs.put(store, info, partial(incoming.copy, member, info, advance=advance))
-        if bundled.weights:
+        if bundled.weights.components:
             _receive_weights(store, bundled, incoming, advance, say)
         incoming.end()
     carried = [one for one in bundled.sources if one.kind != "embedded"]
@@ -260,36 +261,35 @@ def _receive_weights(store: Store, bundled: Contents, incoming: Incoming, advanc
     """Bring the quantized weights, unless those of the same key are here: they may differ in their last bits."""
     waiting = dict(bundled.stored())
 
-    def write(folder: Path) -> Mapping[str, Any]:
+    def write(folder: Path) -> WeightsSummary:
         while waiting:
             member = next(iter(waiting))
             with (folder / Path(member).name).open("xb") as out:
                 incoming.copy(member, waiting.pop(member), out, advance)
         return bundled.weights
 
-    made = weights.make(store, bundled.summary["weights"], write, _silent)
+    made = weights.make(store, bundled.summary.weights, write, _silent)
     for info in waiting.values():
         incoming.skip(info, advance)
-    brought = bundled.weights["components"]
-    if any(part["digest"] != brought[name]["digest"] for name, part in made["components"].items()):
+    brought = bundled.weights.components
+    if any(part.digest != brought[name].digest for name, part in made.components.items()):
         say("quantized weights of the same key are here and are used; those of the bundle differ in their last bits")
 
 
-def _publish(store: Store, bundled: Contents, locations: Mapping[str, str], command: list[str]) -> Entry:
+def _publish(store: Store, bundled: Contents, locations: Mapping[Role, str], command: list[str]) -> Entry:
     """Publish the entry of files that are here. Raises UsageError for a model that would run code of its own unasked,
     CacheError where diffpipe's own model is another than the one that it was built with."""
-    classes = {part["name"]: (part["library"], part["class_name"]) for part in bundled.manifest["components"]}
+    classes = bundled.manifest.classes
     for source in bundled.sources:
         place = place_of(locations[source.role])
-        refuse_code(source, place, classes, bundled.manifest["config"]["trust"]["remote_code"])
+        refuse_code(source, place, classes, bundled.manifest.config.trust.remote_code)
         for path, info in source.files.items() if source.kind == "embedded" else ():
             if check_file(source, path, file_of(source, locations[source.role], path), info):
-                version = bundled.manifest["versions"]["diffpipe"]
+                version = bundled.manifest.versions.get("diffpipe", "")
                 raise CacheError("it stands on the demo model of another diffpipe", f"install diffpipe {version}")
-    summary = {name: value for name, value in bundled.summary.items() if name != "key"}
     with store.lock(bundled.key, _silent):
-        record = record_sources(bundled.sources, locations, command)
-        return store.publish(bundled.key, summary, bundled.manifest, record)
+        record = record_sources(bundled.sources, locations, tuple(command))
+        return store.publish(bundled.summary, bundled.manifest, record)
 
 
 def _command(bundled: Contents, source: str, options: Options) -> list[str]:

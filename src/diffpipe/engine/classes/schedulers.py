@@ -12,6 +12,7 @@ from difflib import get_close_matches
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Literal, TypeGuard
 
+from ...core.configuration import SchedulerChoice
 from ...core.errors import UsageError
 from ..seams import diffusers_source_seam
 from ..seams.diffusers_seam import compatible_schedulers, missing_backends
@@ -183,7 +184,7 @@ def check(spec: Mapping[str, Any], pipeline: type, shipped: Any, settings: Mappi
             )
         _check_setting(chosen, name, value)
     try:
-        replaced(shipped.from_config(dict(settings)), {"class": spec["scheduler"], "config": spec["scheduler_config"]})
+        replaced(shipped.from_config(dict(settings)), SchedulerChoice(spec["scheduler"], spec["scheduler_config"]))
     except Exception as error:  # constructors refuse a value in any way they like
         reason = " ".join(str(error).split())[:200]
         raise UsageError(f"{chosen.__name__} cannot be set up so: {reason}", "check --scheduler-config") from error
@@ -203,12 +204,11 @@ def _check_setting(scheduler: Any, name: str, value: Any) -> None:
             return
 
 
-def replaced(shipped: Any, scheduler: Mapping[str, Any]) -> Any:
-    """The scheduler of a build, {"class": name or None, "config": settings}: always set up as the shipped one, with the
-    settings laid over."""
-    cls = scheduler_class(scheduler["class"]) if scheduler["class"] else type(shipped)
+def replaced(shipped: Any, asked: SchedulerChoice) -> Any:
+    """The scheduler of a build: always set up as the shipped one, with the settings laid over."""
+    cls = scheduler_class(asked.name) if asked.name else type(shipped)
     # As arguments: from_config drops settings of the configuration that the shipped one had by default alone.
-    return cls.from_config(shipped.config, **{**_same_flow(cls, shipped), **scheduler["config"]})
+    return cls.from_config(shipped.config, **{**_same_flow(cls, shipped), **asked.settings})
 
 
 def _same_flow(cls: Any, shipped: Any) -> dict[str, Any]:

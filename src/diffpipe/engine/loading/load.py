@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from ...core.build_spec import Placement
-from ...core.canonical import digest
+from ...core.configuration import Trust
 from ...core.errors import CacheError, DiffpipeError, Exit, UsageError
-from ...core.source import Source
+from ...core.manifest import Located, Manifest
+from ...core.source import BASE, CONFIG, Role, Source
 from ..classes import schedulers
 from ..classes.lookup import (
     check_names,
@@ -73,8 +74,8 @@ def hook(name: str) -> Any:
 
 
 def load(
-    manifest: Mapping[str, Any],
-    locations: Mapping[str, Path],
+    manifest: Manifest,
+    located: Located,
     device: str,
     quirks: Mapping[str, str] = NO_QUIRKS,
     placed: Placement = RESIDENT,
@@ -82,93 +83,92 @@ def load(
 ) -> Any:
     """The pipeline of a manifest, on its device.
 
-    `locations`: role -> folder or file. `quirks` and `unquantized`: those of its row in the catalogue. `placed`: how
+    `quirks` and `unquantized`: those of its row in the catalogue. `placed`: how
     it is kept in memory; weights that were stored quantized are taken as they are. Raises CacheError if the weights do
     not make the pipeline, or if the manifest's configuration is not the one that its key stands for.
     """
     import torch
 
-    config = manifest["config"]
-    if digest(config) != manifest["key"]:  # what is trusted is part of it
+    config, locations = manifest.config, located.sources
+    if config.key != manifest.key:  # what is trusted is part of it
         raise CacheError(
-            f"the configuration of {manifest['key'][:12]} is not the one that it was built with",
-            f"diffpipe pipelines remove {manifest['key'][:12]}, then build again",
+            f"the configuration of {manifest.key[:12]} is not the one that it was built with",
+            f"diffpipe pipelines remove {manifest.key[:12]}, then build again",
         )
-    sources = {source.role: source for source in map(Source.from_json, manifest["sources"])}
-    dtype = getattr(torch, config["dtype"])
-    own = own_pipeline_class(locations["base"]) if manifest["own_class"] and config["trust"]["remote_code"] else None
-    cls = own or pipeline_class(manifest["pipeline"])
-    for part in manifest["components"]:
-        diffusers_seam.register_deprecated(part["library"])
+    sources = {source.role: source for source in manifest.sources}
+    dtype = getattr(torch, config.dtype)
+    own = own_pipeline_class(locations[BASE]) if manifest.own_class and config.trust.remote_code else None
+    cls = own or pipeline_class(manifest.pipeline)
+    for part in manifest.components:
+        diffusers_seam.register_deprecated(part.library)
     try:
         parts = {
-            role.removeprefix("component:"): _load_component(source, locations, manifest, dtype)
+            role.name: _load_component(source, locations, manifest, dtype)
             for role, source in sources.items()
-            if role.startswith("component:")
+            if role.kind == "component"
         }
-        parts |= _load_stored(manifest, locations)
-        pipe = _load_base(cls, sources, locations, parts, dtype, config["trust"], config.get("float32", ()))
-        if any(config["scheduler"].values()):
-            pipe.scheduler = schedulers.replaced(pipe.scheduler, config["scheduler"])
-        loras = [(locations[role], source) for role, source in sources.items() if role.startswith("lora:")]
-        adapters.fuse(pipe, loras, pickle=config["trust"]["pickle"])
+        parts |= _load_stored(manifest, located)
+        pipe = _load_base(cls, sources, locations, parts, dtype, config.trust, config.float32)
+        if config.scheduler:
+            pipe.scheduler = schedulers.replaced(pipe.scheduler, config.scheduler)
+        loras = [(locations[role], source) for role, source in sources.items() if role.kind == "lora"]
+        adapters.fuse(pipe, loras, pickle=config.trust.pickle)
         pipe.set_progress_bar_config(disable=True)
         if "load" in quirks:
             hook(quirks["load"])(pipe)
-        fresh = replace(placed, quantize="none") if "weights" in locations else placed
-        return speed.apply(apply.apply(pipe, fresh, device, unquantized), config.get("speed", {}))
+        fresh = replace(placed, quantize="none") if located.weights else placed
+        return speed.apply(apply.apply(pipe, fresh, device, unquantized), config.speed.to_json())
     except DiffpipeError:
         raise
     except Exception as error:  # the libraries raise whatever a missing file or a strange tensor leads to
         if out_of_memory(error):
             raise DiffpipeError(
-                f"{manifest['pipeline']} does not fit into the memory of {device}",
+                f"{manifest.pipeline} does not fit into the memory of {device}",
                 "build it with --memory auto, a smaller --dtype, or for another --device",
                 Exit.OUT_OF_MEMORY,
             ) from error
         raise CacheError(
-            f"{manifest['pipeline']} could not be loaded: {first_line(error)}",
+            f"{manifest.pipeline} could not be loaded: {first_line(error)}",
             "the weights do not fit the pipeline, or a package is missing; --traceback shows where",
         ) from error
 
 
-def _load_stored(manifest: Mapping[str, Any], locations: Mapping[str, Path]) -> dict[str, Any]:
+def _load_stored(manifest: Manifest, located: Located) -> dict[str, Any]:
     """The components whose quantized weights were stored at the build, LoRAs fused; none while they are being made."""
     from . import stored
 
-    if "weights" not in locations:
+    if not (located.weights and manifest.stored):
         return {}
-    classes = {part["name"]: (part["library"], part["class_name"]) for part in manifest["components"]}
     return {
-        name: stored.read(component_class(*classes[name]), locations["weights"] / f"{name}.safetensors")
-        for name in manifest["quantization"]["components"]
+        name: stored.read(component_class(*manifest.classes[name]), located.weights / f"{name}.safetensors")
+        for name in manifest.stored.components
     }
 
 
 def _load_base(
     cls: Any,
-    sources: Mapping[str, Source],
-    locations: Mapping[str, Path],
+    sources: Mapping[Role, Source],
+    locations: Mapping[Role, Path],
     parts: dict[str, Any],
     dtype: Any,
-    trust: Any,
+    trust: Trust,
     float32: Sequence[str],
 ) -> Any:
     import torch
 
-    base = sources["base"]
+    base = sources[BASE]
     if not base.single:
         return cls.from_pretrained(
-            locations["base"],
+            locations[BASE],
             dtype={"default": dtype, **dict.fromkeys(float32, torch.float32)} if float32 else dtype,
             variant=base.variant,
-            use_safetensors=None if trust["pickle"] else True,
+            use_safetensors=None if trust.pickle else True,
             local_files_only=True,
-            trust_remote_code=trust["remote_code"],
+            trust_remote_code=trust.remote_code,
             **parts,
         )
-    files = locations["base"], locations["config"]
-    return _load_checkpoint(cls, sources["config"], *files, parts, dtype, trust["pickle"])
+    files = locations[BASE], locations[CONFIG]
+    return _load_checkpoint(cls, sources[CONFIG], *files, parts, dtype, trust.pickle)
 
 
 def _load_checkpoint(
@@ -226,22 +226,21 @@ def _load_single_file(cls: Any, name: str, checkpoint: Path, config: Path, dtype
     return cls.from_single_file(str(checkpoint), config=str(config), subfolder=name, **options)
 
 
-def _load_component(source: Source, locations: Mapping[str, Path], manifest: Mapping[str, Any], dtype: Any) -> Any:
+def _load_component(source: Source, locations: Mapping[Role, Path], manifest: Manifest, dtype: Any) -> Any:
     """A replacement component, by the class the pipeline's own folder names for it.
 
     Raises UsageError where its weights are not those of that class: transformers would make up what is missing.
     """
     location = locations[source.role]
-    name = source.role.removeprefix("component:")
-    part = next(component for component in manifest["components"] if component["name"] == name)
-    cls = component_class(part["library"], part["class_name"])
+    name = source.role.name
+    cls = component_class(*manifest.classes[name])
     if source.single:
-        return _load_single_file(cls, name, location, locations.get("config", locations["base"]), dtype)
+        return _load_single_file(cls, name, location, locations.get(CONFIG, locations[BASE]), dtype)
     options: dict[str, Any] = {"local_files_only": True}
     if source.subfolder:
         options["subfolder"] = source.subfolder
     if any(path.endswith((".safetensors", ".bin")) for path in source.files):
-        options |= {"dtype": dtype, "use_safetensors": None if manifest["config"]["trust"]["pickle"] else True}
+        options |= {"dtype": dtype, "use_safetensors": None if manifest.config.trust.pickle else True}
         variants = {path for path in source.files if source.variant and f".{source.variant}" in path}
         if variants:
             options["variant"] = source.variant

@@ -6,12 +6,12 @@ import json
 import logging
 import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from ...core.errors import DiffpipeError
-from ...core.source import Source
+from ...core.manifest import Located, Manifest
 from ..classes import lookup
 from ..placement import devices
 from . import imports, quantize
@@ -22,20 +22,19 @@ WEIGHTS = (".safetensors", ".gguf", ".bin", ".ckpt", ".pt", ".pth")
 SHARE = 0.5  # of the machine's memory, up to which weights are read ahead: more would push out what was read first
 
 
-def start(manifest: Mapping[str, Any], locations: Mapping[str, Path]) -> None:
-    """Import the libraries and a pipeline's own classes, and no others. `locations`: role -> folder or file.
+def start(manifest: Manifest, located: Located) -> None:
+    """Import the libraries and a pipeline's own classes, and no others.
 
     What cannot be imported is told when the pipeline is loaded.
     """
-    threading.Thread(target=read_ahead, args=(list(weights(manifest, locations)),), daemon=True).start()
-    compiled = bool(manifest["config"].get("speed", {}).get("compile"))
-    with imports.lean(compiled=compiled, absent=absent(manifest, locations)):
+    threading.Thread(target=read_ahead, args=(list(weights(manifest, located)),), daemon=True).start()
+    with imports.lean(compiled=manifest.config.speed.compile, absent=absent(manifest, located)):
         devices.quiet_libraries()
-        for part in manifest["components"]:
-            _import(lookup.component_class, part["library"], part["class_name"])
-        _import(lookup.pipeline_class, manifest["pipeline"])
-        if quantized := manifest.get("quantization"):
-            _import(quantize.backend_for, quantized["backend"], quantized["mode"])
+        for part in manifest.components:
+            _import(lookup.component_class, part.library, part.class_name)
+        _import(lookup.pipeline_class, manifest.pipeline)
+        if manifest.stored:
+            _import(quantize.backend_for, manifest.stored.how.backend, manifest.stored.how.mode)
 
 
 def _import(find: Any, *names: str) -> None:
@@ -45,28 +44,29 @@ def _import(find: Any, *names: str) -> None:
         log.info("%s: %s", names[-1], lookup.first_line(error))
 
 
-def absent(manifest: Mapping[str, Any], locations: Mapping[str, Path]) -> list[str]:
+def absent(manifest: Manifest, located: Located) -> list[str]:
     """The packages that the libraries import wherever they find them, and that this pipeline does without."""
-    if "torchao" in json.dumps(manifest["config"]):
+    if "torchao" in json.dumps(manifest.config.json):
         return []
-    settings = (lies for path, lies in files(manifest, locations) if path.endswith("config.json"))
+    settings = (lies for path, lies in files(manifest, located) if path.endswith("config.json"))
     quantized = any(b'"quantization_config"' in lies.read_bytes() for lies in settings if lies.is_file())
     return [] if quantized else ["torchao"]
 
 
-def files(manifest: Mapping[str, Any], locations: Mapping[str, Path]) -> Iterator[tuple[str, Path]]:
+def files(manifest: Manifest, located: Located) -> Iterator[tuple[str, Path]]:
     """Every file of a pipeline's sources: its path in the source, and where it lies."""
-    for source in map(Source.from_json, manifest["sources"]):
-        at = locations[source.role]
+    for source in manifest.sources:
+        at = located.sources[source.role]
         yield from ((path, at if at.is_file() else at / path) for path in source.files)
 
 
-def weights(manifest: Mapping[str, Any], locations: Mapping[str, Path]) -> Iterator[Path]:
+def weights(manifest: Manifest, located: Located) -> Iterator[Path]:
     """The files of weights that are going to be loaded: those stored quantized in the place of their sources'."""
-    stored = manifest.get("quantization", {}).get("components", ()) if "weights" in locations else ()
-    yield from (locations["weights"] / f"{name}.safetensors" for name in stored)
-    replaced = {*stored, *(role.removeprefix("component:") for role in locations if role.startswith("component:"))}
-    for path, lies in files(manifest, locations):
+    stored = manifest.stored.components if manifest.stored and located.weights else ()
+    if located.weights:
+        yield from (located.weights / f"{name}.safetensors" for name in stored)
+    replaced = {*stored, *(role.name for role in located.sources if role.kind == "component")}
+    for path, lies in files(manifest, located):
         if path.endswith(WEIGHTS) and path.partition("/")[0] not in replaced:
             yield lies
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ...core.errors import CacheError, DiffpipeError
+from ...core.manifest import QuantizedComponent, StoredComponent
 from ...storage.disk import safetensors_header
 from . import quantize
 
@@ -58,7 +59,7 @@ class Group:
     make: Callable[[], Mapping[str, Any]]
 
 
-def write(module: Any, path: Path, mode: str, backend: str, exclude: Collection[str] = ()) -> dict[str, Any]:
+def write(module: Any, path: Path, mode: str, backend: str, exclude: Collection[str] = ()) -> StoredComponent:
     """Quantize a module layer by layer into a file; the module is used up: it must not be called afterwards.
 
     `mode` "none" stores it as it is. Memory beside the module: a few times its largest layer. Returns what the weights
@@ -80,8 +81,7 @@ def write(module: Any, path: Path, mode: str, backend: str, exclude: Collection[
     }
     size, digest = write_file(path, groups, {"format": "pt", "diffpipe": json.dumps(about)})
     dtypes = sorted({slot.dtype for group in groups for slot in group.slots})
-    told = {"bytes": size, "digest": digest, "parameters": parameters, "dtypes": dtypes}
-    return told | {"layers": len(wanted), "left": left}
+    return StoredComponent(size, digest, parameters, tuple(dtypes), QuantizedComponent(len(wanted), left))
 
 
 def _groups(module: Any, quantized: Collection[str], mode: str, backend: str) -> tuple[list[Group], dict[str, str]]:

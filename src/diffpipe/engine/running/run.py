@@ -16,6 +16,7 @@ from typing import Any
 
 from ...core.errors import DiffpipeError, Exit, UsageError
 from ...core.flag import FRAME_RATES, MEDIA_KINDS, Flag, OutputKind, nearest
+from ...core.manifest import Manifest
 from ...core.request import Artifact, Request
 from ...storage import urls
 from .. import media
@@ -140,7 +141,7 @@ def _check_sizes(flags: Mapping[str, Flag], arguments: Mapping[str, Any]) -> Non
 
 def run(
     pipe: Any,
-    manifest: Mapping[str, Any],
+    manifest: Manifest,
     requests: Sequence[Request],
     arguments: Sequence[Mapping[str, Any]],
     on_step: OnStep,
@@ -234,12 +235,12 @@ class Result:
 
 
 def results_of(
-    pipe: Any, output: Any, manifest: Mapping[str, Any], request: Request, arguments: Mapping[str, Any]
+    pipe: Any, output: Any, manifest: Manifest, request: Request, arguments: Mapping[str, Any]
 ) -> list[Result]:
     """Everything a call made, the main results first. Raises DiffpipeError where there is nothing."""
-    if manifest["kind"] == "audio":
+    if manifest.kind == "audio":
         return [Result("audio", sound) for sound in outputs.sound_of(pipe, output)]
-    if manifest["kind"] == "video":
+    if manifest.kind == "video":
         videos, sounds = outputs.frames_of(output), outputs.sound_of(pipe, output)
         fps = frame_rate(manifest, request, arguments)
         return [Result("video", v, fps, s) for v, s in zip_longest(videos, sounds[: len(videos)])]
@@ -249,9 +250,9 @@ def results_of(
     ]
 
 
-def frame_rate(manifest: Mapping[str, Any], request: Request, arguments: Mapping[str, Any]) -> float:
+def frame_rate(manifest: Manifest, request: Request, arguments: Mapping[str, Any]) -> float:
     """Frames a second of a video: what was asked for, else what the call was told, else what the row or class says."""
-    told = [request.fps, *(arguments.get(name) for name in FRAME_RATES), manifest.get("fps")]
+    told = [request.fps, *(arguments.get(name) for name in FRAME_RATES), manifest.fps]
     return float(next((rate for rate in told if rate), DEFAULT_FPS))
 
 

@@ -17,6 +17,7 @@ from typing import Any
 from ...cache.bundle import transfer as bundle
 from ...cache.store import SHORT, Entry, Store
 from ...core.errors import DiffpipeError, UsageError
+from ...core.manifest import Manifest
 from ...storage.disk import umask
 from ..job import Job
 from . import node
@@ -205,20 +206,20 @@ def shares_of(nodes: list[Mapping[str, Any]], cluster: Cluster) -> Shares:
     return Shares(workers, float(int(cpus)) if cpus >= 1 else cpus, 0.0, tuple(one for one, _ in useful))
 
 
-def plan_of(ray: Any, entry: Entry, manifest: Mapping[str, Any], job: Job, cluster: Cluster, gpus: float) -> node.Plan:
+def plan_of(ray: Any, entry: Entry, manifest: Manifest, job: Job, cluster: Cluster, gpus: float) -> node.Plan:
     document = {
         "pipeline": {
             "key": entry.key,
-            "provider": manifest["provider"],
-            "name": job.about.name if job.about else f"{manifest['provider']}-{entry.key[:SHORT]}",
+            "provider": manifest.provider,
+            "name": job.about.name if job.about else f"{manifest.provider}-{entry.key[:SHORT]}",
         },
-        "config": manifest["config"],
-        "sources": manifest["sources"],
+        "config": manifest.config.json,
+        "sources": [source.to_json() for source in manifest.sources],
     }
     return node.Plan(
         key=entry.key,
         document=document,
-        places=entry.sources().get("locations", {}),
+        places={str(role): place for role, place in entry.locations().items()},
         versions=node.found(node.deciding(manifest)),
         job=job.to_json(),
         driver=ray.get_runtime_context().get_node_id(),
@@ -230,9 +231,7 @@ def plan_of(ray: Any, entry: Entry, manifest: Mapping[str, Any], job: Job, clust
     )
 
 
-def check_nodes(
-    ray: Any, shares: Shares, plan: node.Plan, manifest: Mapping[str, Any], entry: Entry, cluster: Cluster
-) -> None:
+def check_nodes(ray: Any, shares: Shares, plan: node.Plan, manifest: Manifest, entry: Entry, cluster: Cluster) -> None:
     """Ask each node that may get a worker for its versions. Raises DiffpipeError that names all that differ.
 
     Where a node lacks the pipeline and bundles have a place, the bundle is put there.

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...core.flag import Flag
+from ...core.manifest import Manifest
 from ...core.request import Request
 from ..job import CHUNK, Job
 from ..wire import request_json
@@ -32,7 +32,7 @@ class Flow:
     requests: Iterator[Request]
     job: Job
     workers: int
-    manifest: Mapping[str, Any]
+    manifest: Manifest
     rows: dict[int, list[Request]] = field(default_factory=dict)
     seconds: float = 0.0  # an item takes, 0 while none was made
     given: int = 0
@@ -42,8 +42,7 @@ class Flow:
 
     def __post_init__(self) -> None:
         self.free = threading.Semaphore(self.workers * AHEAD)
-        flags = {flag["name"]: Flag.from_json(flag) for flag in self.manifest["flags"]}
-        self.media = node.media_names(flags)
+        self.media = node.media_names(self.manifest.flags_by_name)
 
     @contextmanager
     def started(self, ray: Any, watch: Callable[[int], None]) -> Iterator[None]:
@@ -67,8 +66,7 @@ class Flow:
         """How many requests the next row gets: those of one call, or so many that rows are worth the driver's time."""
         if not self.job.several:
             return 1
-        placement = self.manifest["config"]["placement"]
-        if placement.get("cpu_offload", "none") != "none" and self.job.batch_size == 1:
+        if self.manifest.config.placement.cpu_offload != "none" and self.job.batch_size == 1:
             return CHUNK  # they may be made side by side
         wanted = max(ROW_SECONDS, self.workers * DRIVER_SECONDS)
         fast = min(MOST, math.ceil(wanted / self.seconds)) if self.seconds else 1

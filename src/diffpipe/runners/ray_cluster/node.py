@@ -17,17 +17,18 @@ from pathlib import Path
 from typing import Any
 
 from ...building import reproduce
-from ...building.build import versions
+from ...building.versions import versions
 from ...cache import measured
 from ...cache.bundle import transfer as bundle
 from ...cache.store import SHORT, Entry, Store
 from ...cache.verify import locate
 from ...core.errors import CacheError, DiffpipeError, NotFoundError
 from ...core.flag import MEDIA_KINDS, Flag, OutputKind
+from ...core.manifest import Manifest
 from ...core.parsing import Fields
 from ...core.quantization import PACKAGES
 from ...core.request import Artifact, Request
-from ...core.source import Source
+from ...core.source import BASE, CONFIG, Source
 from ...storage import urls
 from ...storage.disk import remove_leftovers
 from ..inputs import reader
@@ -70,16 +71,16 @@ class Plan:
 # Versions
 
 
-def deciding(manifest: Mapping[str, Any]) -> tuple[str, ...]:
+def deciding(manifest: Manifest) -> tuple[str, ...]:
     """The packages that decide what a pipeline makes, bit by bit: those that compute it, and the one that encodes it.
 
     accelerate and safetensors only carry weights from disk to device; peft counts where LoRAs are loaded, quantizers
     where something is quantized, gguf where weights are.
     """
-    config = manifest["config"]
-    quantizer = PACKAGES[config["quantization"]["backend"]] if "quantization" in config else ""
-    gguf = any(path.endswith(".gguf") for source in manifest["sources"] for path in source["files"])
-    more = [ENCODERS[manifest["kind"]], quantizer, "peft" if config["loras"] else "", "gguf" if gguf else ""]
+    config = manifest.config
+    quantizer = PACKAGES[config.quantization.backend] if config.quantization else ""
+    gguf = any(path.endswith(".gguf") for source in manifest.sources for path in source.files)
+    more = [ENCODERS[manifest.kind], quantizer, "peft" if config.loras else "", "gguf" if gguf else ""]
     return (*ALWAYS, *(name for name in more if name))
 
 
@@ -154,14 +155,15 @@ def located(key: str, store: Store) -> Entry | None:
 
 def _given(plan: Plan) -> reproduce.Given:
     """Local sources that lie here where they lie on the driver's machine, and the consent given at the build."""
-    local = [s for s in map(Source.from_json, plan.document["sources"]) if s.kind in ("folder", "file")]
-    places = {s.role: plan.places[s.role] for s in local if os.path.exists(plan.places.get(s.role, ""))}
+    sources = [Source.from_json(Fields(one)) for one in plan.document["sources"]]
+    local = [(s.role, plan.places.get(str(s.role), "")) for s in sources if s.kind in ("folder", "file")]
+    places = {role: place for role, place in local if os.path.exists(place)}
     trust = plan.document["config"]["trust"]
     return reproduce.Given(
-        model=places.get("base"),
-        config=places.get("config"),
-        components={r.partition(":")[2]: p for r, p in places.items() if r.startswith("component:")},
-        loras=[place for role, place in sorted(places.items()) if role.startswith("lora:")],
+        model=places.get(BASE),
+        config=places.get(CONFIG),
+        components={role.name: place for role, place in places.items() if role.kind == "component"},
+        loras=[place for role, place in sorted(places.items()) if role.kind == "lora"],
         allow_pickle=trust["pickle"],
         trust_remote_code=trust["remote_code"],
         quiet=True,
@@ -219,7 +221,7 @@ class Maker:
             raise type(error)(f"{label}: {error.message}", error.hint, error.exit_code) from error
         except Exception as error:
             raise DiffpipeError(f"{label}: {type(error).__name__}: {error}", "--traceback shows where") from error
-        self.flags = {flag["name"]: Flag.from_json(flag) for flag in self.manifest["flags"]}
+        self.flags = self.manifest.flags_by_name
         self.lines: list[str] = []
         job = Job.from_json(Fields(dict(self.plan.job)))
         ears = Ears(lambda request, done, steps: None, self.lines.append)

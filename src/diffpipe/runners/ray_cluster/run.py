@@ -23,6 +23,7 @@ from typing import Any
 
 from ...cache.store import Entry
 from ...core.errors import CacheError, DiffpipeError
+from ...core.manifest import Manifest
 from ...core.parsing import Fields
 from ...core.request import Outcome, Request
 from ...storage import urls
@@ -53,7 +54,7 @@ MOST_LOADS = 5  # workers that may die one after the other while they load
 
 def run(
     entry: Entry,
-    manifest: Mapping[str, Any],
+    manifest: Manifest,
     requests: Iterator[Request],
     job: Job,
     ears: Ears,

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from ... import __version__
-from ...building.build import versions
+from ...building.versions import versions
 from ...core.canonical import JsonObject
 from ...core.parsing import Fields
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from ...cache.store import Entry, Store
+from ...core.manifest import Manifest
 from ...memory.machine import gpus, host_free
 from ...memory.refuse import needed
 from . import lifecycle
 from .protocol import Status
 
 
-def free_memory(store: Store, entry: Entry, manifest: Mapping[str, Any]) -> Iterator[Status]:
+def free_memory(store: Store, entry: Entry, manifest: Manifest) -> Iterator[Status]:
     """Stop idle workers, the idlest first, until what a pipeline needs is free or none is left; those that ended.
 
     What is needed is predicted (see memory.refuse), for the pipeline's usual size. Nothing ends where that is not
@@ -22,7 +22,7 @@ def free_memory(store: Store, entry: Entry, manifest: Mapping[str, Any]) -> Iter
     idle = [(place, status) for place, status in running if not (status.busy or status.clients)]
     if not idle:
         return
-    host, device = needed(manifest, entry.sources())
+    host, device = needed(manifest, entry.locations())
     idle.sort(key=lambda one: one[1].idle)
     while idle and _short(manifest, host, device):
         place, status = idle.pop()
@@ -30,11 +30,11 @@ def free_memory(store: Store, entry: Entry, manifest: Mapping[str, Any]) -> Iter
             yield status
 
 
-def _short(manifest: Mapping[str, Any], host: int, device: int) -> bool:
+def _short(manifest: Manifest, host: int, device: int) -> bool:
     """Whether less memory is free than is needed, here or on the pipeline's GPU."""
     free = host_free()
     if free is not None and host > free:
         return True
-    number = int(manifest["config"]["placement"]["device"].partition(":")[2] or 0)
+    number = int(manifest.config.device.partition(":")[2] or 0)
     there = next((gpu.free for gpu in gpus() if gpu.index == number), None)
     return there is not None and device > there

@@ -6,13 +6,12 @@ import itertools
 import logging
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from ...core.errors import DiffpipeError
-from ...core.flag import Flag
+from ...core.manifest import Manifest
 from ...core.request import Outcome, Request
 from ...storage import urls
 from ...storage.disk import remove_leftovers
@@ -32,7 +31,7 @@ ENDED = "memory may have run out; --no-worker makes it in this process"
 def run_on_worker(
     link: Link,
     restart: Callable[[], Link],
-    manifest: Mapping[str, Any],
+    manifest: Manifest,
     requests: Iterable[Request],
     job: Job,
     ears: Ears,
@@ -47,7 +46,7 @@ def run_on_worker(
     `steps`: whether each step is reported. Raises DiffpipeError where workers die before they make anything.
     """
     run = _Run(manifest, requests, job, tries)
-    flags = {flag["name"]: Flag.from_json(flag) for flag in manifest["flags"]}
+    flags = manifest.flags_by_name
     while True:
         client = Client(link, flags, ears)
         try:
@@ -70,7 +69,7 @@ def run_on_worker(
 class _Run:
     """What is left of a run, whatever becomes of the workers that make it."""
 
-    def __init__(self, manifest: Mapping[str, Any], requests: Iterable[Request], job: Job, tries: int) -> None:
+    def __init__(self, manifest: Manifest, requests: Iterable[Request], job: Job, tries: int) -> None:
         self.manifest, self.requests, self.job, self.tries = manifest, requests, job, tries
         self.pending: deque[PendingGroup] = deque()  # those that were asked for, in order
         self.groups: Iterator[list[Request]] | None = None  # None until a worker has said how it makes them
@@ -165,9 +164,7 @@ def _free(request: Request) -> bool:
     return not any(os.path.lexists(path) for path in request.paths if not urls.is_url(path))
 
 
-def _groups(
-    requests: Iterable[Request], manifest: Mapping[str, Any], job: Job, side_by_side: bool
-) -> Iterator[list[Request]]:
+def _groups(requests: Iterable[Request], manifest: Manifest, job: Job, side_by_side: bool) -> Iterator[list[Request]]:
     """Requests in order, those together that one answer is about."""
     if not (side_by_side and job.several and job.batch_size == 1):
         yield from local.groups(requests, manifest, job.batch_size)

@@ -27,7 +27,6 @@ from ...cache import measured
 from ...cache.store import Entry, Store
 from ...cache.verify import locate
 from ...core.errors import DiffpipeError, Exit
-from ...core.flag import Flag
 from ...core.request import Outcome, Request
 from ...memory.machine import resident
 from .. import local
@@ -74,7 +73,7 @@ class Worker:
     def __init__(self, place: Path, lock: places.Lock, store: Store, entry: Entry, keep: float) -> None:
         self.place, self.lock, self.entry, self.keep = place, lock, entry, keep
         self.manifest = entry.manifest()
-        self.flags = {flag["name"]: Flag.from_json(flag) for flag in self.manifest["flags"]}
+        self.flags = self.manifest.flags_by_name
         self.listener = channel.listen(place)
         self.queue: queue.SimpleQueue[RequestGroup | None] = queue.SimpleQueue()
         self.current: RequestGroup | None = None  # what is being made

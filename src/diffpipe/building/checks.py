@@ -1,0 +1,179 @@
+"""What only diffusers knows of a build, checked before any weight is fetched."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ..catalog import plugins
+from ..catalog.rows import PipelineType
+from ..core.components import kind_of
+from ..core.errors import UsageError
+from ..core.flag import OutputKind
+from ..core.source import BASE, CONFIG, EMBEDDED, Role, Source, file_of, place_of
+from ..sources import hub
+from ..sources.pin import Resolved
+from .fetch import Say
+
+Layout = Mapping[str, tuple[str, str]]  # component -> library, class
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What the checks found: the pipeline class, its components, what it makes.
+
+    `own_class`: whether the class is a file of the model's own. `fetched`: where the sources lie, where they had to be
+    fetched to know the class; None otherwise.
+    """
+
+    pipeline: type
+    layout: Layout
+    kind: OutputKind
+    own_class: bool
+    fetched: dict[Role, str] | None
+
+
+def check(resolved: Resolved, row: PipelineType, offline: bool, fetch: Callable[[], dict[Role, str]]) -> Checked:
+    """Whether a request makes a pipeline that can be loaded, placed and called. `fetch`: brings its files here.
+
+    Raises UsageError in the user's terms.
+    """
+    from ..engine.loading import load
+    from ..engine.placement import apply, devices
+
+    devices.quiet_libraries()
+    spec = resolved.spec
+    # The first to list any is the pipeline's own folder; a component adds itself where that does not list it.
+    listed = {name: pair for s in reversed(resolved.sources) for name, pair in s.components.items()}
+    hint = _what_fits(resolved)
+    cls, own_class, fetched = _class_of(resolved, row, fetch)
+    changed = bool(spec.scheduler or spec.scheduler_config)
+    shipped = settings_of(resolved, "scheduler", "scheduler_config.json", offline) if changed else {}
+    load.check(asdict(spec), cls, listed, shipped, hint)
+    layout = _matched(cls, resolved, listed, hint, offline)
+    apply.check(cls, spec.placement)
+    _check_speed(cls, resolved, layout, offline)
+    if resolved.config.quantization:
+        from ..engine.loading import prepare
+
+        prepare.check(resolved.config.quantization, layout)
+    return Checked(cls, layout, _kind_of(cls, resolved, row), own_class, fetched)
+
+
+def _class_of(
+    resolved: Resolved, row: PipelineType, fetch: Callable[[], dict[Role, str]]
+) -> tuple[type, bool, dict[Role, str] | None]:
+    """The pipeline class, whether it is the model's own, and where the files lie if they were fetched to know it."""
+    from ..engine.classes import lookup
+
+    spec = resolved.spec
+    if spec.trust_remote_code and not (spec.pipeline or row.pipeline) and not resolved.sources[0].single:
+        fetched = fetch()
+        if own := lookup.own_pipeline_class(place_of(fetched[BASE])):
+            return own, True, fetched
+        return lookup.pipeline_class(resolved.pipeline), False, fetched
+    return lookup.pipeline_class(resolved.pipeline), False, None
+
+
+def _kind_of(cls: type, resolved: Resolved, row: PipelineType) -> OutputKind:
+    """What a pipeline class makes. Raises UsageError for one that makes no media, or that no command line can call."""
+    from ..engine.classes import outputs, signature
+
+    fields = outputs.output_fields(cls)
+    kind = outputs.kind_of(fields)
+    if kind is None:
+        made = ", ".join(fields) or "nothing diffpipe knows"
+        raise UsageError(f"{resolved.pipeline} makes no picture, video or sound", f"it returns {made}")
+    if "call" not in row.quirks and (reason := signature.why_uncallable(cls)):
+        raise UsageError(f"no command line can call {resolved.pipeline}: it {reason}", "name another with --class")
+    return kind
+
+
+def settings_of(resolved: Resolved, component: str, name: str, offline: bool) -> dict[str, Any]:
+    """A component's own settings file, small and so read before anything is fetched; {} where there is none."""
+    sources = {source.role: source for source in resolved.sources}
+    base = sources.get(CONFIG) or sources[BASE]
+    source = sources.get(Role.component(component))
+    inside = source.subfolder if source and not source.single else component
+    source = base if source is None or source.single else source
+    path = f"{inside}/{name}" if inside else name
+    if path not in source.files:
+        return {}
+    if source.kind == "hub" and source.commit:
+        text = hub.read_text(hub.Repository(source.label, source.commit, source.files), path, offline)
+    else:
+        text = file_of(source, resolved.locations[source.role], path).read_text(encoding="utf-8")
+    return dict(json.loads(text))
+
+
+def _matched(cls: type, resolved: Resolved, layout: Layout, hint: str, offline: bool) -> dict[str, tuple[str, str]]:
+    """The class of each component. Raises UsageError for a model or component of another family than the class."""
+    from ..engine.classes import match
+
+    folder = _folder(resolved)
+    replaced = {
+        source.role.name: match.Replaced(source.label, source.components.get(source.role.name))
+        for source in resolved.sources
+        if source.role.kind == "component"
+    }
+    classes = match.check(cls, match.Model(folder.label, folder.pipeline, folder.components), replaced, hint)
+    # A single file says nothing of its own widths: its settings are those of the folder.
+    folders = {source.role for source in resolved.sources if not source.single}
+    read = {name: part for name, part in replaced.items() if Role.component(name) in folders}
+    match.check_widths(classes, read, lambda name: settings_of(resolved, name, "config.json", offline))
+    return {name: classes[name] for name in layout}
+
+
+def _folder(resolved: Resolved) -> Source:
+    """The source that is a diffusers folder: the model's own, or where a single file takes its settings from."""
+    return next((s for s in resolved.sources if s.role == CONFIG), resolved.sources[0])
+
+
+def _what_fits(resolved: Resolved) -> str:
+    """Which provider and type a model is for, by the pipeline class that its folder names."""
+    own = _folder(resolved).pipeline
+    if own == resolved.pipeline:
+        return "choose the provider and --type that fit the model, or add the part with --component NAME=SOURCE"
+    for provider in plugins.providers().values():
+        for row in provider.types:
+            if row.pipeline == own and not any(r.startswith(EMBEDDED) for r in row.repositories):
+                kind = "" if row is provider.types[0] else f" --type {row.name}"
+                return f"this model is a {own}: diffpipe build {provider.name}{kind}"
+    return f"this model is a {own}: diffpipe build custom, or name another model with --model"
+
+
+def _check_speed(cls: type, resolved: Resolved, layout: Layout, offline: bool) -> None:
+    """Refuse --compile, --attention-backend and --step-cache for denoisers that cannot take them."""
+    from ..engine.classes import lookup
+    from ..engine.placement import devices, speed
+
+    section = resolved.config.speed.to_json()
+    if not section:
+        return
+    denoisers = {
+        name: (lookup.component_class(*pair), settings_of(resolved, name, "config.json", offline))
+        for name, pair in layout.items()
+        if kind_of(name) == "denoiser"
+    }
+    speed.check(cls, section, denoisers, devices.choose_device(resolved.spec.device))
+
+
+def check_loras(checked: Checked, resolved: Resolved, locations: Mapping[Role, str], offline: bool, say: Say) -> None:
+    """Refuse the LoRAs that are for another model, and tell of those that fit in part."""
+    from ..engine.classes import lookup
+    from ..engine.loading import adapter_fit
+
+    def settings(name: str) -> tuple[Any, dict[str, Any]] | None:
+        if name not in checked.layout:
+            return None
+        return lookup.component_class(*checked.layout[name]), settings_of(resolved, name, "config.json", offline)
+
+    for source in resolved.sources:
+        if source.role.kind != "lora":
+            continue
+        path = file_of(source, locations[source.role], next(iter(source.files)))
+        fit = adapter_fit.check(checked.pipeline, path, source.label, settings, pickle=resolved.spec.allow_pickle)
+        if fit and fit.fitting < fit.layers:
+            say(f"the LoRA {source.label} fits in part: {fit.fitting} of its {fit.layers} layers are in this model")
