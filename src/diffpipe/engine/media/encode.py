@@ -8,11 +8,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, cast
 
 from ...core.errors import DiffpipeError, UsageError
 from .read import Sound, resample
 from .text import NONE, comment_gif, for_container
+
+if TYPE_CHECKING:
+    from av import AudioStream, Packet, VideoFrame, VideoStream
+    from av.container import OutputContainer
+    from PIL.Image import Image
+
+    Packets: TypeAlias = list[Packet[VideoStream] | Packet[AudioStream]]
 
 log = logging.getLogger("diffpipe.engine")
 
@@ -56,7 +63,7 @@ def exact_rate(fps: float) -> Fraction:
 
 
 def encode_film(
-    pictures: Sequence[Any], file: Path, kind: str, rate: Fraction, sound: Sound | None, text: Mapping[str, str]
+    pictures: Sequence[Image], file: Path, kind: str, rate: Fraction, sound: Sound | None, text: Mapping[str, str]
 ) -> None:
     film = FILMS[kind]
     movflags = {"movflags": "+faststart+use_metadata_tags"} if kind == "mp4" else {}
@@ -65,17 +72,17 @@ def encode_film(
         if sound is not None:
             packets += _sound_packets(container, film.sound, sound)
         # In the order of time, so that a player finds both streams wherever it starts.
-        container.mux(sorted(packets, key=lambda packet: packet.dts * packet.time_base))
+        container.mux(sorted(packets, key=lambda packet: (packet.dts or 0) * packet.time_base))
 
 
-def _video_packets(container: Any, film: Film, pictures: Sequence[Any], rate: Fraction) -> list[Any]:
-    stream = container.add_stream(film.codec, rate=rate, options=film.options)
+def _video_packets(container: OutputContainer, film: Film, pictures: Sequence[Image], rate: Fraction) -> Packets:
+    stream = cast("VideoStream", container.add_stream(film.codec, rate=rate, options=film.options))
     coded = stream.codec_context
     coded.width, coded.height = (side + -side % film.step for side in pictures[0].size)
     coded.pix_fmt, coded.thread_count = "yuv420p", THREADS
     # Without these marks a player guesses the colours by the height: 1 is BT.709, and the range of television.
     coded.colorspace = coded.color_primaries = coded.color_trc = coded.color_range = 1
-    packets: list[Any] = []
+    packets: Packets = []
     for number, picture in enumerate(pictures):
         frame = _yuv(picture, film.step)
         frame.pts, frame.time_base = number, 1 / rate
@@ -83,7 +90,7 @@ def _video_packets(container: Any, film: Film, pictures: Sequence[Any], rate: Fr
     return [*packets, *stream.encode(None)]
 
 
-def _yuv(picture: Any, step: int) -> Any:
+def _yuv(picture: Image, step: int) -> VideoFrame:
     """A picture as a BT.709 yuv420p frame whose sizes are multiples of `step`, its last row and column repeated."""
     import numpy as np
     from av import VideoFrame
@@ -100,14 +107,14 @@ def _yuv(picture: Any, step: int) -> Any:
     )
 
 
-def _sound_packets(container: Any, codec: str, sound: Sound) -> list[Any]:
+def _sound_packets(container: OutputContainer, codec: str, sound: Sound) -> Packets:
     from av import AudioFrame, Codec
 
     rates = Codec(codec, "w").audio_rates
     if rates and sound.rate not in rates:
         sound = resample(sound, 48_000)
     layout = f"{len(sound.samples)}c"
-    stream = container.add_stream(codec, rate=sound.rate, layout=layout)
+    stream = cast("AudioStream", container.add_stream(codec, rate=sound.rate, layout=layout))
     if codec in SOUND_BITS:
         stream.bit_rate = SOUND_BITS[codec]
     whole = AudioFrame.from_ndarray(sound.samples, "fltp", layout)
@@ -120,7 +127,7 @@ def encode_sound(sound: Sound, file: Path, kind: str, text: Mapping[str, str]) -
         container.mux(_sound_packets(container, AUDIO[kind], sound))
 
 
-def encode_gif(pictures: Sequence[Any], file: Path, rate: Fraction, text: Mapping[str, str]) -> None:
+def encode_gif(pictures: Sequence[Image], file: Path, rate: Fraction, text: Mapping[str, str]) -> None:
     """An endless GIF with one palette for all frames. Delays are whole 1/100 s and add up to the true time."""
     if rate > GIF_FPS:
         log.warning("a GIF shows %s frames a second at most: it will be slower than %s", GIF_FPS, float(rate))
@@ -137,7 +144,7 @@ def encode_gif(pictures: Sequence[Any], file: Path, rate: Fraction, text: Mappin
     comment_gif(file, text)
 
 
-def _paletted(pictures: Sequence[Any]) -> Iterator[Any]:
+def _paletted(pictures: Sequence[Image]) -> Iterator[VideoFrame]:
     """The pictures in the 256 colours that suit all of them, by FFmpeg's palettegen and paletteuse."""
     import av
     import numpy as np
@@ -161,11 +168,13 @@ def _paletted(pictures: Sequence[Any]) -> Iterator[Any]:
         source.push(frame)
     source.push(None)
     for _ in pictures:
-        yield sink.pull()
+        yield cast("VideoFrame", sink.pull())
 
 
 @contextmanager
-def _container(file: Path, kind: str, metadata: Mapping[str, str], options: Mapping[str, str] = NONE) -> Iterator[Any]:
+def _container(
+    file: Path, kind: str, metadata: Mapping[str, str], options: Mapping[str, str] = NONE
+) -> Iterator[OutputContainer]:
     """A PyAV container to write into. Raises DiffpipeError where an encoder fails, OSError where the disk does."""
     import av
 

@@ -7,9 +7,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ...core.errors import NotFoundError, UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from av import VideoFrame
+    from av.container import InputContainer
+    from numpy.typing import NDArray
+    from PIL.Image import Image
 
 PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
 
@@ -28,7 +35,7 @@ MOST_BYTES = 8 * 2**30
 class Clip:
     """Frames in order, PIL pictures of one size (RGB; masks: L), and frames a second where the file says so."""
 
-    frames: list[Any]
+    frames: list[Image]
     fps: float | None = None
 
 
@@ -36,11 +43,11 @@ class Clip:
 class Sound:
     """`samples`: a float32 array (channels, samples), full scale -1 to 1; `rate`: samples a second."""
 
-    samples: Any
+    samples: NDArray[np.float32]
     rate: int
 
 
-def read_image(path: Path, *, mask: bool = False, mode: str = "RGB", option: str = "") -> Any:
+def read_image(path: Path, *, mask: bool = False, mode: str = "RGB", option: str = "") -> Image:
     """A picture as PIL RGB or RGBA (masks: L, white is what changes), upright as its EXIF orientation says.
 
     Raises UsageError if the file is no picture Pillow can read, or a mask without any white.
@@ -107,7 +114,7 @@ def resample(sound: Sound, rate: int) -> Sound:
 
 
 @contextmanager
-def opened(path: Path, option: str, kind: str) -> Iterator[Any]:
+def opened(path: Path, option: str, kind: str) -> Iterator[InputContainer]:
     """An open PyAV container; what FFmpeg cannot open, or decode while it is open, becomes a UsageError."""
     import av
 
@@ -137,7 +144,7 @@ def natural(path: Path) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", path.name.lower())]
 
 
-def _picture(path: Path, mode: str, option: str) -> Any:
+def _picture(path: Path, mode: str, option: str) -> Image:
     from PIL import Image, ImageOps
 
     try:
@@ -158,7 +165,7 @@ def _picture(path: Path, mode: str, option: str) -> Any:
         ) from error
 
 
-def eight_bit(image: Any) -> Any:
+def eight_bit(image: Image) -> Image:
     """A picture of 16 or 32 bits a channel scaled to 8 (Pillow would clip it); any other as it is."""
     if not image.mode.startswith(("I", "F")):
         return image
@@ -170,7 +177,7 @@ def eight_bit(image: Any) -> Any:
     return Image.fromarray((values.clip(0, high) * (255 / high)).round().astype(np.uint8))
 
 
-def _check_white(masks: Sequence[Any], option: str) -> None:
+def _check_white(masks: Sequence[Image], option: str) -> None:
     if all(mask.getbbox() is None for mask in masks):
         raise UsageError(f"{option or 'the mask'} is all black: nothing would be painted", "white is what is painted")
 
@@ -190,7 +197,7 @@ def _film(path: Path, mode: str, option: str) -> Clip:
                 f"{option or 'the video'}: {path.name} has no video stream", "give a video, or a folder of pictures"
             )
         films[0].thread_type = "AUTO"
-        frames: list[Any] = []
+        frames: list[Image] = []
         for frame in container.decode(films[0]):
             frames.append(_upright(frame).convert(mode))
             if len(frames) * frame.width * frame.height * 3 > MOST_BYTES:
@@ -199,7 +206,7 @@ def _film(path: Path, mode: str, option: str) -> Clip:
     return Clip(frames, float(rate) if rate else None)
 
 
-def _upright(frame: Any) -> Any:
+def _upright(frame: VideoFrame) -> Image:
     """A decoded frame as PIL RGB, turned as the file says: telephones store films lying on their side."""
     from av.video.reformatter import Interpolation
     from PIL import Image

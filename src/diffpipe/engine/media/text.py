@@ -11,12 +11,16 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
 from ...core.errors import UsageError
 from .read import natural, opened
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from PIL.PngImagePlugin import PngInfo
 
 log = logging.getLogger("diffpipe.engine")
 
@@ -47,7 +51,7 @@ def clean(text: Mapping[str, str]) -> dict[str, str]:
     return {key: kept for key in KEYS if (kept := UNWRITABLE.sub("", text.get(key, "")))}
 
 
-def for_picture(name: str, text: Mapping[str, str]) -> dict[str, Any]:
+def for_picture(name: str, text: Mapping[str, str]) -> dict[str, PngInfo | bytes]:
     """The arguments of Pillow's save that put `text` into a PNG, JPEG or WEBP.
 
     A JPEG holds 64 kB in each place: text that is longer is left out with a warning, for the picture matters more.
@@ -104,7 +108,7 @@ def read_text(path: Path) -> dict[str, str]:
         ) from error
 
 
-def _chunks(text: Mapping[str, str]) -> Any:
+def _chunks(text: Mapping[str, str]) -> PngInfo:
     """PNG text chunks: tEXt where Latin-1 has the characters, iTXt otherwise."""
     from PIL.PngImagePlugin import PngInfo
 
@@ -132,7 +136,7 @@ def _xmp(document: str) -> bytes:
     return XMP.format(namespace=NAMESPACE, fields=field).encode()
 
 
-def _of_picture(image: Any) -> dict[str, str]:
+def _of_picture(image: Image) -> dict[str, str]:
     if image.format == "PNG":
         return {key: str(image.info[key]) for key in KEYS if isinstance(image.info.get(key), str)}
     if image.format == "GIF":
@@ -141,7 +145,7 @@ def _of_picture(image: Any) -> dict[str, str]:
     return {key: value for key, value in places.items() if value}
 
 
-def _of_exif(image: Any) -> str:
+def _of_exif(image: Image) -> str:
     comment = image.getexif().get_ifd(EXIF).get(USER_COMMENT, b"")
     if isinstance(comment, bytes) and comment.startswith(UNICODE):
         return comment[len(UNICODE) :].decode("utf-16-be", "replace")

@@ -8,15 +8,15 @@ import posixpath
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+from ...core.canonical import JsonObject
 from ...core.errors import DiffpipeError
 from ...storage import urls
 from ...storage.disk import sha256
 from .text import read_text
 
 
-def write_at(url: str, write: Callable[[Path], object], *, overwrite: bool) -> tuple[str, dict[str, Any]]:
+def write_at(url: str, write: Callable[[Path], object], *, overwrite: bool) -> tuple[str, JsonObject]:
     """Let `write` make a local file of the URL's name, and publish that (see `publish_at`). Raises OSError if it cannot
     be written here."""
     with tempfile.TemporaryDirectory(prefix="diffpipe-") as folder:
@@ -25,12 +25,12 @@ def write_at(url: str, write: Callable[[Path], object], *, overwrite: bool) -> t
         return publish_at(made, url, overwrite=overwrite)
 
 
-def publish_at(made: Path, url: str, *, overwrite: bool) -> tuple[str, dict[str, Any]]:
-    """Put a finished file at a URL: where it lies then, as `write_image` tells it, and its size, digest and, where the
-    store has one, tag.
+def publish_at(made: Path, url: str, *, overwrite: bool) -> tuple[str, JsonObject]:
+    """Put a finished file at a URL: where it lies then, as `write_image` returns it, and its size, digest and, where
+    the store has one, tag.
 
     A file that is there and was made with the same settings is kept: work may be done twice, as a worker was lost
-    before it could tell, and has one file. Raises DiffpipeError if it cannot be put there.
+    before it could report it, and has one file. Raises DiffpipeError if it cannot be put there.
     """
     free, number = url, 1
     while True:
@@ -45,10 +45,11 @@ def publish_at(made: Path, url: str, *, overwrite: bool) -> tuple[str, dict[str,
             free = urls.beside(url, str(number))
 
 
-def _stored(file: Path, url: str) -> dict[str, Any]:
+def _stored(file: Path, url: str) -> JsonObject:
     """What the journal notes of a file at a URL, of which this is a copy."""
     tag = None if urls.on_disk(url) else (urls.stamp(url) or {}).get("tag")
-    return {"size": os.path.getsize(file), "digest": sha256(file)} | ({"tag": tag} if tag else {})
+    noted: JsonObject = {"size": os.path.getsize(file), "digest": sha256(file)}
+    return {**noted, "tag": tag} if tag else noted
 
 
 def _same(made: Path, there: Path) -> bool:
@@ -56,7 +57,7 @@ def _same(made: Path, there: Path) -> bool:
     if filecmp.cmp(made, there, shallow=False):
         return True
     try:
-        told = read_text(made).get("diffpipe")
-        return told is not None and told == read_text(there).get("diffpipe")
+        settings = read_text(made).get("diffpipe")
+        return settings is not None and settings == read_text(there).get("diffpipe")
     except (DiffpipeError, OSError):  # somebody else's
         return False

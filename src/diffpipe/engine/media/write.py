@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from ...core.errors import DiffpipeError, UsageError
 from ...storage.disk import mark, umask
@@ -19,10 +19,17 @@ from .encode import AUDIO, FILMS, encode_film, encode_gif, encode_sound, exact_r
 from .read import Sound
 from .text import NONE, for_picture
 
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+    from PIL.Image import Image
+
+    Frame: TypeAlias = Image | ArrayLike
+    Array = TypeVar("Array", bound=NDArray[Any])
+
 log = logging.getLogger("diffpipe.engine")
 
 
-IMAGE: dict[str, tuple[str, dict[str, Any]]] = {
+IMAGE: dict[str, tuple[str, dict[str, int]]] = {
     "png": ("PNG", {}),
     "jpg": ("JPEG", {"quality": 95, "subsampling": 0}),
     "jpeg": ("JPEG", {"quality": 95, "subsampling": 0}),
@@ -32,7 +39,7 @@ VIDEO = (*FILMS, "gif", "frames")
 SILENT = frozenset({"gif", "frames"})  # these hold no sound
 
 
-def write_image(image: Any, path: Path, *, overwrite: bool = True, text: Mapping[str, str] = NONE) -> Path:
+def write_image(image: Frame, path: Path, *, overwrite: bool = True, text: Mapping[str, str] = NONE) -> Path:
     """Write a picture (see `to_image`) by the path's ending; it appears whole or not at all. Makes missing folders.
 
     Returns where it lies: without `overwrite`, beside a file that another process wrote there meanwhile. Raises OSError
@@ -48,7 +55,7 @@ def write_image(image: Any, path: Path, *, overwrite: bool = True, text: Mapping
 
 
 def write_video(
-    frames: Iterable[Any],
+    frames: Iterable[Frame],
     path: Path,
     *,
     fps: float,
@@ -98,7 +105,7 @@ def publish(made: Path, path: Path, *, overwrite: bool = False) -> Path:
     return _publish_folder(made, path, overwrite) if made.is_dir() else _publish(made, path, overwrite)
 
 
-def finite(values: Any) -> Any:
+def finite(values: Array) -> Array:
     """`values`, an array, if all its numbers are finite. Raises DiffpipeError otherwise."""
     import numpy as np
 
@@ -110,7 +117,7 @@ def finite(values: Any) -> Any:
     return values
 
 
-def to_image(frame: Any) -> Any:
+def to_image(frame: Frame) -> Image:
     """A PIL picture of an array (height, width[, 1, 3 or 4 channels]) of uint8, or of floats from 0 to 1.
 
     A PIL picture is copied without what the file it came from said about it: that is not true of a new picture. Raises
@@ -153,7 +160,7 @@ def _checked(sound: Sound) -> Sound:
     return Sound(np.ascontiguousarray(finite(samples)), sound.rate)
 
 
-def _frames(pictures: Sequence[Any], path: Path, overwrite: bool, text: Mapping[str, str]) -> Path:
+def _frames(pictures: Sequence[Image], path: Path, overwrite: bool, text: Mapping[str, str]) -> Path:
     """Numbered PNG files in a folder that appears whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=mark(path), suffix=".tmp"))

@@ -6,11 +6,17 @@ import filecmp
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypeAlias
 
 from ...core.errors import UsageError
 from ...core.flag import OutputKind
 from .. import media
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Samples: TypeAlias = NDArray[np.uint8] | NDArray[np.float32]
 
 
 def identical(one: Path, other: Path) -> bool:
@@ -41,7 +47,7 @@ def measured(one: Path, other: Path, kind: OutputKind) -> dict[str, float | None
     return {"frames": psnr(frames, others, 255), **heard}
 
 
-def psnr(some: Sequence[Any], others: Sequence[Any], peak: float) -> float | None:
+def psnr(some: Sequence[Samples], others: Sequence[Samples], peak: float) -> float | None:
     """10 log10(peak² / mean squared error) over arrays in pairs; None unless they have the same shapes.
 
     `peak` is full scale: 255 for bytes, 1 for samples from -1 to 1.
@@ -55,7 +61,7 @@ def psnr(some: Sequence[Any], others: Sequence[Any], peak: float) -> float | Non
     return 10 * math.log10(peak**2 * sum(one.size for one in some) / total) if total else math.inf
 
 
-def _pixels(path: Path) -> Any:
+def _pixels(path: Path) -> NDArray[np.uint8]:
     """A picture's pixels; those that are opaque everywhere without their alpha, which would hide an error."""
     import numpy as np
 

@@ -9,18 +9,34 @@ import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, NamedTuple
 
 from ...core.request import Artifact
 from ...storage import urls
 from .. import media
 from ..media.read import PICTURES, natural, opened
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from PIL.ImageFont import FreeTypeFont, ImageFont
+
 MOST = 100  # pictures of a page
 LARGEST, SMALLEST = 256, 160  # pixels of a cell's side: the first that fits the largest picture of the page
 MARGIN, SIZE, LEADING = 12, 14, 18  # pixels: around cells, of the font, from line to line
+GAP = 4  # pixels between a picture and its caption
 LINES = 2  # of a caption, for the prompt and for the settings each
 BACK, INK, SOFT = (255, 255, 255), (30, 30, 30), (110, 110, 110)
+SILENCE, WAVE = (238, 238, 236), (40, 90, 160)  # of a waveform: its ground and itself
+
+
+Colour = tuple[int, int, int]  # red, green, blue
+
+
+class Cell(NamedTuple):
+    """A picture of a sheet and the text under it."""
+
+    picture: Image
+    caption: str
 
 
 class Sheet:
@@ -29,12 +45,12 @@ class Sheet:
 
     def __init__(self, path: Path, *, overwrite: bool = False) -> None:
         self.path, self.overwrite, self.pages = path, overwrite, 0
-        self._cells: list[tuple[Any, str]] = []
+        self._cells: list[Cell] = []
 
     def add(self, artifacts: Sequence[Artifact], caption: str) -> None:
         """Add an item's files. Raises OSError if a page that is full cannot be written."""
         for artifact in artifacts:
-            self._cells.append((thumbnail(urls.local(artifact.path), artifact.kind, LARGEST), caption))
+            self._cells.append(Cell(thumbnail(urls.local(artifact.path), artifact.kind, LARGEST), caption))
             if len(self._cells) == MOST:
                 self.write()
 
@@ -53,7 +69,7 @@ def write_thumbnail(path: Path, kind: str, target: Path) -> None:
     media.write_image(thumbnail(path, kind, 2 * LARGEST), target, overwrite=True)
 
 
-def thumbnail(path: Path, kind: str, side: int) -> Any:
+def thumbnail(path: Path, kind: str, side: int) -> Image:
     """A PIL picture of at most `side` pixels a side of a finished file. Raises UsageError if it cannot be read."""
     if kind == "audio":
         return waveform(media.read_audio(path), side)
@@ -62,7 +78,7 @@ def thumbnail(path: Path, kind: str, side: int) -> Any:
     return picture
 
 
-def still(path: Path) -> Any:
+def still(path: Path) -> Image:
     """The middle frame of a video file or a folder of frames. One frame is in memory at a time."""
     from PIL import Image
 
@@ -75,28 +91,28 @@ def still(path: Path) -> Any:
         count = sum(1 for packet in container.demux(video=0) if packet.size)
         container.seek(0)
         for number, frame in enumerate(container.decode(video=0)):
-            picture = frame
+            middle = frame  # the last one where fewer are decoded than there are packets
             if number == count // 2:
                 break
-        return Image.fromarray(picture.to_ndarray(format="rgb24"))
+        return Image.fromarray(middle.to_ndarray(format="rgb24"))
 
 
-def waveform(sound: Any, side: int) -> Any:
+def waveform(sound: media.Sound, side: int) -> Image:
     """A sound's loudest and quietest samples, column by column, all channels together; full scale is the height."""
     import numpy as np
     from PIL import Image, ImageDraw
 
     height = side // 2
-    picture = Image.new("RGB", (side, height), (238, 238, 236))
+    picture = Image.new("RGB", (side, height), SILENCE)
     canvas = ImageDraw.Draw(picture)
     for column, part in enumerate(np.array_split(sound.samples, side, axis=1)):
         low, high = (float(part.min()), float(part.max())) if part.size else (0.0, 0.0)
         top, bottom = ((1 - min(max(level, -1), 1)) / 2 * (height - 1) for level in (high, low))
-        canvas.line((column, top, column, bottom), fill=(40, 90, 160))
+        canvas.line((column, top, column, bottom), fill=WAVE)
     return picture
 
 
-def composed(cells: Sequence[tuple[Any, str]]) -> Any:
+def composed(cells: Sequence[Cell]) -> Image:
     """Pictures with captions under them, in rows, on a page that is about as wide as high."""
     from PIL import Image, ImageDraw, ImageFont
 
@@ -111,11 +127,11 @@ def composed(cells: Sequence[tuple[Any, str]]) -> Any:
         left, top = MARGIN + place % columns * width, MARGIN + place // columns * height
         page.paste(picture, (left + (side - picture.width) // 2, top + tall - picture.height))
         for line, (text, colour) in enumerate(_lines(caption, font, side)):
-            canvas.text((left, top + tall + 4 + line * LEADING), text, colour, font)
+            canvas.text((left, top + tall + GAP + line * LEADING), text, colour, font)
     return page
 
 
-def _lines(caption: str, font: Any, width: int) -> list[tuple[str, Any]]:
+def _lines(caption: str, font: FreeTypeFont | ImageFont, width: int) -> list[tuple[str, Colour]]:
     """A caption's lines, the last of its text the settings, each cut to the width; the prompt has the other lines."""
     prompt, _, settings = caption.rpartition("\n")
     return [
@@ -130,7 +146,7 @@ def _drawable(text: str) -> str:
     return " ".join(re.sub(r"[\x00-\x1f\x7f-\x9f\ufeff]", " ", whole[:1000]).split())
 
 
-def _wrapped(text: str, font: Any, width: int, most: int) -> list[str]:
+def _wrapped(text: str, font: FreeTypeFont | ImageFont, width: int, most: int) -> list[str]:
     lines: list[str] = []
     while text and len(lines) < most:
         last = len(lines) == most - 1
@@ -144,7 +160,7 @@ def _wrapped(text: str, font: Any, width: int, most: int) -> list[str]:
     return lines
 
 
-def _fitting(text: str, font: Any, width: int, ending: str) -> int:
+def _fitting(text: str, font: FreeTypeFont | ImageFont, width: int, ending: str) -> int:
     """How many characters of a text, one at least, fit the width with an ending."""
     low, high = 1, min(len(text), width)
     while low < high:
