@@ -132,7 +132,7 @@ def task_of(model: str) -> Task:
 
 def chosen(model: str, memory: int) -> Plan:
     """The automatic choice on a GPU with `memory` GiB free."""
-    return plan(parts_of(model), task_of(model), Machine("cuda", memory << 30), Placement(memory="auto"))
+    return plan(parts_of(model), task_of(model), Machine("accelerator", memory << 30), Placement(memory="auto"))
 
 
 def estimated(way: str) -> tuple[float, float]:
@@ -189,7 +189,7 @@ def on_the_cpu(model: str, side: int, dtype: str) -> float:
 def choice_table() -> str:
     rows = []
     for model, known in recorded().items():
-        plain = option(Placement(), parts_of(model), task_of(model), Machine("cuda", 1 << 60))
+        plain = option(Placement(), parts_of(model), task_of(model), Machine("accelerator", 1 << 60))
         cells = []
         for memory in MEMORY:
             made = chosen(model, memory)
@@ -204,7 +204,7 @@ def choice_table() -> str:
 
 def costs_table() -> str:
     rows = (
-        (knobs.options({cost.knob: cost.value}), f"{cost.cuda:.2f}", f"{cost.cpu:.2f}", cost.source)
+        (knobs.options({cost.knob: cost.value}), f"{cost.accelerator:.2f}", f"{cost.cpu:.2f}", cost.source)
         for cost in knobs.COSTS
     )
     return table(("switch", "time on a GPU", "on the CPU", "source"), rows)
@@ -285,6 +285,29 @@ With `--cpu-offload model`, up to 20 items are made side by side: all are encode
 each component comes to the device once for all of them. Results are the same to the bit; they are told when the
 chunk is done. Prompts from a stream, `--fail-fast`, `--step-cache` and pipelines that diffpipe calls in several
 stages are made one by one.
+
+## Which device, and what is free
+
+Which devices there are, torch says. Where the machine shows signs of a GPU (nvidia-smi, the nodes of drivers, Apple's
+processors), a process of its own asks torch once, and the answer is kept in the cache until the machine is started
+again, or torch or a variable like CUDA_VISIBLE_DEVICES changes; `generate` and `doctor` renew it. `plan` and `build`
+import no torch for it.
+
+| device | memory in all | free now |
+| --- | --- | --- |
+| `cuda`, NVIDIA | torch | nvidia-smi, by the card's UUID; else torch in a process of its own |
+| `cuda`, AMD (ROCm) | torch | torch in a process of its own |
+| `xpu`, Intel | torch | torch in a process of its own, where the driver says it; else name it with `--device-memory` |
+| `mps`, Apple | what Metal recommends | that, or what the host has free if that is less |
+| `cpu` | psutil, within limits | psutil, within limits |
+
+Limits are those of the control group (versions 1 and 2) of the process and of every group above it, as batch systems,
+services and containers set them. A limit on address space (`ulimit -v`) is not one on memory: weights are mapped.
+
+The memory of Apple's and of integrated GPUs is the host's: what a run needs on the device and on the host is added, and
+offloading saves nothing. What switches cost and which do not go together was measured and reported on NVIDIA's cards;
+plans for others go by the same rows. Runs measure their peaks with CUDA, ROCm and XPU; MPS does not count them. None of
+this was tried on AMD's, Intel's or Apple's GPUs.
 
 ## What runs measure
 

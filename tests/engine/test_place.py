@@ -223,7 +223,7 @@ class Item:
 
     outcomes: list[Outcome]
     told: list[str] = field(default_factory=list)
-    noted: list[dict[str, Any]] = field(default_factory=list)
+    noted: list[measured.Measured] = field(default_factory=list)
 
     def bytes(self) -> list[bytes]:
         return [Path(outcome.artifacts[0].path).read_bytes() for outcome in self.outcomes if outcome.artifacts]
@@ -511,20 +511,14 @@ def test_runs_note_the_peaks_of_their_stages(runner: Runner, monkeypatch: pytest
     # This process has held more before: let its mark rise with each reading.
     monkeypatch.setattr(meter, "marks", lambda device: meter.Marks(None, (real(device).host or 0) + next(readings)))
     noted = runner("noted", count=2).noted
-    assert [record["stage"] for record in noted] == ["encode", "denoise", "decode"] * 2
+    stages = ("encode", "denoise", "decode") * 2
+    assert [record.case for record in noted] == [
+        measured.Case(stage, 64, 64, 1, 1, "float32", "cpu", Placement())  # type: ignore[arg-type]
+        for stage in stages
+    ]
     for record in noted:
-        shared = {
-            "width": 64,
-            "height": 64,
-            "frames": 1,
-            "batch": 1,
-            "dtype": "float32",
-            "device": "cpu",
-            "placement": {},
-        }
-        assert {name: record[name] for name in shared} == shared
-        assert record["peak_device"] is None
-        assert 100_000_000 < record["peak_host"] < 20_000_000_000
+        assert record.device is None
+        assert 100_000_000 < (record.host or 0) < 20_000_000_000
 
 
 def test_a_stage_is_known_by_the_mark_it_raised(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -539,7 +533,7 @@ def test_a_stage_is_known_by_the_mark_it_raised(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_records_are_kept_by_size_and_placement(tmp_path: Path) -> None:
-    def record(width: int, device: int | None, host: int | None) -> dict[str, Any]:
+    def record(width: int, device: int | None, host: int | None) -> measured.Measured:
         artifact = Artifact("x.png", 1, 0, "image", 1.0, {"width": width, "height": 64})
         (made,) = measured.records(
             {"decode": (device, host)}, "bfloat16", "cuda:0", Placement(memory="auto"), [[artifact]]
@@ -548,11 +542,8 @@ def test_records_are_kept_by_size_and_placement(tmp_path: Path) -> None:
 
     measured.add(tmp_path, [record(64, 5, None), record(128, 9, 7)])
     measured.add(tmp_path, [record(64, 4, 3)])
-    assert [(r["width"], r["peak_device"], r["peak_host"]) for r in measured.read(tmp_path)] == [
-        (128, 9, 7),
-        (64, 5, 3),
-    ]
-    assert measured.read(tmp_path)[0]["placement"] == {}
+    assert [(r.case.width, r.device, r.host) for r in measured.read(tmp_path)] == [(128, 9, 7), (64, 5, 3)]
+    assert measured.read(tmp_path)[0].case.placement == Placement()
     before = (tmp_path / "measured.json").stat().st_mtime_ns
     measured.add(tmp_path, [record(64, 5, 1)])
     assert (tmp_path / "measured.json").stat().st_mtime_ns == before

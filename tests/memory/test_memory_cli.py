@@ -11,6 +11,7 @@ from conftest import Cli, Warm
 
 from diffpipe.cache import measured
 from diffpipe.cache.store import Store
+from diffpipe.core.build_spec import Placement
 from diffpipe.core.manifest import Manifest
 
 SMALL = ("--width", 64, "--height", 48, "--num-inference-steps", 4, "--no-metadata")
@@ -140,12 +141,11 @@ def test_measured_peaks_correct_the_plan(cli: Cli, warm: Warm, flux: tuple[objec
         return next(dict(peak) for peak in peaks if peak["stage"] == "decode")
 
     entry = Store(cli.home).find("plain")
-    assert {record["stage"] for record in measured.read(entry.folder)} <= {"encode", "denoise", "decode"}
+    assert {record.case.stage for record in measured.read(entry.folder)} <= {"encode", "denoise", "decode"}
     (entry.folder / measured.NAME).unlink(missing_ok=True)
     before = decode()
-    record = {"stage": "decode", "width": 64, "height": 48, "frames": 1, "batch": 1, "dtype": "bfloat16"}
-    record |= {"device": "cpu", "placement": {}, "peak_device": None}
-    measured.add(entry.folder, [record | {"peak_host": before["host"] + before["moving"]}])
+    case = measured.Case("decode", 64, 48, 1, 1, "bfloat16", "cpu", Placement())
+    measured.add(entry.folder, [measured.Measured(case, None, before["host"] + before["moving"])])
     assert decode() == {**before, **{name: before[name] + before["moving"] for name in ("host", "device", "moving")}}
 
 
@@ -154,7 +154,7 @@ def test_runs_measure_themselves(warm: Warm, flux: tuple[object, ...], tmp_path:
     pictures(warm, "fresh", tmp_path)
     found = measured.read(Store(warm.home).find("fresh").folder)
     assert found
-    assert {(record["width"], record["height"], record["dtype"]) for record in found} == {(64, 48, "float32")}
+    assert {(one.case.width, one.case.height, one.case.dtype) for one in found} == {(64, 48, "float32")}
 
 
 # Speed

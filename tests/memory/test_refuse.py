@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import manifests
@@ -12,8 +11,8 @@ from manifests import component_json
 
 from diffpipe.core.errors import DiffpipeError, Exit
 from diffpipe.core.manifest import Manifest
-from diffpipe.memory import refuse
-from diffpipe.memory.machine import Gpu, host_total
+from diffpipe.memory import machine, refuse
+from diffpipe.memory.device_facts import Device
 
 GIB = 1 << 30
 DENOISER = {"name": "transformer", "class_name": "FluxTransformer2DModel", "parameters": 2_000_000_000}
@@ -41,7 +40,7 @@ def told(found: Manifest, arguments: Mapping[str, Any], *, batch_size: int = 1) 
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine of 24 GiB with a GPU of 8 GiB."""
     monkeypatch.setattr(refuse, "host_total", lambda: 24 * GIB)
-    monkeypatch.setattr(refuse, "gpus", lambda: (Gpu(0, "small", 8 * GIB, 8 * GIB),))
+    monkeypatch.setattr(machine, "accelerators", lambda: (Device("cuda:0", "small", 8 * GIB),))
 
 
 def test_what_fits_is_not_refused(small: None) -> None:
@@ -65,8 +64,16 @@ def test_a_batch_is_as_large_as_its_items_together(small: None) -> None:
 def test_a_gpu_counts_with_what_stepping_down_saves(small: None, monkeypatch: pytest.MonkeyPatch) -> None:
     assert told(manifest("cuda"), {"width": 2048, "height": 2048}) == ""
     assert "and the GPU has 8.0 GiB in all" in told(manifest("cuda"), {"width": 32768, "height": 32768})
-    monkeypatch.setattr(refuse, "gpus", lambda: ())
-    assert told(manifest("cuda"), {"width": 32768, "height": 32768}) == ""  # nothing says how large it is
+    for there in ((), (Device("cuda:0", "unknown", None),)):  # nothing says how large it is
+        monkeypatch.setattr(machine, "accelerators", lambda there=there: there)
+        assert told(manifest("cuda"), {"width": 32768, "height": 32768}) == ""
+
+
+def test_a_gpu_without_memory_of_its_own_has_the_hosts(small: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "accelerators", lambda: (Device("mps", "Apple GPU", 16 * GIB, shared=True),))
+    assert told(manifest("mps"), {"width": 2048, "height": 2048}) == ""
+    found = told(manifest("mps"), {"width": 32768, "height": 32768})
+    assert "and this machine has 24.0 GiB in all" in found
 
 
 @pytest.mark.parametrize(
@@ -85,12 +92,3 @@ def test_what_is_not_known_refuses_nothing_of_a_usual_size(small: None, found: d
 def test_a_machine_that_does_not_say_refuses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(refuse, "host_total", lambda: None)
     assert told(manifest(), LARGE) == ""
-
-
-def test_memory_and_swap_in_all(tmp_path: Path) -> None:
-    (tmp_path / "proc").mkdir()
-    (tmp_path / "proc/meminfo").write_text("MemTotal: 4194304 kB\nMemAvailable: 1 kB\nSwapTotal: 1048576 kB\n")
-    assert host_total(tmp_path) == 5 * GIB
-    (tmp_path / "sys/fs/cgroup").mkdir(parents=True)
-    (tmp_path / "sys/fs/cgroup/memory.max").write_text(f"{2 * GIB}\n")
-    assert host_total(tmp_path) == 3 * GIB

@@ -27,7 +27,8 @@ from diffpipe.core.flag import Flag
 from diffpipe.core.manifest import Manifest
 from diffpipe.core.request import Artifact, Outcome, Request
 from diffpipe.core.source import Role
-from diffpipe.memory.machine import Gpu
+from diffpipe.memory import machine
+from diffpipe.memory.device_facts import Device
 from diffpipe.runners import local
 from diffpipe.runners.job import Ears, Job
 from diffpipe.runners.wire import Answer
@@ -736,8 +737,9 @@ def test_the_idlest_ends_first_where_memory_is_short(store: Store, monkeypatch: 
 
     monkeypatch.setattr(lifecycle, "running", lambda store: [*others, Running(Path("silent"), None)])
     monkeypatch.setattr(lifecycle, "retire", retire)
-    monkeypatch.setattr(memory_check, "host_free", lambda: free[0])
-    monkeypatch.setattr(memory_check, "gpus", lambda: (Gpu(0, "GPU", 1000, 900),))
+    monkeypatch.setattr(machine, "host_free", lambda: free[0])
+    monkeypatch.setattr(machine, "accelerators", lambda: (Device("cuda:0", "GPU", 1000),))
+    monkeypatch.setattr(machine, "free", lambda device: 900)
 
     def made(host: int, device: int = 0) -> list[str]:
         free[0] = 1000

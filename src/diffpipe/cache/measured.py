@@ -3,76 +3,134 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from ..core.build_spec import Placement
+from ..core.canonical import JsonObject
+from ..core.choices import WRITTEN_KIND, DeviceKind, Dtype
+from ..core.components import Stage
+from ..core.parsing import Fields, Misfit, parse_json
 from ..core.request import Artifact
 from ..storage.disk import write_json
 
 MOST = 60  # records that are kept: twenty sizes or placements of three stages each
 NAME = "measured.json"
-PEAKS = ("peak_device", "peak_host")
-Record = Mapping[str, Any]
+LARGEST = 1 << 18  # bytes of the file: MOST records take a twentieth of it
+KINDS: Mapping[str, DeviceKind] = {word: kind for kind, word in WRITTEN_KIND.items()}
+
+Peaks = tuple[int | None, int | None]  # bytes on the device and on the host, None where it was not the highest so far
+
+
+@dataclass(frozen=True)
+class Case:
+    """What a peak was measured of: a stage, what was made, and how the pipeline was kept on which kind of device."""
+
+    stage: Stage
+    width: int
+    height: int
+    frames: int
+    batch: int
+    dtype: str
+    device: DeviceKind
+    placement: Placement
+
+    @classmethod
+    def from_json(cls, data: Fields) -> Case:
+        """Raises Misfit for what does not fit."""
+        return cls(
+            stage=data.choice("stage", Stage),
+            width=data.integer("width", least=1),
+            height=data.integer("height", least=1),
+            frames=data.integer("frames", least=1),
+            batch=data.integer("batch", least=1),
+            dtype=data.choice("dtype", Dtype),
+            device=data.parsed("device", _kind),
+            placement=Placement.from_json(data.object("placement")),
+        )
+
+    def to_json(self) -> JsonObject:
+        return {
+            "stage": self.stage,
+            "width": self.width,
+            "height": self.height,
+            "frames": self.frames,
+            "batch": self.batch,
+            "dtype": self.dtype,
+            "device": WRITTEN_KIND[self.device],
+            "placement": self.placement.to_json(),
+        }
+
+
+def _kind(word: str) -> DeviceKind:
+    if word not in KINDS:
+        raise ValueError("is no kind of device")
+    return KINDS[word]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The peak of a stage: bytes on the device and on the host."""
+
+    case: Case
+    device: int | None
+    host: int | None
+
+    @classmethod
+    def from_json(cls, data: Fields) -> Measured:
+        """Raises Misfit for what does not fit."""
+        return cls(Case.from_json(data), data.maybe_integer("peak_device"), data.maybe_integer("peak_host"))
+
+    def to_json(self) -> JsonObject:
+        return {**self.case.to_json(), "peak_device": self.device, "peak_host": self.host}
 
 
 def records(
-    peaks: Mapping[str, tuple[int | None, int | None]],
+    peaks: Mapping[Stage, Peaks],
     dtype: str,
     device: str,
     placement: Placement,
     made: Sequence[Sequence[Artifact]],
-) -> list[dict[str, Any]]:
-    """What a call measured, as memory.estimate.correction takes it; nothing for what has no width and height.
-
-    `peaks`: stage -> bytes on the device and on the host. `made`: its files, by request.
-    """
-    details = made[0][0].details
+) -> list[Measured]:
+    """What a call measured; nothing for what has no width and height. `made`: its files, by request."""
+    details = Fields(dict(made[0][0].details))
     if "width" not in details:
         return []
+    sizes = details.integer("width"), details.integer("height"), details.integer("frames", 1)
     files = [artifact for artifacts in made for artifact in artifacts if "role" not in artifact.details]
-    shared = {
-        "width": details["width"],
-        "height": details["height"],
-        "frames": details.get("frames", 1),
-        "batch": len(files),
-        "dtype": dtype,
-        "device": "cpu" if device == "cpu" else "cuda",
-        "placement": replace(placement, memory="manual", device_memory=None).to_json(),
-    }
-    return [{"stage": stage, **shared, **dict(zip(PEAKS, peak, strict=True))} for stage, peak in peaks.items()]
+    kept = replace(placement, memory="manual", device_memory=None)
+    kind: DeviceKind = "cpu" if device == "cpu" else "accelerator"
+    return [Measured(Case(stage, *sizes, len(files), dtype, kind, kept), *peak) for stage, peak in peaks.items()]
 
 
-def read(folder: Path) -> list[dict[str, Any]]:
-    """The records of an entry's folder; none where they are missing or damaged."""
+def read(folder: Path) -> list[Measured]:
+    """The records of an entry's folder, without damaged ones; none where they are missing."""
     try:
-        found = json.loads((folder / NAME).read_bytes())["records"]
-        return [record for record in found if isinstance(record, dict) and record.keys() >= {"stage", *PEAKS}]
-    except (OSError, ValueError, KeyError, TypeError):
+        found = Fields(parse_json((folder / NAME).read_bytes(), LARGEST)).values("records")
+    except (OSError, Misfit):
         return []
+    known = []
+    for one in found:
+        with contextlib.suppress(Misfit):
+            known.append(Measured.from_json(Fields(one)))
+    return known
 
 
-def add(folder: Path, new: Iterable[Record]) -> None:
-    """Keep records: of the same stage, size and placement the highest peak, the latest MOST in all.
+def add(folder: Path, new: Iterable[Measured]) -> None:
+    """Keep records: of the same case the highest peak, the latest MOST in all.
 
     Nothing is written where nothing is higher, and a cache that may only be read stays as it is.
     """
-    known = {_case(record): record for record in read(folder)}
+    known = {one.case: one for one in read(folder)}
     before = dict(known)
-    for record in new:
-        same = known.pop(_case(record), None)
-        known[_case(record)] = {**record, **_higher(record, same)} if same else dict(record)
+    for one in new:
+        same = known.pop(one.case, one)  # what is measured again counts as the latest
+        known[one.case] = Measured(one.case, _higher(one.device, same.device), _higher(one.host, same.host))
     if known != before:
         with contextlib.suppress(OSError):
-            write_json(folder / NAME, {"records": list(known.values())[-MOST:]})
+            write_json(folder / NAME, {"records": [one.to_json() for one in known.values()][-MOST:]})
 
 
-def _case(record: Record) -> str:
-    return json.dumps({name: value for name, value in record.items() if name not in PEAKS}, sort_keys=True)
-
-
-def _higher(one: Record, other: Record) -> dict[str, int | None]:
-    return {peak: max(one[peak] or 0, other[peak] or 0) or None for peak in PEAKS}
+def _higher(one: int | None, other: int | None) -> int | None:
+    return max(one or 0, other or 0) or None

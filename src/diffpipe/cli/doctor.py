@@ -5,20 +5,100 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-from typing import Annotated, Any
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..building.versions import versions
 from ..cache.store import Store
+from ..core.canonical import JsonObject
+from ..memory import machine
 from ..sources import hub
 from ..storage.disk import readable
 from . import output, tree
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ..engine.seams import Seam
+    from ..memory.device_facts import Device
+
 TEXT = "Show versions, devices, memory, cache, token and hub."
 
 
-def make() -> Any:
+@dataclass(frozen=True)
+class DeviceShown:
+    """A device; bytes of its memory in all and free now, None where nothing says.
+
+    `shared`: whether its memory is the host's.
+    """
+
+    name: str
+    description: str
+    memory: int | None
+    free: int | None
+    shared: bool
+
+    def __str__(self) -> str:
+        words = [self.description]
+        words += [] if self.memory is None else [f"{readable(self.memory)}{self._shared()}"]
+        words += [] if self.free is None else [f"{readable(self.free)} free"]
+        return ", ".join(words)
+
+    def _shared(self) -> str:
+        return " of the host's memory" if self.shared and self.name != "cpu" else ""
+
+
+@dataclass(frozen=True)
+class SeamMissing:
+    """Something private of a library that diffpipe does without, as what is installed has no such thing."""
+
+    library: str
+    name: str
+    without: str
+
+
+@dataclass(frozen=True)
+class CacheShown:
+    """Where the cache lies, how many pipelines and bytes are in it, and the bytes its disk has left."""
+
+    folder: str
+    pipelines: int
+    bytes: int
+    free: int
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What this machine has. `token`: whether there is one, never the token itself."""
+
+    python: str
+    versions: Mapping[str, str]
+    devices: tuple[DeviceShown, ...]
+    cache: CacheShown
+    token: bool
+    hub: str
+    not_used: tuple[SeamMissing, ...]
+
+    def to_json(self) -> JsonObject:
+        return asdict(self)
+
+    def rows(self) -> Iterable[tuple[str, str]]:
+        """Titles and texts for a reader."""
+        yield "python", self.python
+        yield from self.versions.items()
+        yield from ((f"device {device.name}", str(device)) for device in self.devices)
+        cache = self.cache
+        yield "cache", f"{cache.pipelines} pipelines, {readable(cache.bytes)}; {readable(cache.free)} free"
+        yield "cache folder", cache.folder
+        yield "token", "present" if self.token else "none (HF_TOKEN)"
+        yield "hub", self.hub
+        yield from (("not used", f"{one.name} of {one.library}: {one.without}") for one in self.not_used)
+
+
+def make() -> object:
     return tree.command("doctor", doctor, TEXT)
 
 
@@ -28,46 +108,43 @@ def doctor(
 ) -> None:
     facts = examine(offline)
     if json:
-        output.result_json(facts)
-        return
-    rows = [("python", facts["python"]), *facts["versions"].items()]
-    rows += [(f"device {d['name']}", _device(d)) for d in facts["devices"]]
-    cache = facts["cache"]
-    rows.append(
-        ("cache", f"{cache['pipelines']} pipelines, {readable(cache['bytes'])}; {readable(cache['free'])} free")
-    )
-    rows.append(("cache folder", cache["folder"]))
-    rows.append(("token", "present" if facts["token"] else "none (HF_TOKEN)"))
-    rows.append(("hub", facts["hub"]))
-    output.table(("", ""), rows)
+        output.result_json(facts.to_json())
+    else:
+        output.table(("", ""), list(facts.rows()))
 
 
-def _device(device: dict[str, Any]) -> str:
-    memory = f", {readable(device['memory'])}" if device["memory"] else ""
-    return f"{device['description']}{memory}"
-
-
-def examine(offline: bool) -> dict[str, Any]:
-    """Versions, devices, cache, whether there is a token, and whether the hub answers. Never the token itself."""
+def examine(offline: bool) -> Facts:
+    """What this machine has, and whether the hub answers."""
     from ..engine.placement.devices import devices
+    from ..engine.seams import seams
 
-    store = Store()
+    return Facts(
+        python=platform.python_version(),
+        versions=versions(),
+        devices=tuple(map(_device, devices())),
+        cache=_cache(Store()),
+        token=hub.token() is not None,
+        hub=_hub(offline),
+        not_used=missing(seams()),
+    )
+
+
+def _device(device: Device) -> DeviceShown:
+    return DeviceShown(device.name, device.description, device.total, machine.free(device), device.shared)
+
+
+def _cache(store: Store) -> CacheShown:
     folder = store.folder("pipelines")
     size = sum(os.path.getsize(os.path.join(where, name)) for where, _, files in os.walk(store.root) for name in files)
-    return {
-        "python": platform.python_version(),
-        "versions": versions(),
-        "devices": devices(),
-        "cache": {
-            "folder": str(store.root),
-            "pipelines": len(store.keys()),
-            "bytes": size,
-            "free": shutil.disk_usage(folder).free,
-        },
-        "token": hub.token() is not None,
-        "hub": "not asked (offline)"
-        if hub.is_offline(offline)
-        else "reachable"
-        if hub.reachable()
-        else "not reachable",
-    }
+    return CacheShown(str(store.root), len(store.keys()), size, shutil.disk_usage(folder).free)
+
+
+def _hub(offline: bool) -> str:
+    if hub.is_offline(offline):
+        return "not asked (offline)"
+    return "reachable" if hub.reachable() else "not reachable"
+
+
+def missing(seams: Iterable[Seam]) -> tuple[SeamMissing, ...]:
+    """Those that do not apply to what is installed."""
+    return tuple(SeamMissing(one.library, one.name, one.without) for one in seams if not one.applies)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..catalog.plugins import providers
 from ..catalog.rows import Provider
+from ..core.choices import WRITTEN_KIND
 from ..storage.disk import readable
 from . import output, tree
 from .build import BUILD, parameters, spec_of
@@ -145,8 +146,12 @@ def _as_json(found: Table, task: Task, machine: Machine, made: Plan) -> dict[str
     return {
         "pipeline": found.pipeline,
         "origin": found.origin,
-        "task": asdict(task),
-        "machine": {**asdict(machine), "host": None if machine.host == UNLIMITED else machine.host},
+        "task": {**asdict(task), "device": WRITTEN_KIND[task.device]},
+        "machine": {
+            **asdict(machine),
+            "device": WRITTEN_KIND[machine.device],
+            "host": None if machine.host == UNLIMITED else machine.host,
+        },
         "components": [
             {
                 "name": part.name,

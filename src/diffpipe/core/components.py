@@ -8,6 +8,7 @@ from typing import Literal, TypeVar
 
 T = TypeVar("T")
 Kind = Literal["denoiser", "guide", "encoder", "decoder", "other"]
+Stage = Literal["load", "encode", "denoise", "decode"]  # of a run, in order
 
 # The first that a name fits says what the component does. A guide works together with the denoiser.
 KINDS: tuple[tuple[Kind, re.Pattern[str]], ...] = (

@@ -5,20 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from ..cache import measured
 from ..cache.store import Store
 from ..catalog.rows import PipelineType
 from ..core.build_spec import BuildSpec, Placement
+from ..core.choices import DeviceKind
 from ..core.errors import DiffpipeError, Exit, UsageError
 from . import knobs
 from .estimate import Task, correction
-from .machine import gpus, host_free
+from .machine import accelerator, device_kind, free, host_free
 from .plan import UNLIMITED, Machine, Plan, plan
 from .tables import Table, table
 
-NOTHING: Mapping[str, Any] = {}
+Sizes = Mapping[str, int | None]  # width, height, frames and batch as asked for; None for the usual
+NOTHING: Sizes = {}
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def planned(
     store: Store,
     offline: bool,
     machine: Machine,
-    sizes: Mapping[str, Any] = NOTHING,
+    sizes: Sizes = NOTHING,
 ) -> tuple[Table, Task, Plan]:
     """A request's components, what it is planned for, and the plan. `sizes`: width, height, frames, batch as asked for.
 
@@ -78,7 +79,7 @@ def planned(
     return found, task, made
 
 
-def known_peaks(store: Store, model: str, pipeline: str) -> list[dict[str, Any]]:
+def known_peaks(store: Store, model: str, pipeline: str) -> list[measured.Measured]:
     """What runs of pipelines of this model and class measured here."""
     labels = {model, Path(model).name}
     return [
@@ -87,11 +88,6 @@ def known_peaks(store: Store, model: str, pipeline: str) -> list[dict[str, Any]]
         if entry.summary.pipeline == pipeline and entry.summary.model.partition("@")[0] in labels
         for record in measured.read(entry.folder)
     ]
-
-
-def device_kind(device: str) -> str:
-    """ "cpu" or "cuda" (any GPU): what `device` will be here."""
-    return "cpu" if device == "cpu" or (device == "auto" and not gpus()) else "cuda"
 
 
 def machine_of(device: str, wanted: int | None) -> Machine:
@@ -103,18 +99,18 @@ def machine_of(device: str, wanted: int | None) -> Machine:
     if device == "cpu":
         return Machine("cpu", wanted or host, wanted or host)
     if wanted:  # a machine that is not here: its host memory is not known
-        return Machine("cuda", wanted)
-    here = gpus()
-    number = int(device.partition(":")[2] or 0)
-    chosen = next((gpu for gpu in here if gpu.index == number), None)
-    if chosen and device.startswith(("auto", "cuda")):
-        return Machine("cuda", chosen.free, host)
-    if device == "auto":
+        return Machine("accelerator", wanted)
+    here = accelerator(device)
+    if here is None and device == "auto":
         return Machine("cpu", host, host)
-    raise UsageError(f"nothing here says how much memory {device} has", "name it, for example --device-memory 12GiB")
+    memory = free(here) if here else None
+    if here is None or memory is None:
+        name = here.name if here else device
+        raise UsageError(f"nothing here says how much memory {name} has", "name it, for example --device-memory 12GiB")
+    return Machine("accelerator", memory, host, here.shared)
 
 
-def task_of(found: Table, row: PipelineType, sizes: Mapping[str, Any], dtype: str, device: str) -> Task:
+def task_of(found: Table, row: PipelineType, sizes: Sizes, dtype: str, device: DeviceKind) -> Task:
     """What to plan for: the sizes asked for, else the row's defaults, else the model's."""
 
     def size(name: str, argument: str, default: int) -> int:

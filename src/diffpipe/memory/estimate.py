@@ -16,16 +16,34 @@ The model, stage by stage (bytes; sizes in `Sizes`, all counted for the compute 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Literal
 
+from ..cache.measured import Measured
 from ..core.build_spec import Placement
-from ..core.parsing import Fields
+from ..core.choices import DeviceKind
+from ..core.components import Kind, Stage
 from ..core.quantization import GROUP, quantized_by_default
 from .sizes import Sizes
 
-STAGES = ("load", "encode", "denoise", "decode")
+# What works in each stage after loading, one component after the other.
+AT_WORK: Mapping[Stage, tuple[Kind, ...]] = {
+    "encode": ("encoder",),
+    "denoise": ("denoiser",),
+    "decode": ("decoder", "other"),
+}
+# What has not worked before the end of a stage.
+UNUSED: Mapping[Stage, tuple[Kind, ...]] = {
+    "load": (),
+    "encode": ("denoiser", "decoder", "other"),
+    "denoise": ("decoder", "other"),
+    "decode": (),
+}
+BESIDE: tuple[Kind, ...] = ("guide",)  # on the device while the denoiser works
+# How a component's weights are kept: as they come, in a quantized format, stored in 8 bits by layerwise casting, or as
+# they were quantized before they came.
+Form = Literal["plain", "fp8", "int8", "int4", "cast", "stored"]
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 STORED = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "I8": 1, "U8": 1}
 
@@ -33,7 +51,10 @@ STORED = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "
 # elements for each pixel where 768 live (memory_used_decode of AutoencoderKL in ComfyUI, comfy/sd.py); the public peaks
 # of FLUX.1 say 2.9. For 3-D ones 7000 (the same for Wan) where 5061 live. On the CPU: oneDNN, measured with FLUX.1's
 # VAE at 512 x 512 (1.7 in float32, 2.0 in bfloat16).
-CONVOLUTION = {"cuda": {"2d": 2178 / 768, "3d": 7000 / 5061}, "cpu": {"2d": 2.0, "3d": 2.0}}
+CONVOLUTION: Mapping[DeviceKind, Mapping[str, float]] = {
+    "accelerator": {"2d": 2178 / 768, "3d": 7000 / 5061},
+    "cpu": {"2d": 2.0, "3d": 2.0},
+}
 
 # Host memory of a process before it loads anything (resident, torch 2.13 and diffusers 0.42 on Linux, with the classes
 # of a pipeline imported: 0.40 to 0.44 GB measured), and what a CUDA context adds.
@@ -59,7 +80,7 @@ class Task:
     batch: int = 1
     steps: int = 28
     dtype: str = "bfloat16"
-    device: str = "cuda"
+    device: DeviceKind = "accelerator"
 
     @property
     def halves(self) -> int:
@@ -73,7 +94,7 @@ class Peak:
     `moving`: of the device's, what is no weight (what measured peaks correct). `component`: the one that decides.
     """
 
-    stage: str
+    stage: Stage
     device: int
     host: int
     moving: int = 0
@@ -90,17 +111,17 @@ def quantized_names(parts: Sequence[Sizes], placement: Placement) -> frozenset[s
     return frozenset(part.name for part in parts if part.name in taken and not part.quantized)
 
 
-def form(part: Sizes, placement: Placement, quantized: frozenset[str]) -> str:
-    """ "plain", "fp8", "int8", "int4" or "cast": how a component's weights are kept."""
+def form(part: Sizes, placement: Placement, quantized: frozenset[str]) -> Form:
+    """How a placement keeps a component's weights. `quantized`: see `quantized_names`."""
     if part.quantized:
         return "stored"
-    if part.name in quantized:
+    if part.name in quantized and placement.quantize != "none":
         return placement.quantize
     return "cast" if placement.layerwise_casting and part.kind == "denoiser" else "plain"
 
 
-def weight_bytes(part: Sizes, kept: str, dtype: str) -> int:
-    """Bytes of a component's weights in a form (see `form`). Raises ValueError where its size is unknown."""
+def weight_bytes(part: Sizes, kept: Form, dtype: str) -> int:
+    """Bytes of a component's weights in a form. Raises ValueError where its size is unknown."""
     if part.parameters is None:
         raise ValueError(part.name)
     if kept == "stored":
@@ -161,62 +182,96 @@ def _decoding(part: Sizes, placement: Placement, task: Task) -> int:
     pixels = task.width * task.height
     at_once = min(pixels, part.tile**2) if placement.vae_tiling and part.tile else pixels
     live = part.live_video if video else part.live
-    taken = CONVOLUTION["cuda" if task.device != "cpu" else "cpu"]["3d" if part.temporal > 1 else "2d"]
+    taken = CONVOLUTION[task.device]["3d" if part.temporal > 1 else "2d"]
     # The whole result in RGB: twice, as it is put together from parts or copied to the host as float32.
     whole = max(3, part.live_frame) * 2 * pixels * task.frames * task.batch
     return round(at_once * live * taken * samples * width) + whole * width
 
 
 def peaks(
-    parts: Sequence[Sizes], placement: Placement, task: Task, factors: Mapping[str, float] | None = None
+    parts: Sequence[Sizes], placement: Placement, task: Task, factors: Mapping[Stage, float] | None = None
 ) -> tuple[Peak, ...]:
     """The predicted peak of each stage. `factors`: stage -> what to multiply its moving bytes by (see `correction`).
 
     Components of unknown size count as nothing here: `unknown` names them, and whoever shows a prediction must say so.
     """
     kept = weights(parts, placement, task.dtype)
-    known = [part for part in parts if part.name in kept]
-    on_cpu = task.device == "cpu"
-    offloaded = placement.cpu_offload != "none"
-    resident = 0 if offloaded else sum(kept.values())
-    process = PROCESS + (0 if on_cpu else CONTEXT)
-    host = process + (sum(kept.values()) if offloaded else 0)
-    beside = {"denoise": sum(kept[p.name] for p in known if p.kind == "guide")}
-    found = [Peak("load", resident, process + _loading(known, kept, placement, task))]
-    for stage, kinds in (("encode", ("encoder",)), ("denoise", ("denoiser",)), ("decode", ("decoder", "other"))):
-        worst = Peak(stage, resident, host)
-        for part in (part for part in known if part.kind in kinds):
-            alive = round(moving(part, placement, task) * (factors or {}).get(stage, 1.0))
-            at_once = shown_at_once(part, kept[part.name], placement.cpu_offload) + beside.get(stage, 0)
-            there = at_once if offloaded else resident
-            if there + alive > worst.device:
-                worst = Peak(stage, there + alive, host, alive, part.name)
-        found.append(worst)
-    if on_cpu:  # one memory: what is on the device is in the process. Mapped files are not, until they are used
-        late = {"encode": ("denoiser", "decoder", "other"), "denoise": ("decoder", "other")}
-        unused = {stage: sum(kept[p.name] for p in known if p.kind in kinds) for stage, kinds in late.items()}
-        unused = dict.fromkeys(late, 0) if _converted(known, task) else unused
-        found = [replace(p, host=p.host if p.stage == "load" else process + p.device - unused.get(p.stage, 0))
-            for p in found]  # fmt: skip
-        found = [replace(p, device=p.host) for p in found]
-    return tuple(found)
+    run = _Run(tuple(part for part in parts if part.name in kept), kept, placement, task, factors or {})
+    found = (run.loading(), *map(run.at, AT_WORK))
+    return tuple(map(run.in_one_memory, found)) if task.device == "cpu" else found
 
 
-def _converted(parts: Sequence[Sizes], task: Task) -> list[Sizes]:
-    """The components whose files are in another format than the compute dtype."""
-    return [p for p in parts if p.dtypes and any(STORED.get(d) != BYTES[task.dtype] for d in p.dtypes)]
+@dataclass(frozen=True)
+class _Run:
+    """A run in a placement: the components of known size, and what their weights take as they are kept."""
 
+    parts: tuple[Sizes, ...]
+    kept: Mapping[str, int]
+    placement: Placement
+    task: Task
+    factors: Mapping[Stage, float]
 
-def _loading(parts: Sequence[Sizes], kept: Mapping[str, int], placement: Placement, task: Task) -> int:
-    """Bytes of host memory while loading. Files that are as they are needed are mapped, and copied to a GPU one after
-    the other; others are read and converted."""
-    names = quantized_names(parts, placement)  # stored as they are needed, when the pipeline is built
-    read = [part for part in _converted(parts, task) if part.name not in names]
-    there = sum(kept[part.name] for part in read)
-    if task.device != "cpu":
-        there = max(there, max(kept.values(), default=0))
-        there = sum(kept.values()) if placement.cpu_offload != "none" else there
-    return there + max((part.stored or 0 for part in read), default=0)
+    @property
+    def offloaded(self) -> bool:
+        return self.placement.cpu_offload != "none"
+
+    @property
+    def process(self) -> int:
+        """Bytes of host memory before anything is loaded."""
+        return PROCESS if self.task.device == "cpu" else PROCESS + CONTEXT
+
+    @property
+    def resident(self) -> int:
+        """Bytes of weights that stay on the device."""
+        return 0 if self.offloaded else self.whole
+
+    @property
+    def whole(self) -> int:
+        """Bytes of all weights."""
+        return sum(self.kept.values())
+
+    def weights(self, kinds: Collection[Kind]) -> int:
+        """Bytes of the weights of these kinds of components."""
+        return sum(self.kept[part.name] for part in self.parts if part.kind in kinds)
+
+    def loading(self) -> Peak:
+        """Files that are as they are needed are mapped, and copied to a GPU one after the other; others are read and
+        converted."""
+        read = self._converted(quantized_names(self.parts, self.placement))
+        host = sum(self.kept[part.name] for part in read)
+        if self.task.device != "cpu":
+            host = self.whole if self.offloaded else max(host, *self.kept.values(), 0)
+        host += max((part.stored or 0 for part in read), default=0)
+        return Peak("load", self.resident, self.process + host)
+
+    def at(self, stage: Stage) -> Peak:
+        """A stage's worst moment: that of the component at work which needs most."""
+        worst = Peak(stage, self.resident, self.process + (self.whole if self.offloaded else 0))
+        beside = self.weights(BESIDE) if stage == "denoise" else 0
+        for part in self.parts:
+            if part.kind in AT_WORK[stage]:
+                alive = round(moving(part, self.placement, self.task) * self.factors.get(stage, 1.0))
+                there = self.resident
+                if self.offloaded:
+                    there = shown_at_once(part, self.kept[part.name], self.placement.cpu_offload) + beside
+                if there + alive > worst.device:
+                    worst = replace(worst, device=there + alive, moving=alive, component=part.name)
+        return worst
+
+    def in_one_memory(self, peak: Peak) -> Peak:
+        """A peak on the CPU, where what is on the device is in the process. Mapped files are not, until their weights
+        are used."""
+        host = peak.host
+        if peak.stage != "load":
+            mapped = 0 if self._converted() else self.weights(UNUSED[peak.stage])
+            host = self.process + peak.device - mapped
+        return replace(peak, host=host, device=host)
+
+    def _converted(self, stored: frozenset[str] = frozenset()) -> list[Sizes]:
+        """The components whose files are in another format than the compute dtype. `stored`: those whose weights the
+        build wrote anew, as they are needed."""
+        width = BYTES[self.task.dtype]
+        return [p for p in self.parts if p.name not in stored and any(STORED.get(dtype) != width for dtype in p.dtypes)]
 
 
 def unknown(parts: Sequence[Sizes]) -> tuple[str, ...]:
@@ -224,37 +279,48 @@ def unknown(parts: Sequence[Sizes]) -> tuple[str, ...]:
     return tuple(part.name for part in parts if part.parameters is None)
 
 
-def usable(memory: int, device: str) -> int:
+def usable(memory: int, device: DeviceKind) -> int:
     """Of a device's free memory in bytes, what a plan may use."""
     return max(0, memory - HOST_RESERVE if device == "cpu" else round(memory * (1 - FRAGMENTS)) - RESERVE)
 
 
-def correction(
-    measured: Sequence[Mapping[str, Any]], parts: Sequence[Sizes], task: Task, limits: tuple[float, float] = (0.25, 4.0)
-) -> dict[str, float]:
+LEAST_FACTOR, LARGEST_FACTOR = 0.25, 4.0
+
+
+def correction(measured: Sequence[Measured], parts: Sequence[Sizes], task: Task) -> dict[Stage, float]:
     """stage -> factor on what it holds besides weights, from measured runs of the same pipeline.
 
-    A record: {"stage", "width", "height", "frames", "batch", "dtype", "device": "cuda" or "cpu", "placement": fields of
-    Placement, "peak_device", "peak_host": bytes or None}. The record nearest in size decides, and of those equally near
-    the largest. Records of another dtype or kind of device, and those of no use (a peak under the weights alone), are
-    passed over.
+    The measurement nearest in size decides, and of those equally near the largest. Those of another dtype or kind of
+    device, and those of no use (a peak under the weights alone), are passed over.
     """
-    chosen: dict[str, tuple[float, float]] = {}
-    for record in measured:
-        if record["dtype"] != task.dtype or record["device"] != task.device or record["stage"] not in STAGES[1:]:
-            continue
-        then = replace(task, **{name: record[name] for name in ("width", "height", "frames", "batch")})
-        found = peaks(parts, Placement.from_json(Fields(record["placement"])), then)
-        (peak,) = (p for p in found if p.stage == record["stage"])
-        seen = record["peak_host" if task.device == "cpu" else "peak_device"]
-        if not seen or not peak.moving or seen <= peak.device - peak.moving:
-            continue
-        factor = min(max((seen - peak.device + peak.moving) / peak.moving, limits[0]), limits[1])
-        distance = abs(1 - _amount(then) / _amount(task))
-        known = chosen.get(record["stage"])
-        if known is None or (distance, -factor) < (known[0], -known[1]):
-            chosen[record["stage"]] = (distance, factor)
+    chosen: dict[Stage, tuple[float, float]] = {}
+    for one in measured:
+        factor = _factor(one, parts, task)
+        if factor is not None:
+            distance = abs(1 - _amount(_then(one, task)) / _amount(task))
+            known = chosen.get(one.case.stage)
+            if known is None or (distance, -factor) < (known[0], -known[1]):
+                chosen[one.case.stage] = (distance, factor)
     return {stage: factor for stage, (_, factor) in chosen.items()}
+
+
+def _factor(one: Measured, parts: Sequence[Sizes], task: Task) -> float | None:
+    """How many times what was predicted to move a measured stage held; None for a measurement of no use."""
+    case = one.case
+    if (case.dtype, case.device) != (task.dtype, task.device) or case.stage == "load":
+        return None
+    (peak,) = (peak for peak in peaks(parts, case.placement, _then(one, task)) if peak.stage == case.stage)
+    seen = one.host if task.device == "cpu" else one.device
+    still = peak.device - peak.moving
+    if not seen or not peak.moving or seen <= still:
+        return None
+    return min(max((seen - still) / peak.moving, LEAST_FACTOR), LARGEST_FACTOR)
+
+
+def _then(one: Measured, task: Task) -> Task:
+    """What was made when it was measured."""
+    case = one.case
+    return replace(task, width=case.width, height=case.height, frames=case.frames, batch=case.batch)
 
 
 def _amount(task: Task) -> int:

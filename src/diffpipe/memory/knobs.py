@@ -4,12 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Literal, TypedDict
 
 from ..core.build_spec import Placement
+from ..core.choices import DeviceKind
 from ..core.errors import UsageError
 from ..core.quantization import quantized_by_default
 from .sizes import Sizes
+
+
+class Switches(TypedDict, total=False):
+    """Fields of a Placement with new values."""
+
+    vae_slicing: bool
+    vae_tiling: bool
+    attention_slicing: bool
+    layerwise_casting: bool
+    cpu_offload: Literal["none", "model", "sequential", "group"]
+    quantize: Literal["none", "fp8", "int8", "int4"]
+
+
+Value = bool | str  # of a switch
 
 
 @dataclass(frozen=True)
@@ -17,8 +32,8 @@ class Cost:
     """How much longer a run takes with a switch on: a factor on the whole run's time by kind of device."""
 
     knob: str
-    value: Any
-    cuda: float
+    value: Value
+    accelerator: float
     cpu: float
     source: str
 
@@ -51,15 +66,15 @@ class Combination:
     """
 
     title: str
-    where: Mapping[str, tuple[Any, ...]]
+    where: Mapping[str, tuple[Value, ...]]
     result: str
-    instead: Mapping[str, Any]
+    instead: Switches
     source: str
     pipelines: tuple[str, ...] = ()
-    devices: tuple[str, ...] = ()
+    devices: tuple[DeviceKind, ...] = ()
 
 
-QUANTO: dict[str, tuple[Any, ...]] = {"quantize": ("fp8", "int8", "int4"), "quantize_backend": ("quanto",)}
+QUANTO: dict[str, tuple[Value, ...]] = {"quantize": ("fp8", "int8", "int4"), "quantize_backend": ("quanto",)}
 COMBINATIONS = (
     Combination(
         "quantization + layerwise casting",
@@ -81,7 +96,7 @@ COMBINATIONS = (
         "tensors end up on two devices",
         {"cpu_offload": "model", "quantize": "int8"},
         "diffusers#12610, diffusers#14038",
-        devices=("cuda",),
+        devices=("accelerator",),
     ),
     Combination(
         "quanto int4 + model offload",
@@ -139,7 +154,7 @@ UNCASTABLE = {"ZImageTransformer2DModel": "it reads a weight's number format bef
 # The order in which a run that ran out of memory steps down; a step is taken whole, and only if its combination works.
 # int8 comes before int4 and fp8 is left out: it is as large as int8, slower, and has made noise on some GPUs
 # (optimum-quanto#343).
-STEPS: tuple[tuple[str, Mapping[str, Any]], ...] = (
+STEPS: tuple[tuple[str, Switches], ...] = (
     ("VAE slicing and tiling", {"vae_slicing": True, "vae_tiling": True}),
     ("attention slicing", {"attention_slicing": True}),
     ("model offload", {"cpu_offload": "model"}),
@@ -165,7 +180,7 @@ def describe(placement: Placement) -> str:
     return ", ".join(words) or "as it is"
 
 
-def options(fields: Mapping[str, Any]) -> str:
+def options(fields: Mapping[str, object]) -> str:
     """Placement fields as the command line's options."""
     words = []
     for name, value in fields.items():
@@ -177,7 +192,7 @@ def options(fields: Mapping[str, Any]) -> str:
     return " and ".join(words)
 
 
-def refused(placement: Placement, pipeline: str = "", device: str = "cuda") -> Combination | None:
+def refused(placement: Placement, pipeline: str = "", device: DeviceKind = "accelerator") -> Combination | None:
     """The first combination known not to work that a placement makes on a kind of device, None where all do."""
     for row in COMBINATIONS:
         here = (not row.devices or device in row.devices) and (not row.pipelines or pipeline.startswith(row.pipelines))
@@ -186,7 +201,7 @@ def refused(placement: Placement, pipeline: str = "", device: str = "cuda") -> C
     return None
 
 
-def check(placement: Placement, pipeline: str = "", device: str = "cuda") -> None:
+def check(placement: Placement, pipeline: str = "", device: DeviceKind = "accelerator") -> None:
     """Raises UsageError for a combination known not to work, naming one that does."""
     row = refused(placement, pipeline, device)
     if row:
@@ -194,9 +209,9 @@ def check(placement: Placement, pipeline: str = "", device: str = "cuda") -> Non
         raise UsageError(f"{row.title} does not work: {row.result} ({row.source})", f"use {options(fields)}")
 
 
-def working(placement: Placement, pipeline: str = "", device: str = "cuda") -> dict[str, Any]:
+def working(placement: Placement, pipeline: str = "", device: DeviceKind = "accelerator") -> Switches:
     """The fields to change for a placement that works, by each combination's own way out; {} for one that does."""
-    fields: dict[str, Any] = {}
+    fields: Switches = {}
     while row := refused(replace(placement, **fields), pipeline, device):
         fields |= row.instead
     return fields
@@ -204,39 +219,53 @@ def working(placement: Placement, pipeline: str = "", device: str = "cuda") -> d
 
 def takable(placement: Placement, parts: Sequence[Sizes]) -> tuple[Placement, tuple[str, ...]]:
     """The placement without the switches these components cannot take, and a notice for each switch left out."""
-    notices: dict[str, str] = {}
-    decoders = [part for part in parts if part.kind == "decoder"]
-    denoisers = [part for part in parts if part.kind == "denoiser"]
-    named = [part for part in parts if part.name in placement.quantize_components]
-    for field, classes in (("vae_slicing", UNSLICED), ("vae_tiling", UNTILED)):
-        if not decoders:
-            notices[field] = "this pipeline has no VAE"
-        elif all(part.class_name in classes for part in decoders):
-            notices[field] = f"{decoders[0].class_name} has none"
-    for part in denoisers:
-        if part.class_name in UNCASTABLE:
-            notices["layerwise_casting"] = f"{part.class_name}: {UNCASTABLE[part.class_name]}"
-        if part.quantized:
-            notices["layerwise_casting"] = f"the {part.name} is quantized already ({part.quantized})"
-    if not denoisers:
-        notices["layerwise_casting"] = "this pipeline has no transformer or U-Net"
-    taken = quantized_by_default(part.name for part in parts)
-    wanted = named or [part for part in parts if part.name in taken]
-    if parts and all(part.quantized for part in wanted):
-        notices["quantize"] = "what it would quantize is quantized already" if wanted else "it has nothing to quantize"
     blank = Placement()
-    told = {name: why for name, why in notices.items() if getattr(placement, name) != getattr(blank, name)}
-    without: dict[str, Any] = {name: getattr(blank, name) for name in told}
-    return replace(placement, **without), tuple(
-        f"--{name.replace('_', '-')} is left out: {why}" for name, why in told.items()
-    )
+    reasons = {
+        "vae_slicing": _why_without(parts, UNSLICED),
+        "vae_tiling": _why_without(parts, UNTILED),
+        "layerwise_casting": _why_uncast(parts),
+        "quantize": _why_unquantized(parts, placement.quantize_components),
+    }
+    left_out = {f: why for f, why in reasons.items() if why and getattr(placement, f) != getattr(blank, f)}
+    notices = (f"--{field.replace('_', '-')} is left out: {why}" for field, why in left_out.items())
+    return replace(placement, **{field: getattr(blank, field) for field in left_out}), tuple(notices)
+
+
+def _why_without(parts: Sequence[Sizes], classes: Collection[str]) -> str:
+    """Why no autoencoder has a switch that these classes lack; "" if one has it."""
+    decoders = [part.class_name for part in parts if part.kind == "decoder"]
+    if not decoders:
+        return "this pipeline has no VAE"
+    return f"{decoders[0]} has none" if all(name in classes for name in decoders) else ""
+
+
+def _why_uncast(parts: Sequence[Sizes]) -> str:
+    """Why not every denoiser's layers can be stored in 8 bits; "" if they can."""
+    denoisers = [part for part in parts if part.kind == "denoiser"]
+    if not denoisers:
+        return "this pipeline has no transformer or U-Net"
+    for part in reversed(denoisers):
+        if part.quantized:
+            return f"the {part.name} is quantized already ({part.quantized})"
+        if part.class_name in UNCASTABLE:
+            return f"{part.class_name}: {UNCASTABLE[part.class_name]}"
+    return ""
+
+
+def _why_unquantized(parts: Sequence[Sizes], named: Collection[str]) -> str:
+    """Why there is nothing to quantize, of the components named or of those taken by default; "" if there is."""
+    default = quantized_by_default(part.name for part in parts)
+    wanted = [part for part in parts if part.name in named] or [part for part in parts if part.name in default]
+    if not parts or any(not part.quantized for part in wanted):
+        return ""
+    return "what it would quantize is quantized already" if wanted else "it has nothing to quantize"
 
 
 def next_step(
     placement: Placement,
     parts: Sequence[Sizes],
     pipeline: str = "",
-    device: str = "cuda",
+    device: DeviceKind = "accelerator",
     fixed: Collection[str] = (),
 ) -> Placement | None:
     """The placement to try after memory ran out under this one, None when there is nothing left to try.
@@ -245,25 +274,30 @@ def next_step(
     `fixed`: fields that no step may change.
     """
     for _, fields in STEPS:
-        name = next(iter(fields))
-        moved = placement.cpu_offload in ("group", "sequential")  # the last steps: nothing else combines with them
-        if moved and name in ("cpu_offload", "quantize", "layerwise_casting"):
-            continue
-        if device == "cpu" and fields.get("cpu_offload", "none") != "none":
-            continue
-        if any(fields.get(name, getattr(placement, name)) != getattr(placement, name) for name in fixed):
-            continue
-        if not _raises(placement, fields, name):
-            continue
-        tried, left_out = takable(replace(placement, **fields), parts)
-        if tried != placement and not (left_out and name != "vae_slicing") and not refused(tried, pipeline, device):
-            return tried
+        if _open(placement, fields, device, fixed):
+            tried, left_out = takable(replace(placement, **fields), parts)
+            whole = not left_out or "vae_slicing" in fields  # of slicing and tiling either will do
+            if whole and tried != placement and not refused(tried, pipeline, device):
+                return tried
     return None
 
 
-def _raises(placement: Placement, fields: Mapping[str, Any], name: str) -> bool:
+def _open(placement: Placement, fields: Switches, device: DeviceKind, fixed: Collection[str]) -> bool:
+    """Whether a step may be taken from a placement, and goes further than it."""
+    first = next(iter(fields))
+    moved = placement.cpu_offload in ("group", "sequential")  # the last steps: nothing else combines with them
+    if moved and first in ("cpu_offload", "quantize", "layerwise_casting"):
+        return False
+    if device == "cpu" and fields.get("cpu_offload", "none") != "none":
+        return False
+    if any(value != getattr(placement, name) for name, value in fields.items() if name in fixed):
+        return False
+    return _raises(placement, fields, first)
+
+
+def _raises(placement: Placement, fields: Mapping[str, object], first: str) -> bool:
     """Whether a step goes further than the placement in its first switch (or any, for switches that are on or off)."""
-    if name in RANKS:
-        ranks = RANKS[name]
-        return ranks.index(fields[name]) > ranks.index(getattr(placement, name))
+    if first in RANKS:
+        ranks = RANKS[first]
+        return ranks.index(fields[first]) > ranks.index(getattr(placement, first))
     return any(value is True and not getattr(placement, field) for field, value in fields.items())

@@ -1,120 +1,107 @@
-"""What memory this machine has, without torch: from the kernel, and from nvidia-smi where there is one."""
+"""What this machine has: the device that a name means here, how much memory is free and in all. The one answer.
+
+Without torch in this process: its devices are known from device_facts, host memory from psutil within the limits of
+control groups, and what is free on NVIDIA's GPUs from nvidia-smi.
+"""
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from pathlib import Path
 
-SMI = ("--query-gpu=index,uuid,name,memory.total,memory.free", "--format=csv,noheader,nounits")
+from ..core.choices import DeviceKind
+from . import control_groups, device_facts
+from .device_facts import Device
+
+SMI = ("--query-gpu=uuid,memory.free", "--format=csv,noheader,nounits")
 PATIENCE = 5  # seconds: nvidia-smi answers in a tenth of one, and hangs with a broken driver
+ROOT = Path("/")
 
 
-@dataclass(frozen=True)
-class Gpu:
-    """A GPU by the index that torch gives it: bytes in all, and bytes no process holds now."""
-
-    index: int
-    name: str
-    total: int
-    free: int
+def accelerators() -> tuple[Device, ...]:
+    """The devices that torch can use besides the CPU, those that "auto" prefers first."""
+    return device_facts.known()
 
 
-def gpus() -> tuple[Gpu, ...]:
-    """The NVIDIA GPUs that torch will see, () where there is none or no nvidia-smi that answers."""
+def accelerator(wanted: str) -> Device | None:
+    """What a device's name ("auto", "cuda", "cuda:1", "mps") means here; None for the CPU, or if it is not here."""
+    there = accelerators()
+    if wanted == "auto":
+        return there[0] if there else None
+    return next((one for one in there if one.name in (wanted, f"{wanted}:0")), None)
+
+
+def device_kind(wanted: str) -> DeviceKind:
+    """What kind of device a name will be here."""
+    return "cpu" if wanted == "cpu" or (wanted == "auto" and not accelerators()) else "accelerator"
+
+
+def free(device: Device) -> int | None:
+    """Bytes of a device's memory that no process holds now; None where nothing says."""
+    if device.shared:
+        return min((size for size in (device.total, host_free()) if size is not None), default=None)
+    if device.name.startswith("cuda") and (found := _nvidia().get(device.uuid)) is not None:
+        return found
+    there = device_facts.ask(free=True) or ()
+    return next((one.free for one in there if one.name == device.name), None)
+
+
+def _nvidia() -> dict[str, int]:
+    """UUID, as torch says it, -> bytes free; {} without nvidia-smi, or for GPUs that it does not know the memory of."""
     program = shutil.which("nvidia-smi")
     if program is None:
-        return ()
+        return {}
     try:
         done = subprocess.run([program, *SMI], capture_output=True, text=True, timeout=PATIENCE, check=True)
-        found = [_gpu(line) for line in done.stdout.splitlines() if line.strip()]
-    except (OSError, subprocess.SubprocessError, ValueError):
-        return ()
-    return tuple(_visible(found, os.environ.get("CUDA_VISIBLE_DEVICES")))
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    pairs = (line.split(",") for line in done.stdout.splitlines() if line.count(",") == 1)
+    return {uuid.strip().removeprefix("GPU-"): int(mib) << 20 for uuid, mib in pairs if mib.strip().isdecimal()}
 
 
-def _gpu(line: str) -> tuple[str, Gpu]:
-    """A line of nvidia-smi's: index, UUID, name, MiB in all, MiB free. Raises ValueError for "[N/A]"."""
-    index, uuid, name, total, free = (word.strip() for word in line.split(","))
-    return uuid, Gpu(int(index), name, int(total) << 20, int(free) << 20)
+def host_free(root: Path = ROOT) -> int | None:
+    """Bytes of host memory that a program can have without swapping; None where the system does not say."""
+    import psutil
 
-
-def _visible(found: list[tuple[str, Gpu]], named: str | None) -> Iterator[Gpu]:
-    """The GPUs that CUDA_VISIBLE_DEVICES names, by index or the beginning of a UUID, in its order and numbered anew.
-
-    CUDA sees those before the first that is not there (CUDA C++ Programming Guide, environment variables).
-    """
-    words = [str(gpu.index) for _, gpu in found] if named is None else [word.strip() for word in named.split(",")]
-    for number, word in enumerate(words):
-        chosen = next(
-            (g for uuid, g in found if word == str(g.index) or (len(word) > 4 and uuid.startswith(word))), None
-        )
-        if chosen is None:
-            return
-        yield replace(chosen, index=number)
-
-
-def host_free(root: Path = Path("/")) -> int | None:
-    """Bytes of host memory that a program can have without swapping; None where the system does not say.
-
-    MemAvailable of /proc/meminfo, within the limit of the control group (cgroup v2, memory.max). What a group uses
-    counts the pages of files it read, which the kernel drops when memory is wanted: those unused for long
-    (inactive_file of memory.stat) are free.
-    """
     try:
-        lines = dict(line.split(":", 1) for line in (root / "proc/meminfo").read_text().splitlines())
-        free = int(lines["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):
-        return _physical()
-    group = root / "sys/fs/cgroup"
-    try:
-        limit, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
-    except (OSError, ValueError):  # no control group, or "max": no limit
-        return free
-    return max(0, min(free, limit - used + _droppable(group)))
-
-
-def _droppable(group: Path) -> int:
-    try:
-        lines = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-        return int(lines["inactive_file"])
-    except (OSError, KeyError, ValueError):
-        return 0
-
-
-def host_total(root: Path = Path("/")) -> int | None:
-    """Bytes of host memory and swap in all, within the limit of the control group; None where nothing says."""
-    try:
-        lines = dict(line.split(":", 1) for line in (root / "proc/meminfo").read_text().splitlines())
-        memory, swap = (int(lines[name].split()[0]) * 1024 for name in ("MemTotal", "SwapTotal"))
-    except (OSError, KeyError, ValueError):
-        return _physical()
-    try:
-        return min(memory, int((root / "sys/fs/cgroup/memory.max").read_text())) + swap
-    except (OSError, ValueError):  # no control group, or "max": no limit
-        return memory + swap
-
-
-def _physical() -> int | None:
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (ValueError, OSError, AttributeError):
+        available = int(psutil.virtual_memory().available)
+    except OSError:  # a system without /proc
         return None
+    return min([available, *(group.free for group in control_groups.groups(root))])
+
+
+def host_memory(root: Path = ROOT) -> int | None:
+    """Bytes of host memory in all, within the limits on this process; None where the system does not say."""
+    import psutil
+
+    try:
+        total = int(psutil.virtual_memory().total)
+    except OSError:
+        return None
+    return min([total, *(group.limit for group in control_groups.groups(root))])
+
+
+def host_total(root: Path = ROOT) -> int | None:
+    """Bytes of host memory and swap in all, within the limits on this process; None where nothing says."""
+    import psutil
+
+    memory = host_memory(root)
+    if memory is None:
+        return None
+    try:
+        swap = int(psutil.swap_memory().total)
+    except (OSError, RuntimeError):  # Windows without performance counters
+        swap = 0
+    limits = (group.with_swap for group in control_groups.groups(root))
+    return min([memory + swap, *(limit for limit in limits if limit is not None)])
 
 
 def resident() -> int | None:
-    """Bytes of memory that this process holds now; None where the system does not say (proc(5), statm)."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError, IndexError, AttributeError):
-        pass
-    try:
-        import resource
+    """Bytes of memory that this process holds now; None where the system does not say."""
+    import psutil
 
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # the peak, in bytes on macOS
-    except ImportError:
+    try:
+        return int(psutil.Process().memory_info().rss)
+    except (OSError, psutil.Error):
         return None

@@ -5,9 +5,10 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from ..core.build_spec import Placement
+from ..core.choices import DeviceKind
+from ..core.components import Stage
 from .estimate import (
     FRAGMENTS,
     HOST_RESERVE,
@@ -29,6 +30,8 @@ from .knobs import (
     PINNED,
     STREAMING,
     UNET_SHARE,
+    Switches,
+    Value,
     describe,
     refused,
     takable,
@@ -43,11 +46,15 @@ MARGIN = 1.1
 
 @dataclass(frozen=True)
 class Machine:
-    """Free bytes to plan for. `device` is a kind: "cuda" for any GPU, or "cpu", whose memory is the host's."""
+    """Free bytes to plan for: of the device, and of the host, which are the same on the CPU.
 
-    device: str
+    `shared`: whether an accelerator's memory is the host's, so that what is in either counts for both.
+    """
+
+    device: DeviceKind
     memory: int
     host: int = UNLIMITED
+    shared: bool = False
 
 
 @dataclass(frozen=True)
@@ -86,17 +93,22 @@ def option(
     parts: Sequence[Sizes],
     task: Task,
     machine: Machine,
-    factors: Mapping[str, float] | None = None,
+    factors: Mapping[Stage, float] | None = None,
 ) -> Option:
     """A placement weighed against a machine."""
     found = peaks(parts, placement, task, factors)
     slow = slow_down(parts, placement, task)
-    fits = max(p.device for p in found) <= usable(machine.memory, machine.device)
+    fits = taken(found, machine) <= usable(machine.memory, machine.device)
     fits = fits and max(p.host for p in found) <= machine.host - HOST_RESERVE
     return Option(placement, found, slow, fits)
 
 
-def needed(peak: int, device: str) -> int:
+def taken(found: Sequence[Peak], machine: Machine) -> int:
+    """Bytes of the machine's device memory at the worst moment of all stages."""
+    return max(peak.device + (peak.host if machine.shared else 0) for peak in found)
+
+
+def needed(peak: int, device: DeviceKind) -> int:
     """Free bytes a device must have for a peak: the inverse of `usable`."""
     return peak + HOST_RESERVE if device == "cpu" else round((peak + RESERVE) / (1 - FRAGMENTS))
 
@@ -106,7 +118,7 @@ def slow_down(parts: Sequence[Sizes], placement: Placement, task: Task) -> float
     factor = 1.0
     for cost in COSTS:
         if getattr(placement, cost.knob) == cost.value:
-            factor *= cost.cpu if task.device == "cpu" else cost.cuda
+            factor *= cost.cpu if task.device == "cpu" else cost.accelerator
     if placement.cpu_offload == "none" or task.device == "cpu":
         return factor
     computing = max(seconds(parts, task), 1e-3)
@@ -136,18 +148,18 @@ def candidates(parts: Sequence[Sizes], task: Task, asked: Placement) -> Iterator
 
     Attention slicing is not among them: with SDPA attention it saves nothing and slows down (diffusers#4487).
     """
-    offloads = ("none",) if task.device == "cpu" else ("none", "model", "group", "sequential")
-    axes: dict[str, tuple[Any, ...]] = {
+    axes: dict[str, tuple[Value, ...]] = {
         "quantize": ("none", "int8", "fp8", "int4"),
         "layerwise_casting": (False, True),
-        "cpu_offload": offloads,
+        "cpu_offload": ("none",) if task.device == "cpu" else ("none", "model", "group", "sequential"),
         "vae_tiling": (False, True),
         "vae_slicing": (False, True) if task.batch > 1 else (False,),
     }
-    given = asked.to_json()
-    axes = {name: (given[name],) if name in given else values for name, values in axes.items()}
+    given = asked.to_json().keys()
+    axes = {name: (getattr(asked, name),) if name in given else values for name, values in axes.items()}
     for values in itertools.product(*axes.values()):
-        placement = replace(asked, **dict(zip(axes, values, strict=True)))
+        fields: Switches = dict(zip(axes, values, strict=True))  # type: ignore[assignment]
+        placement = replace(asked, **fields)
         if takable(placement, parts)[0] == placement and not refused(placement, task.pipeline, task.device):
             yield placement
 
@@ -164,7 +176,7 @@ def plan(
     task: Task,
     machine: Machine,
     asked: Placement,
-    factors: Mapping[str, float] | None = None,
+    factors: Mapping[Stage, float] | None = None,
 ) -> Plan:
     """The placement to use: exactly the switches asked for (manual), or the fastest that is predicted to fit (auto).
 
@@ -177,7 +189,7 @@ def plan(
     weighed = (option(one, parts, task, machine, factors) for one in candidates(parts, task, kept))
     options = sorted(weighed, key=_rank)
     fitting = [one for one in options if one.fits]
-    smallest = min(options, key=lambda one: (one.peak, one.host))
+    smallest = min(options, key=lambda one: (taken(one.peaks, machine), one.host))
     if manual:
         chosen = option(asked, parts, task, machine, factors)
         reason = "the switches asked for" if chosen.fits else f"it does not fit into {gib(machine.memory)}"
@@ -188,7 +200,9 @@ def plan(
         reason = _reason(chosen, len(fitting), option(Placement(), parts, task, machine, factors), machine)
     if not fitting:
         reason = f"nothing fits: the smallest, {describe(smallest.placement)}, needs {_needs(smallest, machine)}"
-    return Plan(chosen, reason, _shown(options), needed(chosen.peak, machine.device), unknown(parts), notices)
+    return Plan(
+        chosen, reason, _shown(options), needed(taken(chosen.peaks, machine), machine.device), unknown(parts), notices
+    )
 
 
 def _fastest(fitting: Sequence[Option]) -> Option:
@@ -205,7 +219,7 @@ def _reason(chosen: Option, count: int, plain: Option, machine: Machine) -> str:
 
 def _needs(one: Option, machine: Machine) -> str:
     """What a placement needs and what there is, of whichever memory is short."""
-    words = f"{gib(needed(one.peak, machine.device))} of {gib(machine.memory)}"
+    words = f"{gib(needed(taken(one.peaks, machine), machine.device))} of {gib(machine.memory)}"
     if machine.device != "cpu" and one.host > machine.host - HOST_RESERVE:
         words += f" and {gib(one.host + HOST_RESERVE)} of {gib(machine.host)} of host memory"
     return words
@@ -213,7 +227,7 @@ def _needs(one: Option, machine: Machine) -> str:
 
 def _shown(options: Sequence[Option]) -> tuple[Option, ...]:
     """One option for each way of keeping the weights: the fastest that fits, else the smallest."""
-    ways: dict[tuple[Any, ...], list[Option]] = {}
+    ways: dict[tuple[str, bool, str], list[Option]] = {}
     for one in options:
         placement = one.placement
         ways.setdefault((placement.quantize, placement.layerwise_casting, placement.cpu_offload), []).append(one)

@@ -15,7 +15,7 @@ from ..core.flag import PER_CALL, Flag, nearest
 from ..core.manifest import Manifest
 from ..core.source import Role
 from .estimate import Task, peaks
-from .machine import gpus, host_total
+from .machine import accelerator, device_kind, host_total
 from .plan import gib
 from .tables import Table, built_table
 
@@ -87,38 +87,30 @@ def _task(
         frames=size("num_frames", "frames") or 1 if manifest.kind == "video" else 1,
         batch=at_once * (len(prompts) if isinstance(prompts, list) else 1),
         dtype=manifest.config.dtype,
-        device=_kind(manifest.config.device),
+        device=device_kind(manifest.config.device),
     )
-
-
-@functools.cache
-def _kind(device: str) -> str:
-    return "cpu" if device == "cpu" or (device == "auto" and not gpus()) else "cuda"
 
 
 def _short(manifest: Manifest, found: Callable[[], Table], step_down: bool, task: Task, most: float) -> str:
     """What a run needs and what there is, in words, where the one is `most` times the other; else ""."""
     placement = manifest.config.placement
-    if task.device == "cuda" and step_down:
+    if task.device == "accelerator" and step_down:
         placement = replace(placement, vae_slicing=True, vae_tiling=True, cpu_offload="sequential")
     predicted = peaks(found().parts, placement, task)
-    if said := _beyond(max(peak.host for peak in predicted), host_total(), "this machine has", most):
+    there = accelerator(manifest.config.device) if task.device == "accelerator" else None
+    both = there is not None and there.shared
+    host = max(peak.host + (peak.device if both else 0) for peak in predicted)
+    if said := _beyond(host, host_total(), "this machine has", most):
         return said
-    if task.device == "cpu":
+    if there is None or both:
         return ""
-    return _beyond(max(peak.device for peak in predicted), _gpu_total(manifest), "the GPU has", most)
+    return _beyond(max(peak.device for peak in predicted), there.total, "the GPU has", most)
 
 
 def _beyond(needed: int, total: int | None, owner: str, most: float) -> str:
     if not total or needed <= most * total:
         return ""
     return f"some {gib(needed)} of memory would be needed, and {owner} {gib(total)} in all"
-
-
-def _gpu_total(manifest: Manifest) -> int | None:
-    """Bytes of the GPU that a pipeline runs on, None where nothing says."""
-    number = int(manifest.config.device.partition(":")[2] or 0)
-    return next((gpu.total for gpu in gpus() if gpu.index == number), None)
 
 
 def _smaller(task: Task, flags: Mapping[str, Flag]) -> Iterator[tuple[str, Task]]:

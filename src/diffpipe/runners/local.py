@@ -8,7 +8,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,7 +27,7 @@ from .job import CHUNK, Ears, Job
 log = logging.getLogger("diffpipe.run")
 
 OnStep = Callable[[Request, int, int], None]
-Note = Callable[[Sequence[Mapping[str, Any]]], None]
+Note = Callable[[Sequence[measured.Measured]], None]
 Make = Callable[[list[Request]], list[list[Artifact]]]  # the files of requests that go into one call
 Call = Callable[[list[Request], Any, Placement], list[list[Artifact]]]  # the same, with a pipeline in a placement
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from ...core.errors import DiffpipeError
 from ...core.manifest import Located, Manifest
+from ...memory import machine
 from ..classes import lookup
 from ..placement import devices
 from . import imports, quantize
@@ -77,7 +78,7 @@ def read_ahead(paths: Iterable[Path]) -> None:
         return
     try:
         sizes = {path: path.stat().st_size for path in paths}
-        if sum(sizes.values()) > SHARE * (devices.host_memory() or 0):
+        if sum(sizes.values()) > SHARE * (machine.host_memory() or 0):
             return
         for path, size in sizes.items():
             with path.open("rb") as file:

@@ -4,35 +4,28 @@ from __future__ import annotations
 
 import logging
 import re
+import sys
 import warnings
 from textwrap import shorten
-from typing import Any
 
 from ...core.errors import UsageError
+from ...memory import device_facts, machine
+from ...memory.device_facts import Device
 
 log = logging.getLogger("diffpipe.engine")
 
 
-def devices() -> list[dict[str, Any]]:
-    """Every device torch can use here, fastest first: name, description, memory in bytes (None where unknown)."""
+def devices() -> tuple[Device, ...]:
+    """Every device that torch can use here, the one that "auto" takes first and the CPU last.
+
+    What is seen is kept for processes without torch.
+    """
     import torch
 
-    found: list[dict[str, Any]] = []
-    if torch.cuda.is_available():
-        for index in range(torch.cuda.device_count()):
-            properties = torch.cuda.get_device_properties(index)
-            found.append(
-                {"name": f"cuda:{index}", "description": properties.name, "memory": int(properties.total_memory)}
-            )
-    if torch.backends.mps.is_available():
-        found.append({"name": "mps", "description": "Apple GPU", "memory": None})
-    if hasattr(torch, "xpu") and torch.xpu.is_available():
-        found += [
-            {"name": f"xpu:{index}", "description": torch.xpu.get_device_name(index), "memory": None}
-            for index in range(torch.xpu.device_count())
-        ]
-    found.append({"name": "cpu", "description": f"{torch.get_num_threads()} threads", "memory": host_memory()})
-    return found
+    found = device_facts.from_torch(torch)
+    device_facts.keep(found)
+    cpu = Device("cpu", f"{torch.get_num_threads()} threads", machine.host_memory(), shared=True)
+    return (*found, cpu)
 
 
 def kind(device: str) -> str:
@@ -42,18 +35,8 @@ def kind(device: str) -> str:
     family = device.partition(":")[0]
     if family == "cpu":
         return f"cpu: {torch.backends.cpu.get_cpu_capability()}"
-    described = {found["name"]: found["description"] for found in devices()}
+    described = {found.name: found.description for found in devices()}
     return f"{family}: {described.get(device) or described.get(f'{family}:0', '')}".removesuffix(": ")
-
-
-def host_memory() -> int | None:
-    """Physical memory in bytes, None where the system does not say."""
-    import os
-
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (ValueError, OSError, AttributeError):
-        return None
 
 
 def choose_device(wanted: str) -> str:
@@ -61,19 +44,25 @@ def choose_device(wanted: str) -> str:
 
     Raises UsageError for a device that torch cannot use here.
     """
-    names = [device["name"] for device in devices()]
+    names = [device.name for device in devices()]
     if wanted == "auto":
-        return str(names[0])
+        return names[0]
     if wanted in names or f"{wanted}:0" in names:
         return wanted
     raise UsageError(f"there is no device {wanted!r} here", f"available: {', '.join(names)}")
 
 
+# How errors begin or what they say that are of no class of their own: the CPU's allocator, and Apple's.
+OUT_OF_MEMORY = ("can't allocate memory", "MPS backend out of memory")
+
+
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that the device's memory, or the host's, ran out (torch tells the latter by words only)."""
+    """Whether an error says that the device's memory, or the host's, ran out."""
     import torch
 
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return any(words in str(error) for words in OUT_OF_MEMORY)
 
 
 def quiet_libraries() -> None:
@@ -110,25 +99,43 @@ _CUT = _Cut(logging.WARNING)
 
 def memory_now(device: str) -> str:
     """Peak memory so far, for the log: of this process, and of the device where it has its own."""
-    import sys
-
-    import torch
-
     parts = []
     if sys.platform != "win32":
         import resource
 
         unit = 1 if sys.platform == "darwin" else 1024  # getrusage(2): bytes on macOS, kilobytes on Linux
         parts.append(f"peak host memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6:.0f} MB")
-    if device.startswith("cuda"):
-        parts.append(f"peak device memory {torch.cuda.max_memory_allocated(device) / 1e6:.0f} MB")
+    if (peak := peak_memory(device)) is not None:
+        parts.append(f"peak device memory {peak / 1e6:.0f} MB")
     return ", ".join(parts)
 
 
-def device_memory(device: str) -> int | None:
-    """Bytes of a GPU's memory that torch holds; None without a GPU."""
-    if not device.startswith("cuda"):
-        return None
+def peak_memory(device: str) -> int | None:
+    """The most bytes of a device's memory that tensors took so far; None where torch does not count them (CPU, MPS)."""
     import torch
 
-    return int(torch.cuda.memory_reserved(device))
+    if device.startswith("cuda"):
+        return int(torch.cuda.max_memory_allocated(device))
+    return int(torch.xpu.max_memory_allocated(device)) if device.startswith("xpu") else None
+
+
+def device_memory(device: str) -> int | None:
+    """Bytes of a device's memory that torch holds; None on the CPU."""
+    import torch
+
+    if device.startswith("cuda"):
+        return int(torch.cuda.memory_reserved(device))
+    if device.startswith("xpu"):
+        return int(torch.xpu.memory_reserved(device))
+    return int(torch.mps.driver_allocated_memory()) if device == "mps" else None
+
+
+def _main() -> None:
+    """Say what torch sees, for a process that has no torch (see memory.device_facts)."""
+    import torch
+
+    print(device_facts.as_text(device_facts.from_torch(torch, free="--free" in sys.argv[1:])))
+
+
+if __name__ == "__main__":
+    _main()

@@ -7,7 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, ParamSpec, TypeVar
 
+from ...core.components import Stage
 from . import apply as placing
+from . import devices
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -37,9 +39,7 @@ def _raised(before: int | None, now: int | None) -> int | None:
 
 def marks(device: str) -> Marks:
     """The most memory held so far: on a GPU by torch's tensors, on the host by this process."""
-    import torch
-
-    return Marks(torch.cuda.max_memory_allocated(device) if device.startswith("cuda") else None, _peak_of_process())
+    return Marks(devices.peak_memory(device), _peak_of_process())
 
 
 def _peak_of_process() -> int | None:
@@ -60,9 +60,9 @@ class Meter:
 
     def __init__(self, device: str) -> None:
         self.device = device
-        self.stage = "encode"
+        self.stage: Stage | None = "encode"  # None: between calls
         self.before = Marks()
-        self.peaks: dict[str, Marks] = {}
+        self.peaks: dict[Stage, Marks] = {}
 
     def watch(self, pipe: DiffusionPipeline) -> DiffusionPipeline:
         """The same pipeline, whose denoisers and decoders report when they start."""
@@ -85,15 +85,16 @@ class Meter:
         """Begin a call."""
         self.peaks, self.stage, self.before = {}, "encode", marks(self.device)
 
-    def enter(self, stage: str) -> None:
+    def enter(self, stage: Stage | None) -> None:
         """A stage begins, or goes on."""
         if stage == self.stage:
             return
         now = marks(self.device)
-        self.peaks[self.stage] = self.before.raised_to(now).or_else(self.peaks.get(self.stage, Marks()))
+        if self.stage is not None:
+            self.peaks[self.stage] = self.before.raised_to(now).or_else(self.peaks.get(self.stage, Marks()))
         self.stage, self.before = stage, now
 
-    def stop(self) -> dict[str, Marks]:
+    def stop(self) -> dict[Stage, Marks]:
         """The call has ended: stage -> peak on the device and on the host, None where it was not the highest so far."""
-        self.enter("")
+        self.enter(None)
         return {stage: peak for stage, peak in self.peaks.items() if peak != Marks()}

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from ...core.build_spec import Placement
+from ...core.choices import DeviceKind
 from ...core.errors import DiffpipeError, Exit
 from ...memory.knobs import describe, next_step, options
 from . import apply as placing
@@ -83,7 +84,7 @@ class LoadedPipeline:
     def _next(self, placement: Placement) -> Placement | None:
         """The next step down in the documented order, without those that would change nothing here."""
         pipe = self.as_built() if self.pipe is None else self.pipe
-        kind = self.device.partition(":")[0]
+        kind: DeviceKind = "cpu" if self.device == "cpu" else "accelerator"
         return next_step(placement, placing.parts(pipe), type(pipe).__name__, kind, self._fixed(pipe))
 
     def _fixed(self, pipe: DiffusionPipeline) -> set[str]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from ...cache.store import Entry, Store
 from ...core.manifest import Manifest
-from ...memory.machine import gpus, host_free
+from ...memory import machine
 from ...memory.refuse import needed
 from . import lifecycle
 from .protocol import Status
@@ -32,9 +32,9 @@ def free_memory(store: Store, entry: Entry, manifest: Manifest) -> Iterator[Stat
 
 def _short(manifest: Manifest, host: int, device: int) -> bool:
     """Whether less memory is free than is needed, here or on the pipeline's GPU."""
-    free = host_free()
+    free = machine.host_free()
     if free is not None and host > free:
         return True
-    number = int(manifest.config.device.partition(":")[2] or 0)
-    there = next((gpu.free for gpu in gpus() if gpu.index == number), None)
-    return there is not None and device > there
+    there = machine.accelerator(manifest.config.device) if device else None
+    left = machine.free(there) if there else None
+    return left is not None and device > left
