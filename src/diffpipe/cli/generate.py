@@ -17,7 +17,7 @@ from ..batch.sweeps import sweeps
 from ..cache import measured
 from ..cache.store import SHORT, Entry, Store
 from ..catalog.plugins import providers
-from ..catalog.vocabulary import read, unknown_words
+from ..catalog.vocabulary import read
 from ..core.canonical import JsonValue
 from ..core.errors import Exit, UsageError
 from ..core.flag import FORMATS, FRAME_RATES, NOUNS, PER_CALL, Flag, OutputKind
@@ -360,7 +360,7 @@ class _Words:
         if self.known is None:
             return []
         found = []
-        for word, near in unknown_words(prompt, self.known).items():
+        for word, near in self.known.unknown_words(prompt).items():
             hint = f"did you mean {' or '.join(near)}? " if near else ""
             found.append(f"the model does not know {word!r}; {hint}diffpipe providers show {self.name} lists its words")
             if word not in self.told:

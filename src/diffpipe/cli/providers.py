@@ -11,7 +11,7 @@ import typer
 from ..catalog.plugins import providers
 from ..catalog.rows import Provider
 from ..catalog.schedulers import schedulers_of
-from ..catalog.vocabulary import read, shown
+from ..catalog.vocabulary import read
 from ..core.errors import NotFoundError
 from . import output, tree
 
@@ -72,9 +72,9 @@ def show(
             f"there is no provider {provider!r}",
             f"did you mean {' or '.join(near)}?" if near else "diffpipe providers list shows them",
         )
-    words = read(found.vocabulary) if found.vocabulary else {}
+    words = read(found.vocabulary) if found.vocabulary else None
     if json:
-        output.result_json(_facts(found) | ({"vocabulary": words} if words else {}))
+        output.result_json(_facts(found) | ({"vocabulary": words.document} if words else {}))
         return
     output.result(f"{found.title}{' (legacy)' if found.legacy else ''}  {found.homepage}".rstrip())
     for row in found.types:
@@ -92,5 +92,5 @@ def show(
     for names, types in _schedulers(found).items():
         which = "" if len(types) == len(found.types) else f" ({', '.join(types)})"
         output.result(f"\nschedulers{which}: {', '.join(names)}")
-    for kind, line in shown(words).items():
+    for kind, line in (words.shown() if words else {}).items():
         output.result(f"\n{kind}: {line}")
