@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -92,6 +91,8 @@ CASES = (
 
 def timed(command: list[str], environment: Mapping[str, str], folder: Path, shows: str) -> Run:
     """Run a command to its end. Raises SystemExit if it fails or does not print what it must."""
+    import resource  # Windows has none
+
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     started = time.perf_counter()
     done = subprocess.run(command, env={**os.environ, **environment}, cwd=folder, capture_output=True, text=True)

@@ -24,7 +24,7 @@ from typing import Any
 import fsspec
 import pytest
 from checkpoints import with_custom_pipeline
-from conftest import Cli, Warm
+from conftest import IS_ROOT, Cli, Warm
 from hub_server import serve
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -807,7 +807,7 @@ def test_what_a_store_says_is_told_in_the_users_terms(raised: Exception, error: 
     assert told.value.hint
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+@pytest.mark.skipif(IS_ROOT, reason="root may read everything")
 def test_a_file_that_may_not_be_read_is_told(made: Made, there: Store, tmp_path: Path) -> None:
     file = tmp_path / "x.tar"
     shutil.copy(made.file, file)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pty
 import re
 import shutil
 import subprocess
@@ -40,6 +39,8 @@ class Terminal:
     """An interactive shell on a pseudo-terminal."""
 
     def __init__(self, shell: str, env: dict[str, str], folder: Path) -> None:
+        import pty  # Windows has none
+
         self.line = folder / f"line.{shell}"
         start = folder / f"start.{shell}"
         start.write_text(START[shell])

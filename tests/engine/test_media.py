@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import resource
 import struct
 import tempfile
 import wave
@@ -352,6 +351,8 @@ def test_the_same_content_makes_the_same_bytes_on_one_processor_or_two(tmp_path:
 @contextmanager
 def full_disk(most: int) -> Iterator[None]:
     """Files of this process cannot grow beyond `most` bytes."""
+    import resource  # Windows has none
+
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
     try:

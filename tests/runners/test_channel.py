@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import IS_ROOT
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -284,7 +285,7 @@ def test_a_folder_that_others_may_enter_is_refused(private: Path, mode: int) -> 
         folder.folder()
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="only root can give files away")
+@pytest.mark.skipif(not IS_ROOT, reason="only root can give files away")
 def test_a_folder_of_another_user_is_refused(private: Path) -> None:
     os.chown(private, 65534, 65534)
     with pytest.raises(CacheError, match="belongs to another user"):
@@ -363,7 +364,7 @@ def test_who_lets_nobody_in_is_no_nobody(private: Path, monkeypatch: pytest.Monk
         one.close()
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="only root can give files away")
+@pytest.mark.skipif(not IS_ROOT, reason="only root can give files away")
 def test_what_belongs_to_another_is_not_used(private: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     listener = channel.listen(private / "o")
     os.chown(channel.path_of(private / "o"), 65534, 65534)
@@ -372,7 +373,7 @@ def test_what_belongs_to_another_is_not_used(private: Path, monkeypatch: pytest.
     listener.close()
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+@pytest.mark.skipif(not IS_ROOT, reason="only root can become another user")
 def test_another_users_process_is_not_talked_to(private: Path) -> None:
     """Its socket's file is ours; the process that listens is not."""
     path = channel.path_of(private / "p")
