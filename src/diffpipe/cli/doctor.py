@@ -13,6 +13,7 @@ import typer
 
 from ..building.versions import versions
 from ..cache.store import Store
+from ..core.bounds import Misfit, misfits
 from ..core.canonical import JsonObject
 from ..memory import machine
 from ..sources import hub
@@ -76,6 +77,7 @@ class Facts:
 
     python: str
     versions: Mapping[str, str]
+    outside_bounds: tuple[Misfit, ...]
     devices: tuple[DeviceShown, ...]
     cache: CacheShown
     token: bool
@@ -83,7 +85,7 @@ class Facts:
     not_used: tuple[SeamMissing, ...]
 
     def to_json(self) -> JsonObject:
-        return asdict(self)
+        return {**asdict(self), "outside_bounds": [one.to_json() for one in self.outside_bounds]}
 
     def rows(self) -> Iterable[tuple[str, str]]:
         """Titles and texts for a reader."""
@@ -106,21 +108,25 @@ def doctor(
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     offline: Annotated[bool, typer.Option("--offline", help="Do not ask the hub.")] = False,
 ) -> None:
-    facts = examine(offline)
+    outside = misfits()
+    for one in outside:  # before anything is imported that may fail for it
+        output.warn(f"{one.problem}\n  try: {one.remedy}")
+    facts = examine(offline, tuple(outside))
     if json:
         output.result_json(facts.to_json())
     else:
         output.table(("", ""), list(facts.rows()))
 
 
-def examine(offline: bool) -> Facts:
-    """What this machine has, and whether the hub answers."""
+def examine(offline: bool, outside: tuple[Misfit, ...] = ()) -> Facts:
+    """What this machine has, and whether the hub answers; `outside`: what diffpipe needs in other versions."""
     from ..engine.placement.devices import devices
     from ..engine.seams import seams
 
     return Facts(
         python=platform.python_version(),
         versions=versions(),
+        outside_bounds=outside,
         devices=tuple(map(_device, devices())),
         cache=_cache(Store()),
         token=hub.token() is not None,
