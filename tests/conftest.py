@@ -52,6 +52,14 @@ def pytest_configure(config: pytest.Config) -> None:
     }
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as light what neither runs the command line nor loads a pipeline, unless it is for the pinned packages."""
+    for item in items:
+        heavy = {"cli", "checkpoints"} & set(getattr(item, "fixturenames", ()))
+        if item.path.parent.name in LIGHT and not heavy and not item.get_closest_marker("pinned"):
+            item.add_marker(pytest.mark.light)
+
+
 def pytest_unconfigure(config: pytest.Config) -> None:
     shutil.rmtree(config.stash[TEMPORARY], ignore_errors=True)
 

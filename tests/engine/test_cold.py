@@ -28,6 +28,7 @@ from diffpipe.core.source import BASE
 from diffpipe.engine.loading import start
 from diffpipe.engine.seams import diffusers_import_seam, transformers_seam
 
+pytestmark = pytest.mark.pinned  # most of what saves time at the start is for versions it was tried with
 PROMPT = ("--prompt", "a panda on a pink background", "--seed", "11", "--num-inference-steps", "2")
 COMPILER = "torch._dynamo.convert_frame"
 UNNEEDED = {COMPILER, "torchao", "diffusers.models.transformers.transformer_wan"}

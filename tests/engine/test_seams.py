@@ -28,12 +28,16 @@ diffusers = pytest.importorskip("diffusers")
 transformers = pytest.importorskip("transformers")
 
 
-@pytest.mark.parametrize("seam", seams.seams(), ids=lambda seam: f"{seam.library} {seam.name}")
+ALL = [pytest.param(seam, marks=[pytest.mark.pinned] if seam.versions else []) for seam in seams.seams()]
+
+
+@pytest.mark.parametrize("seam", ALL, ids=[f"{seam.library} {seam.name}" for seam in seams.seams()])
 def test_it_applies_to_what_is_installed(seam: Seam) -> None:
     assert seam.applies
     assert all((seam.buys, seam.without, seam.name))
 
 
+@pytest.mark.pinned
 def test_nothing_is_imported_to_tell() -> None:
     program = """
 import sys
@@ -88,6 +92,7 @@ def test_a_package_that_is_taken_for_absent_has_no_folder(monkeypatch: pytest.Mo
     assert installed("torch", ("2.", "3."))
 
 
+@pytest.mark.pinned
 def test_what_does_not_apply_stands_in_the_log(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
