@@ -20,8 +20,8 @@ from diffpipe.core.build_spec import BuildSpec, Placement
 from diffpipe.memory import estimate, knobs
 from diffpipe.memory.estimate import Task, peaks, weight_bytes, weights
 from diffpipe.memory.plan import Machine, Plan, gib, option, plan
+from diffpipe.memory.recorded import recorded
 from diffpipe.memory.sizes import Sizes
-from diffpipe.memory.tables import recorded
 from diffpipe.memory.tables import table as read_table
 
 FILE = Path(__file__).resolve().parents[1] / "docs/memory.md"
@@ -120,14 +120,13 @@ MEASURED = (
 
 def parts_of(model: str) -> tuple[Sizes, ...]:
     """The recorded components of a model."""
-    return tuple(Sizes.from_json(part) for part in recorded()[model]["components"])
+    return recorded()[model].components
 
 
 def task_of(model: str) -> Task:
     """What a recorded model makes by default."""
     known = recorded()[model]
-    sizes = {name: known[name] for name in ("width", "height", "frames", "steps") if name in known}
-    return Task(known["pipeline"], **sizes)
+    return Task(known.pipeline, **known.sizes)
 
 
 def chosen(model: str, memory: int) -> Plan:
@@ -198,7 +197,7 @@ def choice_table() -> str:
             cells.append(cell if made.chosen.fits else f"nothing fits; {words} needs {gib(made.needed)}")
         task = task_of(model)
         size = f"{task.width} x {task.height}" + (f" x {task.frames}" if task.frames > 1 else "")
-        rows.append((f"{known['title']}, {size}", gib(plain.peak), *cells))
+        rows.append((f"{known.title}, {size}", gib(plain.peak), *cells))
     return table(("model", "as it is", *(f"{memory} GiB" for memory in MEMORY)), rows)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import memory_docs
@@ -32,8 +32,8 @@ from diffpipe.memory.estimate import (
     weights,
 )
 from diffpipe.memory.plan import MARGIN, Machine, candidates, needed, option, plan, slow_down
+from diffpipe.memory.recorded import recorded
 from diffpipe.memory.sizes import Sizes, is_linear, read_sizes, set_steps
-from diffpipe.memory.tables import recorded
 
 MODELS = tuple(recorded())
 FLUX = parts_of("flux-dev")
@@ -440,7 +440,7 @@ def test_the_order_of_stepping_down() -> None:
 
 @given(placement=PLACEMENTS, model=st.sampled_from(MODELS), device=st.sampled_from(["accelerator", "cpu"]))
 def test_stepping_down_ends_and_takes_only_what_works(placement: Placement, model: str, device: DeviceKind) -> None:
-    pipeline = recorded()[model]["pipeline"]
+    pipeline = recorded()[model].pipeline
     seen = [placement]
     while (following := knobs.next_step(seen[-1], parts_of(model), pipeline, device)) is not None:
         assert knobs.refused(following, pipeline, device) is None
@@ -453,7 +453,7 @@ def test_a_placement_survives_json() -> None:
     placement = Placement(quantize="int8", quantize_components=("transformer",), vae_tiling=True)
     assert Placement.from_json(Fields(placement.to_json())) == placement
     assert Placement().to_json() == {}
-    assert Sizes.from_json(asdict(FLUX[0])) == Sizes.from_json(FLUX[0].to_json()) == FLUX[0]
+    assert [Sizes.from_json(Fields(part.to_json())) for part in FLUX] == list(FLUX)
 
 
 def test_float32_takes_twice_as_much() -> None:

@@ -15,7 +15,17 @@ from ..catalog.plugins import providers
 from ..catalog.rows import PipelineType, Provider
 from ..catalog.schedulers import every_scheduler, schedulers_of
 from ..core.build_spec import BuildSpec, Placement, Speed
-from ..core.choices import DEVICE, DEVICES, AttentionBackend, Dtype, StepCache
+from ..core.choices import (
+    DEVICE,
+    DEVICES,
+    AttentionBackend,
+    CpuOffload,
+    Dtype,
+    Memory,
+    Quantize,
+    QuantizeBackend,
+    StepCache,
+)
 from ..core.errors import DiffpipeError, UsageError
 from ..core.flag import MEDIA_KINDS
 from . import output, tree
@@ -23,9 +33,6 @@ from .flags import option, parse_json, reporting, with_parameters
 
 if TYPE_CHECKING:
     from ..building.build import Built
-
-QUANTIZATIONS = Literal["none", "fp8", "int8", "int4"]
-BACKENDS = Literal["quanto", "torchao"]
 
 
 def make() -> Any:
@@ -126,12 +133,12 @@ COMMON = [
         autocompletion=_devices,
     ),
     option(
-        "memory", Literal["manual", "auto"], "manual",
+        "memory", Memory, "manual",
         "manual: exactly the switches below. auto: the fastest way that is predicted to fit the memory that is free, "
         "with the switches given kept. diffpipe plan shows the choice and every other way.", panel=MEMORY,
     ),
     option(
-        "cpu_offload", Literal["none", "model", "sequential", "group"], "none",
+        "cpu_offload", CpuOffload, "none",
         "Keep the weights in host memory. model: one component at a time on the device; needs room for the largest; "
         "the first to try. group: a block at a time, copied while the last one works; needs little room and fast host "
         "memory for all weights. sequential: a layer at a time; needs least and is slowest by far.", panel=MEMORY,
@@ -163,13 +170,13 @@ COMMON = [
         metavar="SIZE",
     ),
     option(
-        "quantize", QUANTIZATIONS, "none",
+        "quantize", Quantize, "none",
         "Store the denoiser and text encoders with fewer bits. fp8 and int8: half of bfloat16's memory, results nearly "
         "the same; int4: a quarter, results differ visibly. Steps take somewhat longer. For models that do not fit.",
         panel=MEMORY,
     ),
     option(
-        "quantize_backend", BACKENDS, "quanto",
+        "quantize_backend", QuantizeBackend, "quanto",
         "The library that quantizes. torchao: pip install 'diffpipe[torchao]'; no int4.", panel=MEMORY,
     ),
     option(

@@ -4,15 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Literal
 
 from .canonical import JsonObject, JsonValue
+from .choices import CpuOffload, Memory, Quantize, QuantizeBackend
 from .parsing import Fields
-
-Memory = Literal["manual", "auto"]
-CpuOffload = Literal["none", "model", "sequential", "group"]
-Quantize = Literal["none", "fp8", "int8", "int4"]
-QuantizeBackend = Literal["quanto", "torchao"]
 
 
 @dataclass(frozen=True)

@@ -9,17 +9,21 @@ from typing import Literal, get_args
 Dtype = Literal["bfloat16", "float16", "float32"]
 DTYPES: tuple[str, ...] = get_args(Dtype)
 
+Memory = Literal["manual", "auto"]
+CpuOffload = Literal["none", "model", "sequential", "group"]
+Quantize = Literal["none", "fp8", "int8", "int4"]
+QuantizeBackend = Literal["quanto", "torchao"]
+
 # As diffusers' AttentionBackendName has them, without those that fetch code from the hub.
 AttentionBackend = Literal[
     "native", "native-math", "native-efficient", "native-flash", "native-cudnn", "flex", "flash", "flash-3", "sage",
     "xformers",
 ]  # fmt: skip
-
 StepCache = Literal["first-block", "taylorseer", "pyramid"]
 
 # Torch's names of devices, without an index; "auto" is the fastest there is.
+DEVICES = ("auto", "cpu", "cuda", "mps", "xpu")
+DEVICE = re.compile(r"auto|cpu|mps|(cuda|xpu)(:\d+)?")
 DeviceKind = Literal["cpu", "accelerator"]  # what plans, costs and refusals tell apart
 # How records of runs and the plan's JSON say it: they are older than any accelerator here but CUDA's.
 WRITTEN_KIND: Mapping[DeviceKind, str] = {"cpu": "cpu", "accelerator": "cuda"}
-DEVICES = ("auto", "cpu", "cuda", "mps", "xpu")
-DEVICE = re.compile(r"auto|cpu|mps|(cuda|xpu)(:\d+)?")

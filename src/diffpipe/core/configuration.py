@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from .build_spec import Placement, Quantize, QuantizeBackend, Speed
+from .build_spec import Placement, Speed
 from .canonical import JsonObject, JsonValue, digest
+from .choices import Quantize, QuantizeBackend
 from .parsing import Fields, Misfit
 from .source import BASE, CONFIG, Role
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from fnmatch import translate
-from typing import Literal
 
-QuantizedFormat = Literal["fp8", "int8", "int4"]
+from .choices import QuantizeBackend
 
 # Backend -> the package that decides what it makes.
-PACKAGES: Mapping[str, str] = {"quanto": "optimum-quanto", "torchao": "torchao"}
+PACKAGES: Mapping[QuantizeBackend, str] = {"quanto": "optimum-quanto", "torchao": "torchao"}
 
 # Names of layers that keep their own format everywhere: the last projection, whose errors nothing averages out (as the
 # diffusers guide to quanto leaves it), and vocabulary heads, which no pipeline uses.

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, TypedDict
+from typing import TypedDict
 
 from ..core.build_spec import Placement
-from ..core.choices import DeviceKind
+from ..core.choices import CpuOffload, DeviceKind, Quantize
 from ..core.errors import UsageError
 from ..core.quantization import quantized_by_default
 from .sizes import Sizes
@@ -20,8 +20,8 @@ class Switches(TypedDict, total=False):
     vae_tiling: bool
     attention_slicing: bool
     layerwise_casting: bool
-    cpu_offload: Literal["none", "model", "sequential", "group"]
-    quantize: Literal["none", "fp8", "int8", "int4"]
+    cpu_offload: CpuOffload
+    quantize: Quantize
 
 
 Value = bool | str  # of a switch

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import TypeAlias
 
+from ..core.canonical import JsonObject, JsonValue
 from ..core.components import Kind, kind_of
+from ..core.parsing import Fields
 from ..core.quantization import left
 
 # Tables of vectors, which are 2-D and no Linear: the names transformers and diffusers give to nn.Embedding.
@@ -34,6 +36,9 @@ BLOCK = re.compile(r"^(?:[^.]+\.)*?[^.]+\.\d+\.")
 # for each of 512 tokens of a text encoder (T5: 24).
 LIVE = {"transformer": 17, "unet": 16, "decoder": 6, "decoder3d": 18, "video": 53, "encoder": 24}
 PROMPT = 512  # tokens
+
+
+Settings: TypeAlias = Mapping[str, JsonValue]  # a component's config.json
 
 
 @dataclass(frozen=True)
@@ -74,13 +79,33 @@ class Sizes:
     quantized: str = ""
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Sizes:
-        return cls(**{**data, "dtypes": tuple(data.get("dtypes", ()))})
+    def from_json(cls, data: Fields) -> Sizes:
+        """The inverse of `to_json`. Raises Misfit for what does not fit."""
+        return cls(
+            name=data.text("name", most=200),
+            class_name=data.text("class_name", most=200),
+            kind=data.choice("kind", Kind, "other"),
+            parameters=data.maybe_integer("parameters"),
+            upcast=data.truth("upcast", False),
+            stored=data.maybe_integer("stored"),
+            dtypes=data.texts("dtypes", ()),
+            recorded=data.truth("recorded", False),
+            quantized=data.text("quantized", "", most=200),
+            temporal=data.integer("temporal", 1, least=1),
+            **{name: data.integer(name, 0) for name in COUNTS},
+        )
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """The fields that differ from their defaults."""
         blank = asdict(Sizes(name="", class_name=""))
-        return {k: v for k, v in asdict(self).items() if k in ("name", "class_name") or v != blank[k]}
+        given = {k: v for k, v in asdict(self).items() if k in ("name", "class_name") or v != blank[k]}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in given.items()}
+
+
+COUNTS = (
+    "linear", "rows", "cast", "block", "outside", "layer", "step", "tile", "live", "live_video", "live_frame",
+    "besides",
+)  # fmt: skip
 
 
 def is_linear(name: str, shape: Sequence[int]) -> bool:
@@ -96,7 +121,7 @@ def is_cast(name: str) -> bool:
     return last in ("weight", "bias") and not UNCAST.search(module) and not EMBEDDING.search(name)
 
 
-def read_sizes(name: str, class_name: str, tensors: Mapping[str, Sequence[int]], config: Mapping[str, Any]) -> Sizes:
+def read_sizes(name: str, class_name: str, tensors: Mapping[str, Sequence[int]], config: Settings) -> Sizes:
     """A component's sizes from tensor name -> shape and its config.json. Steps are in latents: see `set_steps`."""
     counts = {tensor: math.prod(shape) for tensor, shape in tensors.items()}
     linear = [tensor for tensor, shape in tensors.items() if is_linear(tensor, shape)]
@@ -116,36 +141,10 @@ def read_sizes(name: str, class_name: str, tensors: Mapping[str, Sequence[int]],
         block=max(blocks.values(), default=0),
         outside=total - sum(blocks.values()),
         layer=max(counts.values(), default=0),
-        quantized=str((config.get("quantization_config") or {}).get("quant_method", "")),
+        quantized=_text(_object(config, "quantization_config"), "quant_method"),
     )
-    return replace(sizes, **_held(sizes.kind, config))
-
-
-def _held(kind: Kind, config: Mapping[str, Any]) -> dict[str, Any]:
-    """What a stage holds, by the class's widths and LIVE."""
-    if kind == "denoiser":
-        heads, head = config.get("num_attention_heads"), config.get("attention_head_dim")
-        if widths := _widths(config):
-            return {"live": LIVE["unet"] * widths[0]}
-        product = heads * head if isinstance(heads, int) and isinstance(head, int) else 0
-        width = product or _first(config, "inner_dim", "hidden_size", "dim", "d_model", "c") or 3072
-        return {"live": LIVE["transformer"] * width, "besides": LIVE["transformer"] * width * PROMPT}
-    if kind == "decoder":
-        channels = _widths(config)
-        if tiny := config.get("decoder_block_out_channels"):  # AutoencoderTiny: three maps of the last width
-            return {"step": int(config.get("upsampling_scaling_factor", 2)) ** (len(tiny) - 1), "live": 3 * tiny[-1],
-                "tile": TILE}  # fmt: skip
-        base = {"step": spatial(config), "temporal": temporal(config), "upcast": bool(config.get("force_upcast"))}
-        if channels and base["temporal"] == 1:
-            return {**base, "live": LIVE["decoder"] * channels[0], "tile": min(_sample(config), TILE)}
-        width = config.get("base_dim") or (channels or [128])[0]
-        held = {"live": LIVE["decoder3d"] * width, "live_video": LIVE["video"] * width}
-        return {**base, **held, "live_frame": 3, "tile": TILE_3D}
-    if kind == "encoder":
-        inner = config.get("text_config") or config
-        width = _first(inner, "d_model", "hidden_size", "n_embd") or 1024
-        return {"besides": LIVE["encoder"] * width * PROMPT}
-    return {}
+    held = HELD.get(sizes.kind)
+    return held(sizes, config) if held else sizes
 
 
 # Pixels to a side of a tile. AutoencoderKL takes sample_size, which is 1024 for SDXL, SD 3 and FLUX.1 and so saves
@@ -155,56 +154,114 @@ TILE, TILE_3D = 512, 256
 OWN_STEPS = {"WuerstchenPrior": 42}
 
 
-def _first(config: Mapping[str, Any], *names: str) -> int:
+# What a stage holds, by the class's widths and LIVE.
+
+
+def _denoiser(part: Sizes, config: Settings) -> Sizes:
+    if widths := levels(config):
+        return replace(part, live=LIVE["unet"] * widths[0])
+    product = _number(config, "num_attention_heads") * _number(config, "attention_head_dim")
+    width = product or _number(config, "inner_dim", "hidden_size", "dim", "d_model", "c") or 3072
+    return replace(part, live=LIVE["transformer"] * width, besides=LIVE["transformer"] * width * PROMPT)
+
+
+def _decoder(part: Sizes, config: Settings) -> Sizes:
+    if tiny := _numbers(config, "decoder_block_out_channels"):  # AutoencoderTiny: three maps of the last width
+        step = (_number(config, "upsampling_scaling_factor") or 2) ** (len(tiny) - 1)
+        return replace(part, step=step, live=3 * tiny[-1], tile=TILE)
+    channels, frames = levels(config), temporal(config)
+    part = replace(part, step=spatial(config), temporal=frames, upcast=bool(config.get("force_upcast")))
+    if channels and frames == 1:
+        tile = (_numbers(config, "sample_size") or [_number(config, "sample_size") or TILE])[0]
+        return replace(part, live=LIVE["decoder"] * channels[0], tile=min(tile, TILE))
+    width = _number(config, "base_dim") or (channels or [128])[0]
+    held = replace(part, live=LIVE["decoder3d"] * width, live_video=LIVE["video"] * width)
+    return replace(held, live_frame=3, tile=TILE_3D)
+
+
+def _encoder(part: Sizes, config: Settings) -> Sizes:
+    inner = _object(config, "text_config") or config
+    width = _number(inner, "d_model", "hidden_size", "n_embd") or 1024
+    return replace(part, besides=LIVE["encoder"] * width * PROMPT)
+
+
+HELD: Mapping[Kind, Callable[[Sizes, Settings], Sizes]] = {
+    "denoiser": _denoiser,
+    "decoder": _decoder,
+    "encoder": _encoder,
+}
+
+
+def _number(config: Settings, *names: str) -> int:
+    """The first of these settings that is a whole number; 0 where none is."""
     return next((value for name in names if isinstance(value := config.get(name), int)), 0)
 
 
-def _widths(config: Mapping[str, Any]) -> list[int]:
+def _numbers(config: Settings, name: str) -> list[int]:
+    """A list of whole numbers; [] where the setting is none."""
+    found = config.get(name)
+    return [value for value in found if isinstance(value, int)] if isinstance(found, list) else []
+
+
+def _text(config: Settings, name: str) -> str:
+    found = config.get(name)
+    return found if isinstance(found, str) else ""
+
+
+def _object(config: Settings, name: str) -> Settings:
+    found = config.get(name)
+    return found if isinstance(found, dict) else {}
+
+
+def levels(config: Settings) -> list[int]:
     """The widths of a U-Net's or autoencoder's levels."""
-    widths = config.get("block_out_channels") or []
-    return [widths] if isinstance(widths, int) else list(widths)
+    alone = _number(config, "block_out_channels")
+    return [alone] if alone else _numbers(config, "block_out_channels")
 
 
-def _sample(config: Mapping[str, Any]) -> int:
-    size = config.get("sample_size") or TILE
-    return int(size[0] if isinstance(size, list | tuple) else size)
-
-
-def spatial(config: Mapping[str, Any]) -> int:
+def spatial(config: Settings) -> int:
     """Pixels to a side of one latent of an autoencoder, from whichever setting its class has."""
     if "spatio_temporal_scaling" in config:  # AutoencoderKLLTXVideo
-        return int(config.get("patch_size", 4) * 2 ** sum(config["spatio_temporal_scaling"]))
-    known = _first(config, "scale_factor_spatial", "spatial_compression_ratio")
-    levels = _widths(config) or [0, *config.get("temperal_downsample", (0, 1, 1))]
-    return known or 2 ** (len(levels) - 1)
+        halvings = sum(_numbers(config, "spatio_temporal_scaling"))
+        return int((_number(config, "patch_size") or 4) * 2**halvings)
+    known = _number(config, "scale_factor_spatial", "spatial_compression_ratio")
+    count = len(levels(config)) or 1 + len(_downsampled(config))
+    return known or int(2 ** (count - 1))
 
 
-def temporal(config: Mapping[str, Any]) -> int:
+def temporal(config: Settings) -> int:
     """Frames to one latent frame of an autoencoder; 1 for pictures."""
     if "spatio_temporal_scaling" in config:
-        return int(config.get("patch_size_t", 1) * 2 ** sum(config["spatio_temporal_scaling"]))
-    known = _first(config, "scale_factor_temporal", "temporal_compression_ratio")
+        halvings = sum(_numbers(config, "spatio_temporal_scaling"))
+        return int((_number(config, "patch_size_t") or 1) * 2**halvings)
+    known = _number(config, "scale_factor_temporal", "temporal_compression_ratio")
     video = "base_dim" in config and "z_dim" in config  # AutoencoderKLWan and AutoencoderKLQwenImage
-    return known or (2 ** sum(config.get("temperal_downsample", (0, 1, 1))) if video else 1)
+    return known or (int(2 ** sum(_downsampled(config))) if video else 1)
 
 
-def set_steps(parts: Sequence[Sizes], configs: Mapping[str, Mapping[str, Any]]) -> tuple[Sizes, ...]:
+def _downsampled(config: Settings) -> list[int]:
+    """Of the levels of AutoencoderKLWan: whether each halves the frames, too."""
+    return _numbers(config, "temperal_downsample") if "temperal_downsample" in config else [0, 1, 1]
+
+
+def set_steps(parts: Sequence[Sizes], configs: Mapping[str, Settings]) -> tuple[Sizes, ...]:
     """The denoisers' `step` and `temporal` in pixels and frames, which the autoencoder and the patches decide.
 
     A token is `patch_size` latents to a side, or as many as the channels say that were packed into it (FLUX.1).
     """
     decoder = next((part for part in parts if part.kind == "decoder"), None)
-    latent = _first(configs.get(decoder.name, {}), "latent_channels", "z_dim") if decoder else 0
+    if decoder is None:
+        return tuple(parts)
+    latent = _number(configs.get(decoder.name, {}), "latent_channels", "z_dim")
 
     def step(part: Sizes) -> Sizes:
-        if part.kind != "denoiser" or decoder is None:
+        if part.kind != "denoiser":
             return part
         if part.class_name in OWN_STEPS:
             return replace(part, step=OWN_STEPS[part.class_name])
         config = configs.get(part.name, {})
-        patch = config.get("patch_size") or 1
-        patch = patch[-1] if isinstance(patch, list | tuple) else patch
-        channels = _first(config, "out_channels", "in_channels")
+        patch = (_numbers(config, "patch_size") or [_number(config, "patch_size")])[-1]
+        channels = _number(config, "out_channels", "in_channels")
         packed = math.isqrt(channels // latent) if latent and channels else 1
         return replace(part, step=decoder.step * max(patch, packed, 1), temporal=decoder.temporal)
 

@@ -6,29 +6,30 @@ is kept under headers/ in the cache, so that a second plan, or one without the n
 
 from __future__ import annotations
 
-import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from importlib.resources import files as package_files
 from pathlib import Path
 from typing import Any
 
 from ..cache.store import Store
 from ..catalog.rows import PipelineType
 from ..core.build_spec import BuildSpec
-from ..core.canonical import digest
+from ..core.canonical import JsonObject, JsonValue, digest
 from ..core.components import DENOISER_ONLY, kind_of, part_checkpoint, parts_of_checkpoint
 from ..core.errors import DiffpipeError, Exit, NotFoundError
 from ..core.manifest import Manifest
+from ..core.parsing import Fields, Misfit, parse_json
 from ..core.source import BASE, CONFIG, FileInfo, Role, Source, file_of
 from ..sources import hub, model_files
 from ..sources.pin import Context, Resolved, resolve
 from ..storage.disk import DigestCache, Progress, safetensors_header, weigh, write_json
-from .sizes import Sizes, read_sizes, set_steps
+from .recorded import as_recorded, default_sizes, of_repository
+from .sizes import Settings, Sizes, read_sizes, set_steps
 
 UNREAD = (".bin", ".pt", ".pth", ".ckpt", ".gguf")  # files whose tensors no header lists
+LARGEST = 1 << 20  # bytes of a table that is kept
 FORMAT = 1  # of what is kept: raise it when sizes are read in another way
 
 
@@ -51,19 +52,6 @@ class _Unread(DigestCache):
 
     def get(self, path: Path, progress: Progress | None = None) -> FileInfo:
         return FileInfo(path.stat().st_size, "")
-
-
-@functools.cache
-def recorded() -> dict[str, dict[str, Any]]:
-    """The recorded models by name (see tools/record_components.py)."""
-    path = package_files("diffpipe") / "memory" / "recorded.json"
-    return dict(json.loads(path.read_text(encoding="utf-8")))
-
-
-@functools.cache
-def _known() -> dict[str, Mapping[str, Any]]:
-    """The recorded components by class."""
-    return {part["class_name"]: part for model in recorded().values() for part in model["components"]}
 
 
 def table(spec: BuildSpec, row: PipelineType, store: Store, offline: bool) -> Table:
@@ -89,7 +77,8 @@ def built_table(manifest: Manifest, locations: Mapping[Role, str]) -> Table:
 
     `locations`: where its sources lie. What cannot be read counts as unknown.
     """
-    configs, parts = {}, []
+    configs: dict[str, Settings] = {}
+    parts: list[Sizes] = []
     for component in manifest.components:
         name, class_name = component.name, component.class_name
         if model_files.WEIGHTLESS.search(class_name):
@@ -99,68 +88,80 @@ def built_table(manifest: Manifest, locations: Mapping[Role, str]) -> Table:
         part = read_sizes(name, class_name, {}, configs[name])
         weighed = replace(part, parameters=component.parameters or None, stored=component.bytes)
         parts.append(replace(weighed, dtypes=component.dtypes))
-    whole = (_as_recorded(part, _known().get(part.class_name)) for part in set_steps(parts, configs))
-    sizes = _default_sizes(manifest.pipeline, configs)
+    whole = map(as_recorded, set_steps(parts, configs))
+    sizes = default_sizes(manifest.pipeline, configs)
     return Table(manifest.pipeline, tuple(whole), "kept from its build", sizes=sizes)
 
 
-def _local_config(source: Source, location: str, path: str) -> dict[str, Any]:
+def _local_config(source: Source, location: str, path: str) -> Settings:
     if path not in source.files:
         return {}
     try:
-        value = json.loads(file_of(source, location, path).read_text(encoding="utf-8"))
+        return _settings(file_of(source, location, path).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return value if isinstance(value, dict) else {}
 
 
-def _request(spec: BuildSpec) -> dict[str, Any]:
+def _settings(text: str) -> Settings:
+    """A component's config.json. Raises Misfit for what is none."""
+    return Fields(parse_json(text, LARGEST)).value
+
+
+def _request(spec: BuildSpec) -> JsonObject:
     """What of a request decides the table."""
-    names = ("provider", "type", "model", "pipeline", "revision", "variant", "config", "components", "loras")
-    return {"format": FORMAT, **{name: getattr(spec, name) for name in names}}
+    return {
+        "format": FORMAT,
+        "provider": spec.provider,
+        "type": spec.type,
+        "model": spec.model,
+        "pipeline": spec.pipeline,
+        "revision": spec.revision,
+        "variant": spec.variant,
+        "config": spec.config,
+        "components": dict(spec.components),
+        "loras": list(spec.loras),
+    }
 
 
 def _keep(path: Path, found: Table, commit: str | None) -> None:
-    parts = [part.to_json() for part in found.parts]
-    _write(
-        path,
-        {"pipeline": found.pipeline, "parts": parts, "disk": found.disk, "sizes": found.sizes, "commit": commit},
-    )
+    parts: list[JsonValue] = [part.to_json() for part in found.parts]
+    kept: JsonObject = {"pipeline": found.pipeline, "parts": parts, "disk": found.disk}
+    _write(path, {**kept, "sizes": dict(found.sizes), "commit": commit})
 
 
 def _kept(path: Path) -> Table | None:
+    """What `_keep` wrote; None where it is missing or damaged."""
     try:
-        value = json.loads(path.read_bytes())
-        parts = tuple(Sizes.from_json(part) for part in value["parts"])
-    except (OSError, ValueError, KeyError, TypeError):
+        data = Fields(parse_json(path.read_bytes(), LARGEST))
+        sizes = data.object("sizes")
+        return Table(
+            pipeline=data.text("pipeline"),
+            parts=tuple(map(Sizes.from_json, data.objects("parts"))),
+            origin=f"kept from an earlier look at commit {data.text('commit', '')[:7]}",
+            disk=data.maybe_integer("disk"),
+            sizes={name: sizes.integer(name) for name in sizes.names()},
+        )
+    except (OSError, Misfit):
         return None
-    origin = f"kept from an earlier look at commit {str(value['commit'])[:7]}"
-    return Table(value["pipeline"], parts, origin, value["disk"], None, value["sizes"])
 
 
 def _recorded(spec: BuildSpec, row: PipelineType) -> Table | None:
     """The recorded table of a well-known repository. Replaced components are of unknown size."""
-    for model in recorded().values():
-        if spec.model in (model["repository"], *model["also"]):
-            parts = tuple(Sizes.from_json(part) for part in model["components"])
-            parts = tuple(Sizes(p.name, "", kind_of(p.name)) if p.name in spec.components else p for p in parts)
-            parts += tuple(
-                Sizes(name, "", kind_of(name)) for name in spec.components if name not in {p.name for p in parts}
-            )
-            origin = f"recorded for {model['title']}, as the hub cannot be asked"
-            disk = sum(part.stored or 0 for part in parts)
-            return Table(spec.pipeline or row.pipeline, parts, origin, disk, None, _sizes_of(model))
-    return None
-
-
-def _sizes_of(model: Mapping[str, Any]) -> dict[str, int]:
-    return {name: model[name] for name in ("width", "height", "frames", "steps") if name in model}
+    model = of_repository(spec.model)
+    if model is None:
+        return None
+    given = {part.name: part for part in model.components}
+    given |= {name: Sizes(name, "", kind_of(name)) for name in spec.components}
+    origin = f"recorded for {model.title}, as the hub cannot be asked"
+    disk = sum(part.stored or 0 for part in given.values())
+    return Table(spec.pipeline or row.pipeline, tuple(given.values()), origin, disk, None, model.sizes)
 
 
 def _read(resolved: Resolved, row: PipelineType, store: Store, offline: bool) -> Table:
     """Sizes of every component from the headers and settings of the files that would be loaded."""
     layout = {name: pair for source in reversed(resolved.sources) for name, pair in source.components.items()}
-    parts, configs = [], {}
+    configs: dict[str, Settings] = {}
+    parts: list[Sizes] = []
     checkpoint = _checkpoint(resolved, layout, store, offline)
     for name, (_, class_name) in layout.items():
         if model_files.WEIGHTLESS.search(class_name):
@@ -170,34 +171,12 @@ def _read(resolved: Resolved, row: PipelineType, store: Store, offline: bool) ->
         configs[name] = read.config(f"{prefix}config.json")
         headers = [checkpoint[name]] if name in checkpoint else _headers(source, prefix, read)
         parts.append(_part(name, class_name, headers, configs[name]))
-    parts = list(set_steps(parts, configs))
-    same = (_as_recorded(part, _known().get(part.class_name)) for part in parts)
+    same = map(as_recorded, set_steps(parts, configs))
     hub_files = [(source, path) for source in resolved.sources if source.kind == "hub" for path in source.files]
     missing = sum(s.files[path].size for s, path in hub_files if not hub.is_present(_repository(s), path))
     disk = sum(info.size for source in resolved.sources for info in source.files.values())
     origin = "read from the headers of its files"
-    return Table(resolved.pipeline, tuple(same), origin, disk, missing, _default_sizes(resolved.pipeline, configs))
-
-
-def _as_recorded(part: Sizes, known: Mapping[str, Any] | None) -> Sizes:
-    """What a component holds as it was measured, where it is one of the recorded ones (the same tensors)."""
-    if known is None or known.get("parameters") != part.parameters:
-        return part
-    names = ("live", "live_video", "live_frame", "besides", "recorded")
-    return replace(part, **{name: known.get(name, 0) for name in names})
-
-
-def _default_sizes(pipeline: str, configs: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
-    """The size a pipeline makes by default: a recorded one's, or the U-Net's sample size."""
-    if pipeline.startswith("AudioLDM"):  # a spectrogram: 64 bands, 100 frames a second
-        return {**_sizes_of(recorded()["audioldm2"])}
-    same = next((model for model in recorded().values() if model["pipeline"] == pipeline), None)
-    sample = configs.get("unet", {}).get("sample_size")
-    channels = configs.get("vae", {}).get("block_out_channels")
-    if isinstance(sample, int) and channels:
-        side = sample * 2 ** (len(channels) - 1)
-        return {**(_sizes_of(same) if same else {}), "width": side, "height": side}
-    return _sizes_of(same) if same else {}
+    return Table(resolved.pipeline, tuple(same), origin, disk, missing, default_sizes(resolved.pipeline, configs))
 
 
 def _place(pinned: Sequence[Source], name: str) -> tuple[Source, str]:
@@ -218,12 +197,11 @@ class _Reader:
     header: Callable[[str], dict[str, Any]]
     text: Callable[[str], str]
 
-    def config(self, path: str) -> dict[str, Any]:
+    def config(self, path: str) -> Settings:
         try:
-            value = json.loads(self.text(path))
+            return _settings(self.text(path))
         except (OSError, KeyError, ValueError, DiffpipeError):
             return {}
-        return value if isinstance(value, dict) else {}
 
 
 def _reader(source: Source, location: str, store: Store, offline: bool) -> _Reader:
