@@ -35,7 +35,7 @@ from diffpipe.core.build_spec import BuildSpec, Placement
 from diffpipe.core.errors import DiffpipeError, Exit
 from diffpipe.core.request import Artifact, Outcome, Request
 from diffpipe.engine.placement import apply, interleave, meter
-from diffpipe.engine.running.run import read_media
+from diffpipe.engine.running.media_arguments import read_media
 from diffpipe.runners import local
 
 SIZE = {"width": 64, "height": 64, "num_inference_steps": 2}

@@ -14,9 +14,10 @@ from diffpipe.core.errors import DiffpipeError, Exit, UsageError
 from diffpipe.core.flag import Flag
 from diffpipe.core.request import Request
 from diffpipe.engine.media import read_image, write_image
-from diffpipe.engine.running.run import Result, keep_unmasked, numbered, read_media, run
-
-PICTURES = {"kind": "image"}
+from diffpipe.engine.running.files import numbered
+from diffpipe.engine.running.media_arguments import read_media
+from diffpipe.engine.running.results import PictureResult, keep_unmasked
+from diffpipe.engine.running.run import PipelineCall, run
 
 
 class Pipe:
@@ -40,18 +41,25 @@ def request(tmp_path: Path, seed: int) -> Request:
     return Request(0, seed, {}, (str(tmp_path / f"{seed}.png"),))
 
 
-def test_steps_are_told_in_the_old_form_too(tmp_path: Path) -> None:
+def made_by(pipe: Any, tmp_path: Path, seed: int, **options: Any) -> Path:
+    """The picture that a call of a pipeline makes."""
+    call = PipelineCall("image", [request(tmp_path, seed)], [{"prompt": "x"}], lambda *_: None, **options)
+    ((made,),) = run(pipe, call)
+    return Path(made.path)
+
+
+def test_steps_are_reported_in_the_old_form_too(tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     call = {"prompt": "x", "num_inference_steps": 3}
-    run(Pipe(), PICTURES, [request(tmp_path, 1)], [call], lambda done, total: seen.append((done, total)), None)
+    report = lambda done, total: seen.append((done, total))  # noqa: E731
+    run(Pipe(), PipelineCall("image", [request(tmp_path, 1)], [call], report))
     assert seen == [(1, 3), (2, 3), (3, 3)]
 
 
 def test_a_seed_means_the_same_noise_whatever_ran_before(tmp_path: Path) -> None:
     pipe, written = Pipe(), []
     for seed in (5, 6, 5):
-        ((made,),) = run(pipe, PICTURES, [request(tmp_path, seed)], [{"prompt": "x"}], lambda *_: None, None)
-        written.append(Path(made.path).read_bytes())
+        written.append(made_by(pipe, tmp_path, seed).read_bytes())
     assert written[0] == written[2] != written[1]
     torch.manual_seed(0)
     noise = torch.randint(0, 255, (8, 8, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(5))
@@ -70,7 +78,7 @@ def test_a_seed_means_the_same_noise_whatever_ran_before(tmp_path: Path) -> None
 )
 def test_a_failing_call_is_two_lines_and_leaves_no_file(tmp_path: Path, fault: Exception, code: Exit) -> None:
     with pytest.raises(DiffpipeError) as failed:
-        run(Pipe(fault), PICTURES, [request(tmp_path, 1)], [{"prompt": "x"}], lambda *_: None, None)
+        made_by(Pipe(fault), tmp_path, 1)
     assert failed.value.exit_code == code
     assert "\n" not in failed.value.message
     assert failed.value.hint
@@ -95,8 +103,7 @@ def test_what_draws_from_torchs_own_generator_has_the_seed_too(tmp_path: Path) -
 
     written = []
     for seed in (5, 6, 5):
-        ((made,),) = run(Careless(), PICTURES, [request(tmp_path, seed)], [{"prompt": "x"}], lambda *_: None, None)
-        written.append(Path(made.path).read_bytes())
+        written.append(made_by(Careless(), tmp_path, seed).read_bytes())
     assert written[0] == written[2] != written[1]
 
 
@@ -105,12 +112,12 @@ def test_results_that_nobody_wants_any_more_are_not_written(tmp_path: Path) -> N
         raise DiffpipeError("stopped")
 
     with pytest.raises(DiffpipeError, match="stopped"):
-        run(Pipe(), PICTURES, [request(tmp_path, 5)], [{"prompt": "x"}], lambda *_: None, None, before_writing=gone)
+        made_by(Pipe(), tmp_path, 5, before_writing=gone)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_more_pictures_than_planned_are_numbered() -> None:
-    picture, mask = Result("image", None), Result("image", None, role="mask")
+    picture, mask = (PictureResult(Image.new("RGB", (1, 1)), role=role) for role in ("", "mask"))
     assert numbered(("a.png",), [picture]) == ["a.png"]
     assert numbered(("a.png", "b.png"), [picture] * 4) == ["a.png", "b.png", "b-2.png", "b-3.png"]
     assert numbered(("a.png",), [picture, mask, mask]) == ["a.png", "a-mask.png", "a-mask-2.png"]

@@ -669,7 +669,7 @@ def test_a_store_that_refuses_a_result_ends_the_run() -> None:
 
 
 def test_media_are_read_from_urls() -> None:
-    from diffpipe.engine.running.run import read_media
+    from diffpipe.engine.running.media_arguments import read_media
 
     url = put("memory://a/x.png", picture())
     flags = {"image": IMAGE, "images": Flag("images", "image", many=True)}
@@ -682,10 +682,11 @@ def test_media_are_read_from_urls() -> None:
 
 
 def written(colour: str, url: str, *, overwrite: bool = False, seed: int = 1) -> Any:
-    from diffpipe.engine.running.run import Result, _write
+    from diffpipe.engine.running.files import write
+    from diffpipe.engine.running.results import PictureResult
 
     request = Request(0, seed, {}, (url,), overwrite)
-    return _write(Result("image", Image.new("RGB", (8, 8), colour)), url, request, 1.0, {"diffpipe": f"seed {seed}"})
+    return write(PictureResult(Image.new("RGB", (8, 8), colour)), url, request, 1.0, {"diffpipe": f"seed {seed}"})
 
 
 @pytest.mark.parametrize("place", ["memory://out", "store://me:secret@out", "tagged://out", "file://out"])
@@ -715,13 +716,14 @@ def test_a_file_of_somebody_elses_is_never_replaced(caplog: pytest.LogCaptureFix
 
 
 def test_the_bytes_are_those_of_a_local_file() -> None:
-    from diffpipe.engine.running.run import Result, _write
+    from diffpipe.engine.running.files import write
+    from diffpipe.engine.running.results import PictureResult, VideoResult
 
     frames = [Image.new("RGB", (64, 64), colour) for colour in ("red", "blue")]
-    for result, name in ((Result("image", frames[0]), "x.webp"), (Result("video", frames, 8.0), "x.mp4")):
+    for result, name in ((PictureResult(frames[0]), "x.webp"), (VideoResult(frames, 8.0), "x.mp4")):
         request = Request(0, 1, {}, (name,))
-        _write(result, name, request, 1.0, {"diffpipe": "{}"})
-        _write(result, f"memory://out/{name}", request, 1.0, {"diffpipe": "{}"})
+        write(result, name, request, 1.0, {"diffpipe": "{}"})
+        write(result, f"memory://out/{name}", request, 1.0, {"diffpipe": "{}"})
         assert content(f"memory://out/{name}") == Path(name).read_bytes()
 
 
@@ -781,9 +783,11 @@ def test_what_is_not_made_leaves_nothing_here(tmp_path: Path, monkeypatch: pytes
 
 
 def test_more_results_than_planned_lie_beside_the_first() -> None:
-    from diffpipe.engine.running.run import Result, numbered
+    from diffpipe.engine.running.files import numbered
+    from diffpipe.engine.running.results import PictureResult
 
-    results = [Result("image", None), Result("image", None), Result("image", None, role="mask")]
+    picture = Image.new("RGB", (1, 1))
+    results = [PictureResult(picture), PictureResult(picture), PictureResult(picture, role="mask")]
     assert numbered(["s3://b.c/d.e/x.png"], results) == [
         "s3://b.c/d.e/x.png", "s3://b.c/d.e/x-2.png", "s3://b.c/d.e/x-mask.png"
     ]  # fmt: skip

@@ -23,7 +23,6 @@ def describe(
 ) -> Manifest:
     """The manifest, without stored weights. `reason`: why its placement was chosen."""
     from ..engine.classes import outputs, signature
-    from ..engine.running import run
 
     return Manifest(
         key=resolved.key,
@@ -31,7 +30,7 @@ def describe(
         sources=resolved.sources,
         components=tuple(_components(resolved, checked.layout, locations)),
         flags=tuple(signature.read_flags(checked.pipeline, row)),
-        arguments=tuple(run.settable(checked.pipeline)),
+        arguments=signature.settable(checked.pipeline),
         kind=checked.kind,
         fps=row.fps or outputs.example_fps(checked.pipeline),
         quirks=tuple(sorted(row.quirks)),

@@ -176,7 +176,7 @@ def _made(
     """The file, made again: of the results of the call the one that it was. Raises what the call raises."""
     from ..cache.verify import locate
     from ..engine import media
-    from ..engine.running.run import read_media
+    from ..engine.running.media_arguments import read_media
     from ..runners import local
 
     flags = manifest.flags_by_name

@@ -28,7 +28,7 @@ def reader(flags: Mapping[str, Flag], fit: bool, warn: Callable[[str], None]) ->
         if not media_of(request.arguments, flags):
             return request.arguments
         if request.arguments is not last[0]:
-            from ..engine.running.run import read_media
+            from ..engine.running.media_arguments import read_media
 
             last = request.arguments, read_media(flags, request.arguments, fit=fit)
             _warn_of_stretching(flags, last[1], warn)

@@ -168,8 +168,12 @@ class Session:
         said = replace(run, stepped_down=stepped_down) if run else None
         texts = [metadata.texts(said, request) for request in group] if said else []
         report = functools.partial(how.on_step, group[0])
+        own = self.manifest
         return engine_run.run(
-            pipe, self.manifest, group, arguments, report, self.call, texts, how.previews, how.before_writing
+            pipe,
+            engine_run.PipelineCall(
+                own.kind, group, arguments, report, own.fps, self.call, texts, how.previews, how.before_writing
+            ),
         )
 
     def _make(self, memory: Memory, call: Call, group: list[Request]) -> list[list[Artifact]]:

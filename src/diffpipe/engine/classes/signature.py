@@ -20,9 +20,11 @@ from .docstrings import Documented, docstring_arguments
 from .limits import Bound, Limits, enforced_limits
 from .shapes import Namespace, Shapes, shapes_of, shapes_of_value
 
-# Names that never fit, whatever their type: callback_steps is an int, callback_on_step_end_tensor_inputs a list.
-# No pipeline can be built with an IP-Adapter yet: its pictures would lead nowhere.
-NEVER = re.compile(r"output_type|return_dict|generator|.*callback.*|.*ip_adapter.*|_.*")
+# What diffpipe passes itself, so that a user cannot: callback_steps is an int, callback_on_step_end_tensor_inputs a
+# list. No pipeline can be built with an IP-Adapter yet: its pictures would lead nowhere.
+OURS = r"output_type|return_dict|generator|.*callback.*|.*ip_adapter.*"
+UNSETTABLE = re.compile(rf"{OURS}|.*(embeds|latents)")
+NEVER = re.compile(rf"{OURS}|_.*")  # names that never fit a flag, whatever their type
 TENSOR_NAMES = re.compile(r"latents|embed")
 
 
@@ -79,6 +81,11 @@ def tuple_arguments(pipeline: type) -> frozenset[str]:
 
 
 # --- Arguments without a flag ---
+
+
+def settable(pipeline: type) -> tuple[str, ...]:
+    """The names of the call arguments a user may set, flags or not."""
+    return tuple(name for name in call_of(pipeline).parameters if not UNSETTABLE.fullmatch(name))
 
 
 def unfit_arguments(pipeline: type) -> dict[str, Literal["tensor", "object"]]:
