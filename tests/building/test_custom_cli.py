@@ -17,7 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from diffpipe.core.errors import UsageError
-from diffpipe.sources import pin
+from diffpipe.sources import trust
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
@@ -159,7 +159,7 @@ def test_a_damaged_gguf_file(warm: Warm, checkpoints: Path, tmp_path: Path) -> N
 def test_gguf_without_its_package_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UsageError) as raised:
-        pin._check_suffix("flux.gguf", False)
+        trust.check_suffix("flux.gguf", False)
     assert (raised.value.message, raised.value.hint) == (
         "flux.gguf needs the package gguf",
         "pip install 'diffpipe[gguf]'",

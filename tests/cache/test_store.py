@@ -233,7 +233,7 @@ def test_everything_in_the_cache_is_private_to_the_user(tmp_path: Path) -> None:
         store.digests.get(model / "model_index.json")
         publish(store, key_of(1), model)
         store.set_name("flux", key_of(1))
-        store.set_pins(key_of(2), [])
+        store.set_pins(key_of(2), key_of(2), [])
         with store.lock("x", lambda: None):
             paths = [store.root, *store.root.rglob("*")]
             modes = {path.relative_to(store.root).as_posix(): stat.S_IMODE(path.stat().st_mode) for path in paths}
@@ -373,7 +373,7 @@ def test_recorded_pins_that_are_no_json_object_are_as_if_there_were_none(
     fresh: Callable[[], Store], text: bytes
 ) -> None:
     store = fresh()
-    store.set_pins(key_of(1), [])
+    store.set_pins(key_of(1), key_of(1), [])
     (store.root / "pins" / key_of(1)).write_bytes(text)
     assert store.pins(key_of(1)) == {}
 

@@ -27,6 +27,7 @@ from diffusers import (
 from transformers import CLIPTextModel
 
 from diffpipe.building.build import Options, build
+from diffpipe.building.request import Request as BuildRequest
 from diffpipe.cache import measured
 from diffpipe.cache.store import Entry, Store
 from diffpipe.cache.verify import locate
@@ -265,7 +266,8 @@ def runner_of(model: Path, folder: Path, **placed: Any) -> Runner:
     provider = BUILTIN[model.name]
     spec = BuildSpec(provider.name, provider.types[0].name, str(model), dtype="float32", device="cpu",
         placement=Placement(**placed))  # fmt: skip
-    entry = build(spec, provider.types[0], Store(folder / "home"), Options("tiny"), lambda text: None).entry
+    request = BuildRequest(spec, provider.types[0], Store(folder / "home"))
+    entry = build(request, spec, Options("tiny"), lambda text: None).entry
     return Runner(entry, folder)
 
 

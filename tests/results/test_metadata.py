@@ -35,7 +35,7 @@ from diffpipe.engine import media
 from diffpipe.engine.running import compare
 from diffpipe.results import metadata
 from diffpipe.results.metadata import About, Run, damaged, document, media_digest, parameters, parsed, texts, written
-from diffpipe.sources.pin import configuration
+from diffpipe.sources.key import configuration
 
 SHA = "sha256:" + "ab12" * 16
 COMMIT = "c0ffee" + "0" * 34

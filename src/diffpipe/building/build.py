@@ -10,27 +10,24 @@ store       quantize where asked, publish the entry, name it
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from ..cache import weights
 from ..cache.records import SourcesRecord, Summary, record_sources
 from ..cache.store import SHORT, Entry, Store, check_name
 from ..catalog.rows import PipelineType
 from ..core.build_spec import BuildSpec
-from ..core.canonical import JsonObject, JsonValue, digest
 from ..core.manifest import Located, Manifest, StoredWeights, WeightsSummary
 from ..core.source import Role, Source, file_of, place_of
 from ..sources import hub
-from ..sources.pin import Context, Report, Resolved, resolve
+from ..sources.key import Report, Resolved
 from ..storage.disk import identity
 from .checks import Checked, check, check_loras
-from .command import absolute, command_of
+from .command import command_of
 from .describe import describe
 from .fetch import Say, fetch, still_needed
-
-NO_COMMITS: Mapping[Role, str] = {}
+from .request import Request
 
 
 @dataclass(frozen=True)
@@ -55,31 +52,24 @@ class Options:
 
 
 def build(
+    request: Request,
     spec: BuildSpec,
-    row: PipelineType,
-    store: Store,
     options: Options,
     say: Say,
     report: Report | None = None,
-    commits: Mapping[Role, str] = NO_COMMITS,
 ) -> Built:
     """Resolve, fetch and describe a pipeline, or find it in the cache. `say` gets a line of text per stage.
 
-    `commits`: of a pipeline that is built again, see `Context`; nothing is pinned by it for other builds.
-    Raises DiffpipeError in the user's terms; whatever happens, the cache holds a whole entry or none.
+    `spec`: the request with the placement that was chosen for it. Raises
+    DiffpipeError in the user's terms; whatever happens, the cache holds a whole entry or none.
     """
+    store, row = request.store, request.row
     check_name(options.name)
     store.folder("pipelines")  # a cache that cannot be written should say so before anything is read
     options = replace(options, offline=hub.is_offline(options.offline))
-    request = digest(_request(spec, store, report))
-    pins = {} if options.force or commits else store.pins(request)
-    check_names = None if spec.trust_remote_code else _check_names  # a class of the model's own is not known yet
-    resolved = resolve(spec, row, Context(store.digests, pins, options.offline, report, commits, check_names))
-    if pins and store.sound(resolved.key) is None:  # what they pinned was removed: look branches and tags up again
-        resolved = resolve(spec, row, Context(store.digests, {}, options.offline, report))
+    resolved = request.resolved(spec, report)
     entry, cached = _found_or_made(resolved, row, store, options, say)
-    if not commits:
-        store.set_pins(request, [source for source in resolved.sources if source.kind == "hub"])
+    request.remember(resolved)
     return Built(entry, options.name, cached, store.set_name(options.name, entry.key))
 
 
@@ -96,28 +86,6 @@ def _found_or_made(
         if not options.force and (entry := _ready(store, resolved)):
             return entry, True
         return _make(resolved, row, store, options, say), False
-
-
-def _check_names(pipeline: str, names: Collection[str]) -> None:
-    from ..engine.classes import lookup
-    from ..engine.placement import devices
-
-    devices.quiet_libraries()
-    lookup.check_names(lookup.pipeline_class(pipeline), names)
-
-
-def _request(spec: BuildSpec, store: Store, report: Report | None) -> JsonObject:
-    """A request with local sources told by content or place: what comes from the hub can depend on what they hold."""
-
-    def named(source: str) -> str:
-        path = Path(source).expanduser()
-        advance = (lambda count: report(path.name, count)) if report else None
-        return store.digests.get(path, advance).digest if path.is_file() else absolute(source)
-
-    words: JsonObject = asdict(spec)
-    loras: list[JsonValue] = [named(lora) for lora in spec.loras]
-    parts: JsonObject = {name: named(source) for name, source in spec.components.items()}
-    return {**words, "model": named(spec.model), "loras": loras, "components": parts}
 
 
 def _ready(store: Store, resolved: Resolved) -> Entry | None:

@@ -14,7 +14,7 @@ from ..core.errors import UsageError
 from ..core.flag import OutputKind
 from ..core.source import BASE, CONFIG, EMBEDDED, Role, Source, file_of, place_of
 from ..sources import hub
-from ..sources.pin import Resolved
+from ..sources.key import Resolved
 from .fetch import Say
 
 Layout = Mapping[str, tuple[str, str]]  # component -> library, class
@@ -45,8 +45,7 @@ def check(resolved: Resolved, row: PipelineType, offline: bool, fetch: Callable[
 
     devices.quiet_libraries()
     spec = resolved.spec
-    # The first to list any is the pipeline's own folder; a component adds itself where that does not list it.
-    listed = {name: pair for s in reversed(resolved.sources) for name, pair in s.components.items()}
+    listed = resolved.layout
     hint = _what_fits(resolved)
     cls, own_class, fetched = _class_of(resolved, row, fetch)
     changed = bool(spec.scheduler or spec.scheduler_config)

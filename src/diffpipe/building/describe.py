@@ -10,7 +10,7 @@ from ..catalog.rows import PipelineType
 from ..core.components import DENOISER_ONLY, part_checkpoint, parts_of_checkpoint
 from ..core.manifest import Manifest
 from ..core.source import BASE, CONFIG, Component, Role, Source, file_of
-from ..sources.pin import Resolved
+from ..sources.key import Resolved
 from ..storage.disk import safetensors_header, weigh
 from .checks import Checked
 from .versions import versions

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from ..core.source import Role, RoleKind, Source
 from ..sources import hub, model_files
-from ..sources.pin import Resolved
+from ..sources.key import Resolved
 from ..storage.disk import readable
 
 Say = Callable[[str], None]

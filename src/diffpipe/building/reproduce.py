@@ -26,9 +26,10 @@ from ..core.manifest import Manifest
 from ..core.parsing import Fields
 from ..core.source import CHECKPOINTS, Role
 from ..results.metadata import damaged, media_digest, sections_of
-from ..sources.pin import Context, Report, resolve
+from ..sources.key import Report
 from .build import Options, build
 from .fetch import Say
+from .request import Request
 
 # Decibels from which what was made again counts as the same. At 40 dB the root mean square error is 1 % of full scale
 # (2.6 levels of 255), which is taken for invisible in picture coding; the ear hears more: 60 dB is 0.1 %.
@@ -90,11 +91,12 @@ def entry_of(document: Mapping[str, Any], given: Given, store: Store, say: Say, 
         spec, row, commits = spec_of(document, given, _places(entry))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise damaged() from error
-    resolved = resolve(spec, row, Context(store.digests, {}, given.offline, report, commits))
+    request = Request(spec, row, store, given.offline, fresh=True, commits=commits, check_classes=False)
+    resolved = request.resolved(spec, report)
     if resolved.key != key:
         _refuse(list(differences(document["config"], resolved.config.json)), given.force, say)
     options = Options(_name(document, resolved.key, store), False, given.offline, given.quiet)
-    return build(spec, row, store, options, say, report, commits).entry
+    return build(request, spec, options, say, report).entry
 
 
 def _refuse(different: Sequence[str], force: bool, say: Say) -> None:

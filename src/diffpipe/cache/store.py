@@ -389,15 +389,21 @@ class Store:
         return [path for path in found if path.exists() and now - path.stat().st_mtime > STALE]
 
     def pins(self, request: str) -> dict[Role, Source]:
-        """What an identical earlier build request was pinned to (see building/build.py); {} if there was none."""
-        value = _read(self.root / "pins" / request) or {}
-        try:
-            return {Role.parse(role): Source.from_json(Fields(one, role)) for role, one in value.items()}
-        except ValueError:  # of an older diffpipe, or damaged: pinned anew
-            return {}
+        """What an identical earlier build request was pinned to (see building/request.py).
 
-    def set_pins(self, request: str, sources: Iterable[Source]) -> None:
-        write_json(self.folder("pins") / request, {str(source.role): source.to_json() for source in sources})
+        {} if there was none, or if what it built is not there any more.
+        """
+        value = _read(self.root / "pins" / request)
+        try:
+            data = Fields(value)
+            sources = [Source.from_json(one) for one in data.objects("sources")]
+        except Misfit:  # of an older diffpipe, or damaged: pinned anew
+            return {}
+        return {source.role: source for source in sources} if self.sound(data.text("key", "")) else {}
+
+    def set_pins(self, request: str, key: str, sources: Iterable[Source]) -> None:
+        value: JsonObject = {"key": key, "sources": [source.to_json() for source in sources]}
+        write_json(self.folder("pins") / request, value)
 
 
 def check_name(name: str) -> None:

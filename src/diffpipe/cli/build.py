@@ -252,12 +252,14 @@ def parameters(provider: Provider) -> list[inspect.Parameter]:
 def _build(provider: Provider, values: Mapping[str, Any]) -> None:
     output.set_up(quiet=values["quiet"], verbose=values["verbose"], log_file=values["log_file"])
     from ..building.build import Options, build
+    from ..building.request import Request
     from ..cache.store import SHORT, Store
     from ..memory.choose import choose
     from ..memory.knobs import describe
 
     asked, row = spec_of(provider, values)
-    choice = choose(asked, row, Store(), values["offline"])
+    request = Request(asked, row, Store(), values["offline"], fresh=values["force"])
+    choice = choose(asked, row, request.store, values["offline"], lambda: request.pinned)
     for notice in choice.notices:
         output.warn(notice)
     if choice.reason:
@@ -265,7 +267,7 @@ def _build(provider: Provider, values: Mapping[str, Any]) -> None:
     default = provider.name if row is provider.types[0] else f"{provider.name}-{row.name}"
     options = Options(values["name"] or default, values["force"], values["offline"], values["quiet"], choice.reason)
     with output.reading("reading") as report:
-        built = build(choice.spec, row, Store(), options, output.say, report)
+        built = build(request, choice.spec, options, output.say, report)
     entry, short = built.entry, built.entry.key[:SHORT]
     if built.cached:
         output.say(f"{built.name} is in the cache already ({short}): nothing to do")

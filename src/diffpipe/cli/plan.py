@@ -61,12 +61,15 @@ def _panel(parameter: inspect.Parameter) -> str | None:
 
 def _plan(provider: Provider, values: Mapping[str, Any]) -> None:
     output.set_up(quiet=values["quiet"], verbose=values["verbose"], log_file=values["log_file"])
+    from ..building.request import Request
     from ..cache.store import Store
     from ..memory.choose import machine_of, planned
 
     spec, row = spec_of(provider, values)
     machine = machine_of(spec.device, spec.placement.device_memory)
-    found, task, made = planned(spec, row, Store(), values["offline"], machine, values)
+    store = Store()
+    request = Request(spec, row, store, values["offline"], check_classes=False)
+    found, task, made = planned(spec, row, store, values["offline"], machine, lambda: request.pinned, values)
     for notice in made.notices:
         output.warn(notice)
     if made.unknown:

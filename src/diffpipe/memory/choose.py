@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from ..catalog.rows import PipelineType
 from ..core.build_spec import BuildSpec, Placement
 from ..core.choices import DeviceKind
 from ..core.errors import DiffpipeError, Exit, UsageError
+from ..sources.pin import Pinned
 from . import knobs
 from .estimate import Task, correction
 from .machine import accelerator, device_kind, free, host_free
@@ -31,7 +32,7 @@ class Choice:
     notices: tuple[str, ...] = ()
 
 
-def choose(spec: BuildSpec, row: PipelineType, store: Store, offline: bool) -> Choice:
+def choose(spec: BuildSpec, row: PipelineType, store: Store, offline: bool, pinned: Callable[[], Pinned]) -> Choice:
     """The placement of a build: the switches given as far as the model takes them, or the fastest that fits.
 
     Raises UsageError for a combination known not to work, naming one that does; DiffpipeError with exit code 5 where
@@ -44,12 +45,12 @@ def choose(spec: BuildSpec, row: PipelineType, store: Store, offline: bool) -> C
         return Choice(spec)
     if asked.memory == "manual":
         knobs.check(asked, spec.pipeline or row.pipeline, device_kind(spec.device))
-        taken, notices = knobs.takable(asked, table(spec, row, store, offline).parts)
+        taken, notices = knobs.takable(asked, table(spec, row, store, offline, pinned).parts)
         return Choice(replace(spec, placement=taken), notices=notices)
     # Without a GPU it will run on the CPU, so the limit is the host's.
     here = "cpu" if device_kind(spec.device) == "cpu" else spec.device
     machine = machine_of(here, asked.device_memory)
-    _, _, made = planned(spec, row, store, offline, machine)
+    _, _, made = planned(spec, row, store, offline, machine, pinned)
     if not made.chosen.fits:
         raise DiffpipeError(made.reason, "free some memory, or name the switches yourself", Exit.OUT_OF_MEMORY)
     notices = made.notices
@@ -65,6 +66,7 @@ def planned(
     store: Store,
     offline: bool,
     machine: Machine,
+    pinned: Callable[[], Pinned],
     sizes: Sizes = NOTHING,
 ) -> tuple[Table, Task, Plan]:
     """A request's components, what it is planned for, and the plan. `sizes`: width, height, frames, batch as asked for.
@@ -72,7 +74,7 @@ def planned(
     Peaks that runs of the same model measured correct the predictions. Raises UsageError as `choose` does.
     """
     knobs.check(spec.placement, spec.pipeline or row.pipeline, machine.device)
-    found = table(spec, row, store, offline)
+    found = table(spec, row, store, offline, pinned)
     task = task_of(found, row, sizes, spec.dtype, machine.device)
     factors = correction(known_peaks(store, spec.model, found.pipeline), found.parts, task)
     made = plan(found.parts, task, machine, replace(spec.placement, device_memory=None), factors)

@@ -21,10 +21,10 @@ from ..core.components import DENOISER_ONLY, kind_of, part_checkpoint, parts_of_
 from ..core.errors import DiffpipeError, Exit, NotFoundError
 from ..core.manifest import Manifest
 from ..core.parsing import Fields, Misfit, parse_json
-from ..core.source import BASE, CONFIG, FileInfo, Role, Source, file_of
+from ..core.source import BASE, CONFIG, Role, Source, file_of
 from ..sources import hub, model_files
-from ..sources.pin import Context, Resolved, resolve
-from ..storage.disk import DigestCache, Progress, safetensors_header, weigh, write_json
+from ..sources.pin import Pinned
+from ..storage.disk import safetensors_header, weigh, write_json
 from .recorded import as_recorded, default_sizes, of_repository
 from .sizes import Settings, Sizes, read_sizes, set_steps
 
@@ -47,28 +47,24 @@ class Table:
     sizes: Mapping[str, int] = field(default_factory=dict)
 
 
-class _Unread(DigestCache):
-    """Sizes in place of digests: a plan needs no key, and hashing gigabytes would take minutes."""
+def table(spec: BuildSpec, row: PipelineType, store: Store, offline: bool, pinned: Callable[[], Pinned]) -> Table:
+    """The table of a build request. `pinned` gives its sources.
 
-    def get(self, path: Path, progress: Progress | None = None) -> FileInfo:
-        return FileInfo(path.stat().st_size, "")
-
-
-def table(spec: BuildSpec, row: PipelineType, store: Store, offline: bool) -> Table:
-    """The table of a build request. Raises what resolving raises, where nothing kept or recorded can stand in."""
+    Raises what pinning raises, where nothing kept or recorded can stand in.
+    """
     kept = store.root / "headers" / digest(_request(spec))
     offline = hub.is_offline(offline)
     try:
-        resolved = resolve(spec, row, Context(_Unread(store.root), {}, offline))
-        found = _read(resolved, row, store, offline)
+        known = pinned()
+        found = _read(known, store, offline)
     except DiffpipeError as error:
         away = error.exit_code == Exit.FAILED or (offline and isinstance(error, NotFoundError))
-        known = (_kept(kept) or _recorded(spec, row)) if away else None
-        if known is None:
+        instead = (_kept(kept) or _recorded(spec, row)) if away else None
+        if instead is None:
             raise
-        return known
-    if resolved.sources[0].kind == "hub":
-        _keep(kept, found, resolved.sources[0].commit)
+        return instead
+    if known.sources[0].kind == "hub":
+        _keep(kept, found, known.sources[0].commit)
     return found
 
 
@@ -157,26 +153,26 @@ def _recorded(spec: BuildSpec, row: PipelineType) -> Table | None:
     return Table(spec.pipeline or row.pipeline, tuple(given.values()), origin, disk, None, model.sizes)
 
 
-def _read(resolved: Resolved, row: PipelineType, store: Store, offline: bool) -> Table:
+def _read(pinned: Pinned, store: Store, offline: bool) -> Table:
     """Sizes of every component from the headers and settings of the files that would be loaded."""
-    layout = {name: pair for source in reversed(resolved.sources) for name, pair in source.components.items()}
+    layout = pinned.layout
     configs: dict[str, Settings] = {}
     parts: list[Sizes] = []
-    checkpoint = _checkpoint(resolved, layout, store, offline)
+    checkpoint = _checkpoint(pinned, layout, store, offline)
     for name, (_, class_name) in layout.items():
         if model_files.WEIGHTLESS.search(class_name):
             continue
-        source, prefix = _place(resolved.sources, name)
-        read = _reader(source, resolved.locations[source.role], store, offline)
+        source, prefix = _place(pinned.sources, name)
+        read = _reader(source, pinned.locations[source.role], store, offline)
         configs[name] = read.config(f"{prefix}config.json")
         headers = [checkpoint[name]] if name in checkpoint else _headers(source, prefix, read)
         parts.append(_part(name, class_name, headers, configs[name]))
     same = map(as_recorded, set_steps(parts, configs))
-    hub_files = [(source, path) for source in resolved.sources if source.kind == "hub" for path in source.files]
+    hub_files = [(source, path) for source in pinned.sources if source.kind == "hub" for path in source.files]
     missing = sum(s.files[path].size for s, path in hub_files if not hub.is_present(_repository(s), path))
-    disk = sum(info.size for source in resolved.sources for info in source.files.values())
+    disk = sum(info.size for source in pinned.sources for info in source.files.values())
     origin = "read from the headers of its files"
-    return Table(resolved.pipeline, tuple(same), origin, disk, missing, default_sizes(resolved.pipeline, configs))
+    return Table(pinned.pipeline, tuple(same), origin, disk, missing, default_sizes(pinned.pipeline, configs))
 
 
 def _place(pinned: Sequence[Source], name: str) -> tuple[Source, str]:
@@ -243,17 +239,15 @@ def _headers(source: Source, prefix: str, read: _Reader) -> list[dict[str, Any]]
     return [read.header(path) for path in paths if path.endswith(".safetensors")]
 
 
-def _checkpoint(
-    resolved: Resolved, layout: Mapping[str, Any], store: Store, offline: bool
-) -> dict[str, dict[str, Any]]:
+def _checkpoint(pinned: Pinned, layout: Mapping[str, Any], store: Store, offline: bool) -> dict[str, dict[str, Any]]:
     """What a single-file checkpoint holds: component -> header, {} for one whose tensors cannot be listed."""
-    base = resolved.sources[0]
+    base = pinned.sources[0]
     if not base.single:
         return {}
     path = next(iter(base.files))
     if path.endswith(UNREAD):
         return {name: {} for name in parts_of_checkpoint(DENOISER_ONLY, layout)}
-    read = _reader(base, resolved.locations[base.role], store, offline)
+    read = _reader(base, pinned.locations[base.role], store, offline)
     return part_checkpoint(read.header(path), layout)
 
 

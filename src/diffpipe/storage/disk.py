@@ -97,6 +97,19 @@ class DigestCache:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
+    def known(self, path: Path) -> FileInfo | None:
+        """Size and digest of a file that was read before and is the same still; None for any other."""
+        try:
+            path = path.resolve(strict=True)
+            known = _read_record(self._record(path))
+            same = known and known.get("identity") == identity(path) and known.get("path") == str(path)
+            return FileInfo(path.stat().st_size, known["digest"]) if known and same else None
+        except OSError:
+            return None
+
+    def _record(self, path: Path) -> Path:
+        return self.folder / hashlib.sha256(str(path).encode()).hexdigest()[:32]
+
     def get(self, path: Path, progress: Progress | None = None) -> FileInfo:
         """Size and digest of a file.
 
@@ -105,7 +118,7 @@ class DigestCache:
         try:
             path = path.resolve(strict=True)
             before = identity(path)
-            record = self.folder / hashlib.sha256(str(path).encode()).hexdigest()[:32]
+            record = self._record(path)
             known = _read_record(record)
             if known and known.get("identity") == before and known.get("path") == str(path):
                 return FileInfo(before[0], known["digest"])

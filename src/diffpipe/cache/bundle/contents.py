@@ -24,8 +24,8 @@ from ...core.errors import CacheError
 from ...core.manifest import Manifest, WeightsSummary
 from ...core.parsing import Fields, Misfit, parse_json
 from ...core.source import CHECKPOINTS, EMBEDDED, PICKLES, FileInfo, Role, Source
+from ...sources.key import sources_fit
 from ...sources.model_files import SETTINGS
-from ...sources.pin import sources_fit
 from ..records import Summary
 from ..store import KEY, NAME, sealed
 from ..weights import weights_key

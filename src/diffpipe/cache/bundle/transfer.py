@@ -15,7 +15,7 @@ from typing import IO, Any
 from ...core.errors import CacheError, UsageError
 from ...core.manifest import Manifest, WeightsSummary
 from ...core.source import FileInfo, Role, file_of, place_of
-from ...sources.pin import refuse_code
+from ...sources.trust import refuse_code
 from ...storage import url_streams, urls
 from ...storage.disk import CHUNK, readable
 from .. import blobs, weights
