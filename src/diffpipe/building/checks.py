@@ -9,6 +9,7 @@ from typing import Any
 
 from ..catalog import plugins
 from ..catalog.rows import PipelineType
+from ..core.build_spec import Speed
 from ..core.components import kind_of
 from ..core.errors import UsageError
 from ..core.flag import OutputKind
@@ -148,15 +149,15 @@ def _check_speed(cls: type, resolved: Resolved, layout: Layout, offline: bool) -
     from ..engine.classes import lookup
     from ..engine.placement import devices, speed
 
-    section = resolved.config.speed.to_json()
-    if not section:
+    asked = resolved.config.speed
+    if asked == Speed():
         return
     denoisers = {
         name: (lookup.component_class(*pair), settings_of(resolved, name, "config.json", offline))
         for name, pair in layout.items()
         if kind_of(name) == "denoiser"
     }
-    speed.check(cls, section, denoisers, devices.choose_device(resolved.spec.device))
+    speed.check(cls, asked, denoisers, devices.choose_device(resolved.spec.device))
 
 
 def check_loras(checked: Checked, resolved: Resolved, locations: Mapping[Role, str], offline: bool, say: Say) -> None:

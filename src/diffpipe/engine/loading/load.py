@@ -117,7 +117,7 @@ def load(
         if "load" in quirks:
             hook(quirks["load"])(pipe)
         fresh = replace(placed, quantize="none") if located.weights else placed
-        return speed.apply(apply.apply(pipe, fresh, device, unquantized), config.speed.to_json())
+        return speed.apply(apply.apply(pipe, fresh, device, unquantized), config.speed)
     except DiffpipeError:
         raise
     except Exception as error:  # the libraries raise whatever a missing file or a strange tensor leads to

@@ -5,8 +5,9 @@ from __future__ import annotations
 import importlib.util
 import inspect
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
+from ...core.build_spec import Speed
 from ...core.canonical import JsonObject
 from ...core.errors import UsageError
 from ..seams import diffusers_seam, torch_seam
@@ -34,14 +35,14 @@ BACKENDS: Mapping[str, str] = {
 ON_CPU = ("native", "native-math", "native-flash", "flex")
 
 
-def apply(pipe: DiffusionPipeline, section: Mapping[str, Any]) -> DiffusionPipeline:
-    """The pipeline with what a configuration's section "speed" says, after it was placed."""
+def apply(pipe: DiffusionPipeline, speed: Speed) -> DiffusionPipeline:
+    """The pipeline made faster, after it was placed."""
     for _, part in placement.modules(pipe, "denoiser"):
-        if backend := section.get("attention_backend"):
-            _set_attention(part, BACKENDS[backend])
-        if cache := section.get("step_cache"):
-            part.enable_cache(CACHES[cache](pipe))
-        if section.get("compile"):
+        if speed.attention_backend:
+            _set_attention(part, BACKENDS[speed.attention_backend])
+        if speed.step_cache:
+            part.enable_cache(CACHES[speed.step_cache](pipe))
+        if speed.compile:
             part.compile_repeated_blocks()
     return pipe
 
@@ -85,7 +86,7 @@ CACHES: Mapping[str, Callable[[DiffusionPipeline | ModelMixin], CacheConfig]] = 
 
 def check(
     pipeline: type[DiffusionPipeline],
-    section: Mapping[str, Any],
+    speed: Speed,
     denoisers: Mapping[str, tuple[type[ModelMixin], JsonObject]],
     device: str,
 ) -> None:
@@ -94,19 +95,19 @@ def check(
     `denoisers`: component -> its class and config.json. `device`: where it will run. Raises UsageError.
     """
     if not denoisers:
-        raise UsageError(f"{pipeline.__name__} has no transformer or U-Net to make faster", _leave_out(section))
+        raise UsageError(f"{pipeline.__name__} has no transformer or U-Net to make faster", _leave_out(speed))
     for name, (cls, config) in denoisers.items():
         model = _on_meta(cls, config)
-        if section.get("compile"):
+        if speed.compile:
             _check_compile(cls, device)
-        if backend := section.get("attention_backend"):
-            _check_attention(name, model, backend, device)
-        if cache := section.get("step_cache"):
-            _check_cache(pipeline, name, model, cache)
+        if speed.attention_backend:
+            _check_attention(name, model, speed.attention_backend, device)
+        if speed.step_cache:
+            _check_cache(pipeline, model, speed.step_cache)
 
 
-def _leave_out(section: Mapping[str, Any]) -> str:
-    return "leave out " + " and ".join("--" + name.replace("_", "-") for name in section)
+def _leave_out(speed: Speed) -> str:
+    return "leave out " + " and ".join("--" + name.replace("_", "-") for name in speed.to_json())
 
 
 def _on_meta(cls: type[ModelMixin], config: JsonObject) -> ModelMixin:
@@ -141,16 +142,19 @@ def _check_attention(name: str, model: ModelMixin, backend: str, device: str) ->
         raise UsageError(f"--attention-backend {backend} cannot be used here: {reason}", "use native") from None
 
 
-def _check_cache(pipeline: type[DiffusionPipeline], name: str, model: ModelMixin, cache: str) -> None:
-    """Caching needs a model whose blocks diffusers knows, and a pipeline that tells its passes apart."""
-    called = inspect.getsource(pipeline.__call__)
-    usable = hasattr(model, "enable_cache") and (cache == "pyramid" or "cache_context" in called)
-    usable = usable and (cache != "pyramid" or hasattr(pipeline, "current_timestep"))
+def _check_cache(pipeline: type[DiffusionPipeline], model: ModelMixin, cache: str) -> None:
+    """Caching needs a model whose blocks diffusers knows, and a pipeline that says which pass or step it is in."""
     reason = f"{pipeline.__name__} with {type(model).__name__} is not made for it"
-    if usable:
+    if hasattr(model, "enable_cache") and _says_where_it_is(pipeline, cache):
         try:
             model.enable_cache(CACHES[cache](model))
             return
         except (ValueError, IndexError, AttributeError) as error:
             reason = str(error).strip().splitlines()[0] or reason
     raise UsageError(f"--step-cache {cache}: {reason}", "leave out --step-cache")
+
+
+def _says_where_it_is(pipeline: type[DiffusionPipeline], cache: str) -> bool:
+    if cache == "pyramid":
+        return hasattr(pipeline, "current_timestep")
+    return "cache_context" in inspect.getsource(pipeline.__call__)
