@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from diffpipe.building.request import Request
 from diffpipe.cache.store import Store
 from diffpipe.catalog import BUILTIN
 from diffpipe.core.build_spec import BuildSpec, Placement
@@ -180,7 +181,8 @@ def on_the_cpu(model: str, side: int, dtype: str) -> float:
     """The predicted peak of one of the MEASURED runs in GB."""
     with tempfile.TemporaryDirectory() as folder:
         spec = BuildSpec("demo", "text2image", "embedded:demo")
-        demo = read_table(spec, BUILTIN["demo"].types[0], Store(Path(folder)), offline=True).parts
+        request = Request(spec, BUILTIN["demo"].types[0], Store(Path(folder)), offline=True, check_classes=False)
+        demo = read_table(spec, request.row, request.store, True, lambda: request.pinned).parts
     task = Task("FluxPipeline", side, side, dtype=dtype, device="cpu")
     return max(peak.host for peak in peaks(demo if model == "demo" else FLUX_1B, Placement(), task)) / 1e9
 

@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from textwrap import shorten
@@ -260,25 +260,29 @@ class Run:
     as_json: bool
     alone: bool
     earlier: Callable[[Record], None] = lambda record: None
+    count: _Count = field(default_factory=_Count)
 
-    def __call__(self) -> Exit:
-        """Make every item, note it in the journal, and tell it on stdout."""
-        count = _Count()
-        planned = self._planned(count)
+    def make_all(self) -> None:
+        """Make every item, note it in the journal, and report it on stdout."""
+        planned = self._planned()
         first = next(planned, None)
-        if first is not None:
-            self.check(first)
-            for outcome in self.make(chain([first], planned)):
-                self._end(outcome, count)
-                if outcome.error and self.keep_going is False:
-                    break
-        if count.refused:
-            raise count.refused
-        if self.batch.journal:
-            output.say(_summary(count))
-        return Exit.PARTIAL if count.failed or count.failed_earlier else Exit.OK
+        if first is None:
+            return
+        self.check(first)
+        for outcome in self.make(chain([first], planned)):
+            self._end(outcome)
+            if outcome.error and self.keep_going is False:
+                break
 
-    def _planned(self, count: _Count) -> Iterator[Request]:
+    def finish(self) -> Exit:
+        """Say what was made. Raises the error of the line that ended the run."""
+        if self.count.refused:
+            raise self.count.refused
+        if self.batch.journal:
+            output.say(_summary(self.count))
+        return Exit.PARTIAL if self.count.failed or self.count.failed_earlier else Exit.OK
+
+    def _planned(self) -> Iterator[Request]:
         """The requests to make; the journal knows of each before it is made, and of what cannot be."""
         journal = self.batch.journal
         for item in items(self.source.rows(self.batch.names | OWN.keys()), self.batch):
@@ -288,21 +292,21 @@ class Run:
                     journal.started(item.id, item.item, item.seed, item.paths)
                 yield item
             elif isinstance(item, Earlier):
-                count.earlier += 1
-                count.failed_earlier += item.record.state == "failed"
+                self.count.earlier += 1
+                self.count.failed_earlier += item.record.state == "failed"
                 self.earlier(item.record)
             elif self.keep_going or (self.batch.resume and self.source.again):
                 # A file was checked whole before: what is refused only now (a finished file that was changed since)
                 # must not cost the others.
-                count.failed += 1
+                self.count.failed += 1
                 if journal:
                     journal.refused(item.id, item.error.message)
                 _tell_failure(item.id, None, item.error, [], self.as_json)
             else:
-                count.refused = item.error
+                self.count.refused = item.error
                 return
 
-    def _end(self, outcome: Outcome, count: _Count) -> None:
+    def _end(self, outcome: Outcome) -> None:
         """Note and tell what became of an item. Raises its error where it is the run's own."""
         request, journal = outcome.request, self.batch.journal
         own = list(dict.fromkeys(outcome.warnings))
@@ -311,14 +315,14 @@ class Run:
                 output.warn(text if self.alone else line)
         warnings = [*own, *self.words(str(request.arguments.get("prompt") or ""))]
         if outcome.error is None:
-            count.made += 1
+            self.count.made += 1
             if journal:
                 made = outcome.artifacts
                 paths, stored = [file.path for file in made], {file.path: file.stored for file in made if file.stored}
                 journal.done(request.id, request.item, request.seed, paths, made[0].seconds, warnings, stored)
             _tell(outcome, warnings, self.as_json)
             return
-        count.failed += 1
+        self.count.failed += 1
         if journal:
             journal.failed(request.id, request.item, request.seed, outcome.error.message)
         if self.alone:

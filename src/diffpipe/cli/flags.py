@@ -88,7 +88,7 @@ def with_parameters(function: Callable[..., Any], parameters: Iterable[inspect.P
     return function
 
 
-def arguments(flags: Iterable[Flag], values: dict[str, Any]) -> dict[str, Any]:
+def arguments(flags: Iterable[Flag], values: Mapping[str, Any]) -> dict[str, Any]:
     """Call arguments from a command's parsed values: JSON decoded, single values of lists bare where they may be.
 
     Raises UsageError for text that is no JSON, and for several files where one is taken.
