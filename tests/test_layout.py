@@ -59,7 +59,7 @@ HEAVY = {
 }
 KNOWN_IN = {name: {"engine"} for name in HEAVY} | {
     "huggingface_hub": {"sources"},
-    "httpx2": {"sources"},
+    "httpx2": {"sources", "storage"},
     "fsspec": {"storage"},
     "psutil": {"memory"},
     "ray": {"runners"},

@@ -39,7 +39,7 @@ from diffpipe.core.canonical import digest
 from diffpipe.core.errors import AccessError, CacheError, DiffpipeError, NotFoundError, UsageError
 from diffpipe.core.manifest import Manifest, WeightsSummary
 from diffpipe.core.source import BASE
-from diffpipe.storage import url_streams
+from diffpipe.storage import stores, streams
 from diffpipe.storage.disk import mark
 
 SMALL = ("--prompt", "a fox", "--width", 32, "--height", 32, "--num-inference-steps", 1, "--seed", 1)
@@ -409,7 +409,7 @@ def test_a_forged_list_is_refused(made: Made, there: Store, tmp_path: Path, forg
 
 def test_a_size_that_no_disk_holds_is_refused_before_anything_is_read(made: Made, there: Store, tmp_path: Path) -> None:
     (tmp_path / "forged.tar").write_bytes(forged(made.file.read_bytes(), resized))
-    with pytest.raises(CacheError, match=r"needs 1152921\.5[0-9] TB, and .* are free"):
+    with pytest.raises(CacheError, match=r"needs 1152921\.5 TB, and .* are free"):
         transfer.load(there, str(tmp_path / "forged.tar"))
     assert nothing_in(there)
 
@@ -505,7 +505,7 @@ from diffpipe.cache.store import Store
 def progress(done, total):
     if done > float(sys.argv[3]) * total:
         os.kill(os.getpid(), signal.SIGKILL)
-bundle.load(Store(Path(sys.argv[2])), sys.argv[1], progress=progress)
+transfer.load(Store(Path(sys.argv[2])), sys.argv[1], progress=progress)
 """
 
 
@@ -739,7 +739,7 @@ def test_an_export_that_stops_leaves_nothing_at_a_url(made: Made, bucket: str) -
 
 
 def test_a_place_that_takes_no_files_is_told(made: Made) -> None:
-    with pytest.raises(DiffpipeError, match="data:///x cannot be reached"):
+    with pytest.raises(UsageError, match="data:// can only be read"):
         transfer.export(made.store, made.store.find("flux"), "data:///x", force=True)
 
 
@@ -764,7 +764,7 @@ def test_another_file_is_replaced_by_force_alone(cli: Cli, made: Made, tmp_path:
 
 
 def test_an_export_that_was_killed_long_ago_is_cleaned_up_by_the_next(made: Made, tmp_path: Path) -> None:
-    for age in (0.0, url_streams.ABANDONED + 60):
+    for age in (0.0, streams.ABANDONED + 60):
         left = tmp_path / f"{mark(tmp_path / 'x.tar')}{age}.tmp"
         left.write_text("half")
         os.utime(left, (time.time() - age,) * 2)
@@ -795,12 +795,16 @@ def test_a_place_that_cannot_be_read_is_told(
         (OSError(errno.ENOSPC, "no space"), CacheError, "there is no room for s3://bucket/x"),
         (PermissionError(errno.EACCES, "no"), AccessError, "access to s3://bucket/x is denied"),
         (IsADirectoryError(errno.EISDIR, "no"), UsageError, "s3://bucket/x is a folder"),
-        (OSError("see https://me:secret@host/x?sig=abc"), DiffpipeError, "cannot be reached: see https://host/x"),
+        (
+            OSError("see https://me:secret@host/x?sig=abc"),
+            stores.StoreError,
+            "cannot read s3://bucket/x: see https://host/x",
+        ),
         (UsageError("ours", "hint"), UsageError, "ours"),
     ],
 )
 def test_what_a_store_says_is_told_in_the_users_terms(raised: Exception, error: type[Exception], says: str) -> None:
-    with pytest.raises(DiffpipeError, match=says) as told, url_streams.explained("s3://me:secret@bucket/x?sig=abc"):
+    with pytest.raises(DiffpipeError, match=says) as told, stores.explained("s3://me:secret@bucket/x?sig=abc"):
         raise raised
     assert type(told.value) is error
     assert "secret" not in told.value.message

@@ -27,7 +27,7 @@ from diffpipe.core.canonical import digest
 from diffpipe.core.errors import CacheError, NotFoundError, UsageError
 from diffpipe.core.manifest import Located
 from diffpipe.core.source import BASE
-from diffpipe.storage.disk import DigestCache
+from diffpipe.storage.digests import DigestCache
 
 COMMAND = ("diffpipe", "build", "flux", "--model", "a folder")
 KEYS = st.text("0123456789abcdef", min_size=64, max_size=64)

@@ -29,7 +29,8 @@ from diffpipe.core.quantization import quantized_by_default
 from diffpipe.engine.classes import lookup
 from diffpipe.engine.classes.signature import read_flags
 from diffpipe.engine.loading import fidelity, kernels, quantize, stored
-from diffpipe.storage.disk import identity, safetensors_header
+from diffpipe.storage.digests import identity
+from diffpipe.storage.tensor_headers import read_safetensors
 
 WAYS = [("quanto", "fp8"), ("quanto", "int8"), ("quanto", "int4"), ("torchao", "fp8"), ("torchao", "int8")]
 BF16 = torch.bfloat16
@@ -227,13 +228,13 @@ def test_every_tensor_of_a_file_is_aligned_and_the_library_reads_it(
 ) -> None:
     file = tmp_path / "transformer.safetensors"
     record = stored.write(transformer(), file, mode, "quanto")
-    header = safetensors_header(file)
+    header = read_safetensors(file)
     start = 8 + int.from_bytes(file.read_bytes()[:8], "little")
-    places = [t["data_offsets"][0] for name, t in header.items() if not name.startswith(("__", stored.GAP))]
+    places = [tensor.start for name, tensor in header.tensors.items() if not name.startswith(stored.GAP)]
     assert start % 64 == 0
     assert {place % 64 for place in places} == {0}
     with safe_open(file, "pt") as opened:
-        assert set(opened.keys()) == set(header) - {"__metadata__"}
+        assert set(opened.keys()) == set(header.tensors)
     module = stored.read(diffusers.FluxTransformer2DModel, file)
     inner = [t for n, p in module.named_parameters() if hasattr(p, "_data") for t in [p._data]]
     assert mode == "none" or all(getattr(t, "_data", t).data_ptr() % 64 == 0 for t in inner)
@@ -264,7 +265,7 @@ def test_a_file_that_another_backend_lays_out_otherwise_is_refused(
     tensors = load_file(file)
     scale = next(name for name in tensors if name.endswith("._scale"))
     del tensors[scale]
-    save_file(tensors, file, safetensors_header(file)["__metadata__"])
+    save_file(tensors, file, dict(read_safetensors(file).metadata))
     with pytest.raises(CacheError, match=f"do not fit the installed packages: {scale}"):
         stored.read(diffusers.FluxTransformer2DModel, file)
 

@@ -11,7 +11,7 @@ import pytest
 from conftest import Cli
 from hub_server import closed_port, serve
 
-from diffpipe.storage.disk import safetensors_header, weigh
+from diffpipe.storage.tensor_headers import read_safetensors, weigh
 
 GIB = 1 << 30
 FLUX_DEV = ("flux", "--model", "black-forest-labs/FLUX.1-dev", "--offline")
@@ -46,7 +46,8 @@ def test_a_plan_of_a_local_folder(cli: Cli, checkpoints: Path) -> None:
     folder = checkpoints / "flux"
     made = planned(cli, "flux", "--model", folder, "--device", "cpu", "--dtype", "float32", "--width", 64)
     weighed = {
-        path.parent.name: weigh([safetensors_header(path)])["parameters"] for path in folder.rglob("*.safetensors")
+        path.parent.name: weigh(read_safetensors(path).tensors.values()).parameters
+        for path in folder.rglob("*.safetensors")
     }
     assert {part["name"]: part["parameters"] for part in made["components"]} == weighed
     assert {part["name"]: part["weights"] for part in made["components"]} == {n: 4 * c for n, c in weighed.items()}

@@ -35,7 +35,7 @@ from diffpipe.core.errors import AccessError, CacheError, DiffpipeError, Exit, N
 from diffpipe.core.flag import Flag
 from diffpipe.core.request import Artifact, Outcome, Request
 from diffpipe.results import metadata
-from diffpipe.storage import urls as remote
+from diffpipe.storage import fetching, presence, publishing, stores, urls
 
 SMALL = ("--width", 64, "--height", 64, "--num-inference-steps", 1)
 IMAGE = Flag("image", "image")
@@ -100,23 +100,23 @@ fsspec.register_implementation("absent", "no_such_package.files.Absent", clobber
 
 
 @pytest.fixture(autouse=True)
-def stores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def empty_stores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Empty stores, and a folder of the test's own."""
     monkeypatch.chdir(tmp_path)
     for held in (Store.store, Store.asked, Store.raises, Store.seen, MemoryFileSystem.store):
         held.clear()
-    remote.forget()
+    presence.forget()
     yield
     MemoryFileSystem.store.clear()
 
 
 def put(url: str, content: bytes = b"content") -> str:
-    fsspec.filesystem(remote.split(url)[0]).pipe_file(url, content)
+    fsspec.filesystem(urls.split(url)[0]).pipe_file(url, content)
     return url
 
 
 def content(url: str) -> bytes:
-    return bytes(fsspec.filesystem(remote.split(url)[0]).cat_file(url))
+    return bytes(fsspec.filesystem(urls.split(url)[0]).cat_file(url))
 
 
 def file(content: bytes, name: str = "made.png") -> Path:
@@ -137,7 +137,7 @@ def file(content: bytes, name: str = "made.png") -> Path:
     ],
 )  # fmt: skip
 def test_what_is_a_url(text: str, expected: bool) -> None:
-    assert remote.is_url(text) is expected
+    assert urls.is_url(text) is expected
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_what_is_a_url(text: str, expected: bool) -> None:
     ],
 )
 def test_what_is_shown_of_a_url(url: str, shown: str) -> None:
-    assert remote.shown(url) == shown
+    assert urls.shown(url) == shown
 
 
 WORD = st.text("abcXYZ019-_.~", min_size=1, max_size=8)
@@ -167,23 +167,23 @@ def test_no_text_tells_a_password_or_a_signature(
 ) -> None:
     place = f"{host}/{'/'.join(path)}"
     url = f"{scheme}://{user}:PASS*WORD@{place}" + ("?sig=SIG*NED" if query else "")
-    assert remote.shown(url) == f"{scheme}://{place}"
-    assert remote.hidden(f"{before}{url} broke") == f"{before}{scheme}://{place} broke"
-    assert remote.with_credentials(remote.shown(url), url) == url.partition("?")[0]
-    assert remote.lasting(url) == f"{scheme}://{place}"
+    assert urls.shown(url) == f"{scheme}://{place}"
+    assert urls.hidden(f"{before}{url} broke") == f"{before}{scheme}://{place} broke"
+    assert urls.with_credentials(urls.shown(url), url) == url.partition("?")[0]
+    assert urls.lasting(url) == f"{scheme}://{place}"
 
 
 def test_credentials_go_to_their_own_place_alone() -> None:
-    assert remote.with_credentials("ftp://a/x", "ftp://me:secret@b/y") == "ftp://a/x"
-    assert remote.with_credentials("sftp://a/x", "ftp://me:secret@a/y") == "sftp://a/x"
-    assert remote.with_credentials("s3://a/x", "") == "s3://a/x"
+    assert urls.with_credentials("ftp://a/x", "ftp://me:secret@b/y") == "ftp://a/x"
+    assert urls.with_credentials("sftp://a/x", "ftp://me:secret@a/y") == "sftp://a/x"
+    assert urls.with_credentials("s3://a/x", "") == "s3://a/x"
 
 
 def test_a_url_that_is_signed_anew_is_the_same_file() -> None:
     first = "https://host/get?file=7&X-Amz-Date=1&X-Amz-Signature=abc&sig=1&se=2"
-    assert remote.lasting(first) == remote.lasting("https://host/get?file=7&X-Amz-Signature=xyz&X-Amz-Expires=9")
-    assert remote.lasting(first) != remote.lasting(first.replace("file=7", "file=8"))
-    assert remote.lasting([first, "x.png"]) == ["https://host/get?file=7", "x.png"]
+    assert urls.lasting(first) == urls.lasting("https://host/get?file=7&X-Amz-Signature=xyz&X-Amz-Expires=9")
+    assert urls.lasting(first) != urls.lasting(first.replace("file=7", "file=8"))
+    assert urls.lasting([first, "x.png"]) == ["https://host/get?file=7", "x.png"]
 
 
 @pytest.mark.parametrize(
@@ -196,14 +196,14 @@ def test_a_url_that_is_signed_anew_is_the_same_file() -> None:
     ],
 )
 def test_a_url_without_detours(url: str, normal: str) -> None:
-    assert remote.normal(url) == normal
+    assert urls.normal(url) == normal
 
 
 def test_a_file_url_is_a_path(tmp_path: Path) -> None:
-    assert remote.on_disk(f"file://{tmp_path}/x") == str(tmp_path / "x")
-    assert remote.on_disk("file://here/x") == str(tmp_path / "here" / "x")
-    assert remote.normal("file://here/x") == f"file://{tmp_path}/here/x"
-    assert remote.on_disk("s3://bucket/x") is None
+    assert urls.on_disk(f"file://{tmp_path}/x") == str(tmp_path / "x")
+    assert urls.on_disk("file://here/x") == str(tmp_path / "here" / "x")
+    assert urls.normal("file://here/x") == f"file://{tmp_path}/here/x"
+    assert urls.on_disk("s3://bucket/x") is None
 
 
 # What stores say
@@ -218,7 +218,7 @@ def test_a_file_url_is_a_path(tmp_path: Path) -> None:
     ],
 )
 def test_urls_that_no_store_is_for(url: str, message: str, hint: str) -> None:
-    for ask in (remote.exists, remote.fetched, remote.check_output):
+    for ask in (presence.exists, fetching.fetched, stores.check_output):
         with pytest.raises(UsageError) as error:
             ask(url)
         assert error.value.message == message
@@ -250,9 +250,9 @@ def test_access_that_is_denied(said: Exception) -> None:
     Store.raises |= {"info": said, "put": said}
     made = file(b"x")
     for call in (
-        lambda: remote.exists("store://me:secret@a/x.png"),
-        lambda: remote.fetched("store://me:secret@a/x.png"),
-        lambda: remote.publish(made, "store://me:secret@a/x.png", overwrite=True),
+        lambda: presence.exists("store://me:secret@a/x.png"),
+        lambda: fetching.fetched("store://me:secret@a/x.png"),
+        lambda: publishing.publish(made, "store://me:secret@a/x.png", overwrite=True),
     ):
         error = failing(call)
         assert (type(error), error.message) == (AccessError, "access to store://a/x.png is denied")
@@ -261,35 +261,39 @@ def test_access_that_is_denied(said: Exception) -> None:
 @pytest.mark.parametrize(
     ("said", "message", "hint"),
     [
-        (OSError(errno.ENOSPC, "No space left"), "No space left", "make room, then go on with --resume"),
         (
-            ConnectionError("lost https://me:secret@host/x?sig=abc\nand more"), "lost https://host/x",
+            OSError(errno.ENOSPC, "No space left"), "there is no room for store://a/x.png",
+            "make room, then go on with --resume",
+        ),
+        (
+            ConnectionError("lost https://me:secret@host/x?sig=abc\nand more"),
+            "cannot write store://a/x.png: lost https://host/x",
             "check the URL and the connection, then go on with --resume",
         ),
         (
-            FileNotFoundError("bucket"), "its bucket or folder is not there",
+            FileNotFoundError("bucket"), "cannot write store://a/x.png: its bucket or folder is not there",
             "check the URL and the connection, then go on with --resume",
         ),
     ],
 )  # fmt: skip
 def test_a_write_that_fails(said: Exception, message: str, hint: str) -> None:
     Store.raises["put ends"] = said
-    error = failing(lambda: remote.publish(file(b"x"), "store://a/x.png", overwrite=True))
-    assert (type(error), error.message, error.hint) == (CacheError, f"cannot write store://a/x.png: {message}", hint)
+    error = failing(lambda: publishing.publish(file(b"x"), "store://a/x.png", overwrite=True))
+    assert (type(error), error.message, error.hint) == (CacheError, message, hint)
     assert Store.store == {}  # nothing is left of it
 
 
 def test_what_is_not_there_cannot_be_read() -> None:
     put("store://a/folder/x.png")
     for url in ("store://a/y.png", "store://a/folder", "memory://y.png", "file:///nowhere/y.png"):
-        assert not remote.exists(url)
-        error = failing(lambda url=url: remote.fetched(url))
+        assert not presence.exists(url)
+        error = failing(lambda url=url: fetching.fetched(url))
         assert (type(error), error.message) == (NotFoundError, f"there is no file {url}")
 
 
 def test_a_read_that_fails_costs_one_item_only() -> None:
     Store.raises["info"] = ConnectionError("connection lost")
-    error = failing(lambda: remote.fetched("store://a/x.png"))
+    error = failing(lambda: fetching.fetched("store://a/x.png"))
     assert (error.message, error.exit_code) == ("cannot read store://a/x.png: connection lost", Exit.FAILED)
 
 
@@ -299,50 +303,50 @@ def test_a_read_that_fails_costs_one_item_only() -> None:
 def test_files_of_a_folder_are_asked_for_one_by_one_and_then_listed() -> None:
     for number in range(300):
         put(f"tagged://a/{number}.png", b"%d" % number)
-    noted = remote.stamp("tagged://a/7.png") or {}
+    noted = presence.stamp("tagged://a/7.png") or {}
     assert noted["size"] == 1
     Store.asked.clear()
-    assert all(remote.exists(f"tagged://a/{number}.png") for number in range(300))
-    assert not any(remote.exists(f"tagged://a/{number}.png") for number in range(300, 600))
-    assert remote.unchanged("tagged://a/7.png", noted)
-    assert not remote.unchanged("tagged://a/8.png", noted)
-    assert Store.asked == {"info": remote.ASKED, "ls": 1}
-    assert len(remote._folders["tagged://a"].asked) == remote.ASKED
+    assert all(presence.exists(f"tagged://a/{number}.png") for number in range(300))
+    assert not any(presence.exists(f"tagged://a/{number}.png") for number in range(300, 600))
+    assert presence.unchanged("tagged://a/7.png", noted)
+    assert not presence.unchanged("tagged://a/8.png", noted)
+    assert Store.asked == {"info": presence.ASKED, "ls": 1}
+    assert len(presence._folders["tagged://a"].asked) == presence.ASKED
     put("tagged://a/new.png")
-    assert not remote.exists("tagged://a/new.png")
-    remote.forget()
-    assert remote.exists("tagged://a/new.png")
+    assert not presence.exists("tagged://a/new.png")
+    presence.forget()
+    assert presence.exists("tagged://a/new.png")
 
 
 def test_who_may_not_list_a_folder_still_asks_for_each_file() -> None:
     put("store://a/x.png")
     Store.raises["ls"] = PermissionError("no list")
-    found = [remote.exists(f"store://a/{number}.png") for number in range(remote.ASKED + 5)]
-    assert [*found, remote.exists("store://a/x.png")] == [False] * len(found) + [True]
+    found = [presence.exists(f"store://a/{number}.png") for number in range(presence.ASKED + 5)]
+    assert [*found, presence.exists("store://a/x.png")] == [False] * len(found) + [True]
     assert Store.asked["ls"] == 1
 
 
 def test_a_file_that_is_asked_for_again_and_again_is_asked_for_once() -> None:
     put("store://a/x.png")
-    assert all(remote.exists("store://a/x.png") for _ in range(1000))
+    assert all(presence.exists("store://a/x.png") for _ in range(1000))
     assert Store.asked == {"info": 1}
 
 
 def test_without_a_tag_a_file_must_be_read_to_be_known_as_unchanged() -> None:
     put("store://a/x.png", b"one")
-    assert not remote.unchanged("store://a/x.png", remote.stamp("store://a/x.png") or {})
-    assert remote.state("store://a/x.png") == {"size": 3, "digest": "sha256:" + hashlib.sha256(b"one").hexdigest()}
+    assert not presence.unchanged("store://a/x.png", presence.stamp("store://a/x.png") or {})
+    assert presence.state("store://a/x.png") == {"size": 3, "digest": "sha256:" + hashlib.sha256(b"one").hexdigest()}
 
 
 def test_a_bucket_that_is_not_there_is_told_before_anything_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "OBJECT_STORES", ("store",))
-    error = failing(lambda: remote.check_bucket("store://me:secret@nowhere/out/"))
+    monkeypatch.setattr(stores, "OBJECT_STORES", ("store",))
+    error = failing(lambda: stores.check_bucket("store://me:secret@nowhere/out/"))
     assert (type(error), error.message) == (NotFoundError, "there is no bucket store://nowhere")
     put("store://here/x.png")
-    remote.check_bucket("store://here/out/")
+    stores.check_bucket("store://here/out/")
     Store.raises["info"] = PermissionError("no")
-    remote.check_bucket("store://nowhere/out/")
-    remote.check_bucket("memory://nowhere/out/")
+    stores.check_bucket("store://nowhere/out/")
+    stores.check_bucket("memory://nowhere/out/")
 
 
 # Reading
@@ -350,25 +354,25 @@ def test_a_bucket_that_is_not_there_is_told_before_anything_is_made(monkeypatch:
 
 def test_a_file_is_fetched_once_while_it_is_the_same() -> None:
     url = put("tagged://a/deep/my fox.png", b"one")
-    first = remote.fetched(url)
+    first = fetching.fetched(url)
     assert (first.name, first.read_bytes()) == ("my fox.png", b"one")
-    assert remote.fetched(url) == first
+    assert fetching.fetched(url) == first
     put(url, b"two")
-    assert remote.fetched(url).read_bytes() == b"two"
-    assert remote.local("x/y.png") == Path("x/y.png")
-    assert remote.local(url).read_bytes() == b"two"
+    assert fetching.fetched(url).read_bytes() == b"two"
+    assert fetching.local("x/y.png") == Path("x/y.png")
+    assert fetching.local(url).read_bytes() == b"two"
 
 
 def test_a_bounded_number_of_fetched_files_is_kept() -> None:
-    kept = [remote.fetched(put(f"memory://a/{number}.png", b"%d" % number)) for number in range(remote.KEPT + 5)]
-    assert [path.exists() for path in kept] == [False] * 5 + [True] * remote.KEPT
-    assert remote.fetched("memory://a/0.png").read_bytes() == b"0"
+    kept = [fetching.fetched(put(f"memory://a/{number}.png", b"%d" % number)) for number in range(fetching.KEPT + 5)]
+    assert [path.exists() for path in kept] == [False] * 5 + [True] * fetching.KEPT
+    assert fetching.fetched("memory://a/0.png").read_bytes() == b"0"
 
 
 def test_a_file_that_ends_early_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     url = put("store://a/x.png", b"whole")
     monkeypatch.setattr(Store, "get_file", lambda self, path, to, **_: Path(to).write_bytes(b"who"))
-    error = failing(lambda: remote.fetched(url))
+    error = failing(lambda: fetching.fetched(url))
     assert error.message == "cannot read store://a/x.png: it ended after 3 of 5 bytes"
 
 
@@ -379,13 +383,13 @@ PLACES = ["memory://a/deep/x.png", "store://a/deep/x.png", "file://a/deep/x.png"
 
 @pytest.mark.parametrize("url", PLACES)
 def test_a_file_is_published_and_replaced_only_on_demand(url: str) -> None:
-    remote.publish(file(b"one"), url, overwrite=False)
+    publishing.publish(file(b"one"), url, overwrite=False)
     with pytest.raises(FileExistsError):
-        remote.publish(file(b"two"), url, overwrite=False)
+        publishing.publish(file(b"two"), url, overwrite=False)
     assert content(url) == b"one"
-    remote.publish(file(b"two"), url, overwrite=True)
+    publishing.publish(file(b"two"), url, overwrite=True)
     assert content(url) == b"two"
-    if place := remote.on_disk(url):
+    if place := urls.on_disk(url):
         assert os.listdir(Path(place).parent) == ["x.png"]
         assert Path(place).stat().st_mode & 0o777 == 0o666 & ~_umask()
 
@@ -397,7 +401,7 @@ def _umask() -> int:
 
 
 def test_where_no_request_makes_a_whole_file_it_gets_its_name_last() -> None:
-    remote.publish(file(b"one"), "store://a/x.png", overwrite=False)
+    publishing.publish(file(b"one"), "store://a/x.png", overwrite=False)
     (written,) = Store.seen
     assert written.startswith("/a/.x.png.")
     assert written.endswith(".tmp")
@@ -413,7 +417,7 @@ def test_of_many_that_publish_at_once_one_wins(url: str) -> None:
         made = file(b"%d" % number * 1000, f"{number}.png")
         start.wait()
         try:
-            remote.publish(made, url, overwrite=False)
+            publishing.publish(made, url, overwrite=False)
             won.append(number)
         except FileExistsError:
             pass
@@ -431,18 +435,18 @@ def test_of_many_that_publish_at_once_one_wins(url: str) -> None:
 def test_a_reader_sees_the_old_or_the_new_and_never_a_part(url: str) -> None:
     contents = [bytes([number]) * 300_000 for number in range(2)]
     files = [file(content, f"{number}.bin") for number, content in enumerate(contents)]
-    remote.publish(files[0], url, overwrite=True)
+    publishing.publish(files[0], url, overwrite=True)
     done, seen = threading.Event(), set()
 
     def read() -> None:
-        place = remote.on_disk(url)
+        place = urls.on_disk(url)
         while not done.is_set():
             seen.add(Path(place).read_bytes() if place else MemoryFileSystem.store["/a/x.png"].getvalue())
 
     reader = threading.Thread(target=read)
     reader.start()
     for number in range(200):
-        remote.publish(files[number % 2], url, overwrite=True)
+        publishing.publish(files[number % 2], url, overwrite=True)
     done.set()
     reader.join()
     assert seen <= set(contents)
@@ -472,8 +476,8 @@ def filled(outputs: Outputs, own: tuple[str, ...] = (), taken: CompactCounter | 
 def test_where_a_picture_goes(
     template: str, format_: str | None, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remote, "check_scheme", lambda url: None)
-    monkeypatch.setattr(remote, "exists", lambda url: False)
+    monkeypatch.setattr(stores, "check_scheme", lambda url: None)
+    monkeypatch.setattr(presence, "exists", lambda url: False)
     assert filled(Outputs(template, format_)) == expected
 
 
@@ -556,13 +560,13 @@ def made(given: list[Any]) -> list[Request]:
 
 
 def test_an_item_is_known_by_its_file_and_not_by_who_asks() -> None:
-    urls = ["store://me:one@a/x.png", "store://you:two@a/x.png", "store://b/x.png"]
-    for url in urls:
+    places = ["store://me:one@a/x.png", "store://you:two@a/x.png", "store://b/x.png"]
+    for url in places:
         put(url)
-    first, second, other = (made(list(items(rows({"prompt": "a", "image": url}), batch())))[0] for url in urls)
+    first, second, other = (made(list(items(rows({"prompt": "a", "image": url}), batch())))[0] for url in places)
     assert (first.item, first.seed) == (second.item, second.seed)
     assert first.item != other.item
-    assert first.arguments["image"] == urls[0]  # which is what it is fetched with
+    assert first.arguments["image"] == places[0]  # which is what it is fetched with
 
 
 def test_every_line_that_names_no_file_is_told() -> None:
@@ -584,7 +588,7 @@ def note(url: str, **stored: Any) -> None:
         (first,) = made(list(items(rows({"id": "a", "prompt": "a"}), batch(outputs=Outputs(OUT)))))
         assert first.paths == (url,)
         put(url, b"picture")
-        journal.done("a", first.item, first.seed, [remote.shown(url)], 1.0, (), {remote.shown(url): stored})
+        journal.done("a", first.item, first.seed, [urls.shown(url)], 1.0, (), {urls.shown(url): stored})
         journal.started("b", "b", 2, [url.replace("a.png", "b.png")])
 
 
@@ -616,14 +620,14 @@ def done(file: NotedFile) -> Record:
 def test_what_a_stores_tag_tells_is_not_read() -> None:
     url = "tagged://out/a.png"
     put(url, b"picture")
-    line = done(NotedFile(url, digest="sha256:none", **(remote.stamp(url) or {})))
+    line = done(NotedFile(url, digest="sha256:none", **(presence.stamp(url) or {})))
     with opened(Path("flux.journal.jsonl")) as journal:
         assert journal.intact(line)
         put(url, b"PICTURE")
-        remote.forget()
+        presence.forget()
         assert not journal.intact(line)
         put("tagged://out/same.png", b"PICTURE")  # copied by somebody: another tag, the same content
-        state = remote.state("tagged://out/same.png")
+        state = presence.state("tagged://out/same.png")
         assert journal.intact(done(NotedFile("tagged://out/same.png", tag="old", **state)))
 
 
@@ -691,20 +695,20 @@ def written(colour: str, url: str, *, overwrite: bool = False, seed: int = 1) ->
 
 @pytest.mark.parametrize("place", ["memory://out", "store://me:secret@out", "tagged://out", "file://out"])
 def test_an_item_that_is_made_twice_has_one_file(place: str, tmp_path: Path) -> None:
-    url = remote.normal(f"{place}/x.png")
+    url = urls.normal(f"{place}/x.png")
     first = written("red", url)
-    assert first.path == remote.shown(url)
-    assert {**remote.state(url), **({"tag": first.stored["tag"]} if "tag" in first.stored else {})} == first.stored
+    assert first.path == urls.shown(url)
+    assert {**presence.state(url), **({"tag": first.stored["tag"]} if "tag" in first.stored else {})} == first.stored
     assert ("tag" in first.stored) == url.startswith("tagged")
     assert written("red", url).stored == first.stored
     assert written("blue", url).stored == first.stored  # the same settings, as another GPU makes it
     other = written("red", url, seed=2)
-    assert other.path == remote.shown(url).replace("x.png", "x-2.png")
+    assert other.path == urls.shown(url).replace("x.png", "x-2.png")
     assert written("red", url, seed=2).path == other.path
     replaced = written("blue", url, overwrite=True)
-    assert (replaced.path, remote.state(url)["size"]) == (first.path, replaced.stored["size"])
+    assert (replaced.path, presence.state(url)["size"]) == (first.path, replaced.stored["size"])
     assert replaced.stored != first.stored
-    assert not remote.exists(remote.beside(url, "3"))
+    assert not presence.exists(urls.beside(url, "3"))
 
 
 def test_a_file_of_somebody_elses_is_never_replaced(caplog: pytest.LogCaptureFixture) -> None:
@@ -760,10 +764,10 @@ def test_another_process_makes_files_here_that_this_one_publishes() -> None:
         ["x.png", "x-mask.png"],
     ]
     assert content("memory://b/y.png") == b"0 y.png"
-    assert outcomes[0].artifacts[1].stored == remote.state("memory://b/y.png")
+    assert outcomes[0].artifacts[1].stored == presence.state("memory://b/y.png")
     told = "store://a/1/x.png was made by another process meanwhile; wrote store://a/1/x-2.png"
     assert [outcome.warnings for outcome in outcomes] == [(), (told,), (), ()]
-    assert not any(remote.is_url(path) for request in asked for path in request.paths)
+    assert not any(urls.is_url(path) for request in asked for path in request.paths)
     assert not any(Path(path).parent.exists() for request in asked[:3] for path in request.paths)
 
 

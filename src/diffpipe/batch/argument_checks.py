@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from ..core.errors import NotFoundError, UsageError
 from ..core.flag import MEDIA_KINDS, Arguments, Flag, nearest
-from ..storage import urls
+from ..storage import presence, urls
 
 
 def checked(flags: Mapping[str, Flag], arguments: Arguments, *, fit: bool = False) -> Arguments:
@@ -82,7 +82,7 @@ def check_files(flags: Mapping[str, Flag], arguments: Arguments) -> None:
 
 def _check_file(flag: Flag, path: str) -> None:
     place = urls.on_disk(path) if urls.is_url(path) else path
-    if not (urls.exists(path) if place is None else os.path.exists(place)):
+    if not (presence.exists(path) if place is None else os.path.exists(place)):
         raise NotFoundError(f"{flag.option}: there is no file {urls.shown(path)}", "check the path")
     if place is not None and os.path.isdir(place) and flag.kind != "video":
         raise UsageError(f"{flag.option}: {urls.shown(path)} is a folder", "name a file in it")

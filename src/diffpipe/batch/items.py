@@ -13,7 +13,7 @@ from ..core.counter import CompactCounter
 from ..core.errors import DiffpipeError, UsageError
 from ..core.flag import MAX_SEED, MEDIA_KINDS, PER_CALL, Arguments, Flag
 from ..core.request import Request
-from ..storage import urls
+from ..storage import presence, urls
 from .argument_checks import check_files, checked
 from .argument_values import MOST, OWN, shown
 from .journal import Journal
@@ -110,7 +110,7 @@ def items(rows: Iterable[Row], batch: Batch) -> Iterator[Request | Refused | Ear
 
     The same rows and batch give the same items. Raises UsageError for an --output that cannot be used.
     """
-    urls.forget()
+    presence.forget()
     planner = _Planner(batch)
     for row in rows:
         yield from planner.items(row)

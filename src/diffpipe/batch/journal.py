@@ -18,8 +18,9 @@ from typing import IO
 from ..core.counter import CompactCounter
 from ..core.errors import CacheError, UsageError
 from ..core.parsing import Misfit
-from ..storage import urls
-from ..storage.disk import remove_leftovers, sha256
+from ..storage import presence, urls
+from ..storage.digests import sha256
+from ..storage.disk import remove_leftovers
 from .journal_lines import LONGEST_LINE, Header, NotedFile, Record, header_of, line_of, object_of, record_of
 
 FIRST = b'{"journal": '  # how a journal begins
@@ -103,9 +104,9 @@ class Journal:
             now = _noted(file.path, self.path.parent / file.path)
         else:
             url = urls.with_credentials(file.path, like)
-            if urls.unchanged(url, file.stamp()):
+            if presence.unchanged(url, file.stamp()):
                 return True
-            if not urls.exists(url):
+            if not presence.exists(url):
                 return False
             now = _noted_at(file.path, url)
         return file.digest is not None and now == replace(file, tag=None)
@@ -239,7 +240,7 @@ def _noted_at(name: str, path: str) -> NotedFile:
         return _noted(name, Path(path))
     if place := urls.on_disk(path):
         return _noted(name, Path(place))
-    return _of_store(name, urls.state(path))
+    return _of_store(name, presence.state(path))
 
 
 def _of_store(name: str, state: Mapping[str, object]) -> NotedFile:

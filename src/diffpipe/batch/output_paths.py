@@ -13,7 +13,7 @@ from pathlib import Path
 from ..core.counter import CompactCounter
 from ..core.errors import UsageError
 from ..core.flag import FORMATS, MAX_SEED, NOUNS, OutputKind
-from ..storage import urls
+from ..storage import presence, stores, urls
 
 FIELDS = ("name", "key", "id", "index", "seed", "prompt", "ext")
 DEFAULT_TEMPLATE = "{name}-{seed}.{ext}"
@@ -117,7 +117,7 @@ def _free(path: str, steps_aside: bool, taken: CompactCounter, own: Collection[s
 
 def _in_use(path: str, own: Collection[str]) -> bool:
     if "://" in path:  # in no path that is normal
-        return urls.shown(path) not in own and urls.exists(path)
+        return urls.shown(path) not in own and presence.exists(path)
     return os.path.lexists(path) and os.path.abspath(path) not in own
 
 
@@ -172,7 +172,7 @@ def whole_template(outputs: Outputs) -> tuple[str, str]:
 
 def _whole_url(template: str, outputs: Outputs) -> str:
     """A URL's template; one of a folder (or bucket) with the name of each file."""
-    urls.check_output(template)
+    stores.check_output(template)
     if outputs.format == "frames" or template.endswith((".frames", ".frames/")):
         raise UsageError("--output: folders of frames are not written to URLs", "use .mp4, .webm or .gif, or a folder")
     bare = not urls.split(template)[2]

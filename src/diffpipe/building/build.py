@@ -22,7 +22,7 @@ from ..core.manifest import Located, Manifest, StoredWeights, WeightsSummary
 from ..core.source import Role, Source, file_of, place_of
 from ..sources import hub
 from ..sources.key import Report, Resolved
-from ..storage.disk import identity
+from ..storage.digests import identity
 from .checks import Checked, check, check_loras
 from .command import command_of
 from .describe import describe

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from ..catalog.rows import PipelineType
 from ..core.components import DENOISER_ONLY, part_checkpoint, parts_of_checkpoint
 from ..core.manifest import Manifest
 from ..core.source import BASE, CONFIG, Component, Role, Source, file_of
 from ..sources.key import Resolved
-from ..storage.disk import safetensors_header, weigh
+from ..storage.tensor_headers import TensorInfo, read_header, weigh
 from .checks import Checked
 from .versions import versions
 
@@ -46,39 +45,30 @@ def _components(
     """Every component with its class and the size of its weights, read from the headers of their files."""
     sources = {source.role: source for source in resolved.sources}
     base, settings = sources[BASE], sources.get(CONFIG)
-    held: dict[str, list[dict[str, Any]]] = {}
-    if base.single:
-        held = _checkpoint_headers(base, locations[BASE], layout)
+    held = _checkpoint_tensors(base, locations[BASE], layout) if base.single else {}
     table = []
     for name, (library, class_name) in layout.items():
         replacement = sources.get(Role.component(name))
         source = replacement or (base if name in held else settings or base)
         folder = replacement.subfolder if replacement else name
         prefix = f"{folder}/" if folder else ""
-        headers = (None if replacement else held.get(name)) or [
-            _header(file_of(source, locations[source.role], path))
+        tensors = (None if replacement else held.get(name)) or [
+            tensor
             for path in source.files
             if path.startswith(prefix) and path.endswith(HEADED) and (replacement or not source.single)
+            for tensor in read_header(file_of(source, locations[source.role], path)).tensors.values()
         ]
         chosen = resolved.spec.scheduler if name == "scheduler" else None
-        table.append(Component(name, library, chosen or class_name, source.label, **weigh(headers)))
+        table.append(Component(name, library, chosen or class_name, source.label, *weigh(tensors)))
     return table
 
 
-def _checkpoint_headers(
+def _checkpoint_tensors(
     base: Source, location: str, layout: Mapping[str, tuple[str, str]]
-) -> dict[str, list[dict[str, Any]]]:
+) -> dict[str, list[TensorInfo]]:
     """A single-file checkpoint's tensors, parted by the component each belongs to."""
     path = Path(location)
     if path.suffix not in HEADED:
         return {name: [] for name in parts_of_checkpoint(DENOISER_ONLY, layout)}
-    return {name: [tensors] for name, tensors in part_checkpoint(_header(path), layout).items()}
-
-
-def _header(path: Path) -> dict[str, Any]:
-    """The tensors of a safetensors or GGUF file."""
-    if path.suffix == ".safetensors":
-        return safetensors_header(path)
-    from ..engine.loading import load
-
-    return load.gguf_header(path)
+    parted = part_checkpoint(read_header(path).tensors, layout)
+    return {name: list(tensors.values()) for name, tensors in parted.items()}

@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -20,7 +18,8 @@ from typing import IO, Any
 
 from ..core.canonical import digest
 from ..core.source import FileInfo, Source
-from ..storage.disk import content_digest
+from ..storage.digests import content_digest
+from ..storage.disk import replacing, temporary_folder
 from .store import Store, listdir
 
 LOCK = "import"  # held by each import: what it brought belongs to no entry until its end
@@ -48,32 +47,20 @@ def holds(store: Store, info: FileInfo, *, whole: bool = False) -> bool:
 def put(store: Store, info: FileInfo, fill: Callable[[IO[bytes]], None]) -> None:
     """Write a content, which `fill` has checked when it returns; whatever it raises leaves nothing behind."""
     store.folder("blobs")
-    handle, name = tempfile.mkstemp(dir=store.folder("temporary"), prefix="import-")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            fill(stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(name, path_of(store, info.digest))
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    with replacing(path_of(store, info.digest), within=store.folder("temporary")) as stream:
+        fill(stream)
 
 
 def lay_out(store: Store, source: Source) -> Path:
     """The folder with a source's files under their own names, or the file itself where it is a single one."""
     target = store.folder("sources") / _folder_name(source)
     if not all((target / path).is_file() for path in source.files):
-        temporary = Path(tempfile.mkdtemp(dir=store.folder("temporary"), prefix="source-"))
-        try:
+        with temporary_folder(target, within=store.folder("temporary")) as temporary:
             for path, info in source.files.items():
                 (temporary / path).parent.mkdir(parents=True, exist_ok=True)
                 _link(path_of(store, info.digest), temporary / path, (target / path).parent)
             store.bury(target)
             os.replace(temporary, target)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
     return target / next(iter(source.files)) if source.single else target
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from ..core.canonical import JsonObject
 from ..core.parsing import Fields
 from ..core.source import Role, Source, file_of
-from ..storage.disk import identity
+from ..storage.digests import identity
 
 Identity = tuple[int, ...]  # of a file: see storage.disk.identity
 

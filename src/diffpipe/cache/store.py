@@ -14,8 +14,6 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -28,7 +26,8 @@ from ..core.errors import CacheError, NotFoundError, UsageError
 from ..core.manifest import Manifest
 from ..core.parsing import Fields, Misfit, parse_json
 from ..core.source import Role, Source
-from ..storage.disk import DigestCache, write_atomic, write_json
+from ..storage.digests import DigestCache
+from ..storage.disk import temporary_folder, write_atomic, write_json
 from .records import SourcesRecord, Summary
 
 KEY = re.compile(r"[0-9a-f]{64}")
@@ -304,13 +303,9 @@ class Store:
         if target.exists():
             _write_all(target, files)
         else:
-            temporary = Path(tempfile.mkdtemp(dir=self.folder("temporary"), prefix=key[:SHORT] + "-"))
-            try:
+            with temporary_folder(target, within=self.folder("temporary")) as temporary:
                 _write_all(temporary, files)
                 os.replace(temporary, target)
-            except BaseException:
-                shutil.rmtree(temporary, ignore_errors=True)
-                raise
         entry = self.get(key)
         assert entry is not None
         return entry
@@ -371,9 +366,8 @@ class Store:
     def bury(self, folder: Path) -> None:
         """Take a folder out of sight by one rename, then delete it: no reader sees half of it."""
         if folder.exists():
-            grave = Path(tempfile.mkdtemp(dir=self.folder("temporary"), prefix="removed-"))
-            os.replace(folder, grave / folder.name)
-            shutil.rmtree(grave, ignore_errors=True)
+            with temporary_folder(folder, within=self.folder("temporary")) as grave:
+                os.replace(folder, grave / folder.name)
 
     def leftovers(self) -> list[Path]:
         """What crashes left: temporary folders and files that no running build can own any more."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from ..core.errors import CacheError
 from ..core.manifest import Located, Manifest
 from ..core.source import FileInfo, Source, file_of, place_of
-from ..storage.disk import content_digest, identity
+from ..storage.digests import content_digest, identity
 from . import weights
 from .records import Identity, SourcesRecord
 from .store import SHORT, Entry, Store

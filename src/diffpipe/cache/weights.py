@@ -10,8 +10,6 @@ entries that differ in scheduler, device or placement share it.
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +19,8 @@ from ..core.configuration import Configuration
 from ..core.errors import CacheError
 from ..core.manifest import WeightsSummary
 from ..core.parsing import Fields, Misfit
-from ..storage.disk import identity, sha256
+from ..storage.digests import identity, sha256
+from ..storage.disk import temporary_folder
 from .store import KEY, SHORT, STALE, Store, intact, listdir, write_sealed
 
 FORMAT = 1  # raise it when the same configuration comes to mean other weights
@@ -64,8 +63,7 @@ def make(
         found = find(store, key)  # another process may have made it while this one waited
         if found is not None:
             return found
-        temporary = Path(tempfile.mkdtemp(dir=store.folder("temporary"), prefix=f"weights-{key[:SHORT]}-"))
-        try:
+        with temporary_folder(folder(store, key), within=store.folder("temporary")) as temporary:
             summary = write(temporary)
             for name in summary.components:
                 summary = summary.with_identity(name, identity(temporary / f"{name}.safetensors"))
@@ -73,9 +71,6 @@ def make(
             store.folder("weights")
             store.bury(folder(store, key))  # what is left of a damaged one
             os.replace(temporary, folder(store, key))
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
         made = find(store, key)
         assert made is not None
         return made

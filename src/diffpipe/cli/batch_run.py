@@ -24,7 +24,7 @@ from ..batch.prompt_files import ENDINGS, Row, rows
 from ..core.errors import AccessError, DiffpipeError, Exit, NotFoundError, UsageError
 from ..core.flag import Flag
 from ..core.request import Outcome, Request
-from ..storage import urls
+from ..storage import fetching, stores, urls
 from . import output
 from .flags import option
 
@@ -144,7 +144,7 @@ def source(prompts: str | None, form: str | None, stack: ExitStack) -> Source:
             raise UsageError("--prompts-from -: standard input is closed", "pipe prompts into it, or name a file")
         raw: IO[bytes] = sys.stdin.buffer
     else:
-        prompts = str(urls.local(prompts))  # a URL's is read twice, too
+        prompts = str(fetching.local(prompts))  # a URL's is read twice, too
         try:
             raw = stack.enter_context(Path(prompts).open("rb"))  # noqa: SIM115
         except FileNotFoundError:
@@ -172,7 +172,7 @@ def validated(source: Source, batch: Batch, keep_going: bool) -> int:
     count = earlier = bad = 0
     for item in items(source.rows(batch.names | OWN.keys()), replace(batch, thorough=False)):
         if isinstance(item, Refused):
-            if isinstance(item.error, AccessError | urls.StoreError) and not keep_going:
+            if isinstance(item.error, AccessError | stores.StoreError) and not keep_going:
                 raise item.error  # and not after as many timeouts as there are items
             bad += 1
             refused += [item] if len(refused) < MOST_SHOWN else []

@@ -17,7 +17,7 @@ from ..core.manifest import Manifest
 from ..core.request import Artifact, Outcome, Request
 from ..results import gallery
 from ..results.metadata import parsed
-from ..storage import urls
+from ..storage import fetching, stores, urls
 from . import output
 from .flags import option
 
@@ -90,7 +90,7 @@ def _check_urls(values: Mapping[str, Any], batch: Batch) -> None:
         if secret and given != "preview" and values[given]:
             raise UsageError(f"{name} cannot show results that need a password", "leave it out")
     if urls.is_url(there):
-        urls.check_bucket(there)
+        stores.check_bucket(there)
 
 
 def _check_picture(name: str, path: Path) -> None:
@@ -223,7 +223,7 @@ def _told_in(path: str) -> dict[str, Any]:
     """What a file says it was made with; {} where it says nothing."""
     from ..engine.media import read_text
 
-    text = read_text(urls.local(path)).get("diffpipe")
+    text = read_text(fetching.local(path)).get("diffpipe")
     return parsed(text) if text else {}
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import inspect
 import os
-import shutil
-import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from ..core.manifest import Manifest
 from ..core.request import Artifact, Request
 from ..results import metadata
 from ..storage import urls
+from ..storage.disk import temporary_folder
 from . import output, tree
 from .build import component_of
 from .flags import option, reporting, with_parameters
@@ -184,8 +183,7 @@ def _made(
     about = metadata.About(name, fit, document.get("batch_size") or 1)
     index, wanted = document["result"]["index"], Path(target)
     wanted.parent.mkdir(parents=True, exist_ok=True)
-    folder = tempfile.mkdtemp(dir=wanted.parent, prefix=".", suffix=".tmp")
-    try:
+    with temporary_folder(wanted) as folder:
         path = str(Path(folder, f"result{wanted.suffix}"))
         request = Request(0, document["seed"], arguments, (path,), fps=document.get("fps"))
         with output.steps(name, 1) as show:
@@ -202,8 +200,6 @@ def _made(
         made = outcome.artifacts[index]
         placed = media.publish(Path(made.path), wanted, overwrite=overwrite)
         return Artifact(str(placed), made.seed, index, made.kind, made.seconds, made.details)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _compared(file: Path, made: Path, document: Mapping[str, Any], kind: OutputKind) -> tuple[bool, dict[str, Any]]:

@@ -41,7 +41,7 @@ def parts_of_checkpoint(tensors: Iterable[str], components: Collection[str]) -> 
     and vae for the autoencoder; cond_stage_model, conditioner and text_encoders for text encoders; the denoiser is the
     rest.
     """
-    prefixes = {name.split(".", 1)[0] for name in tensors} - {"__metadata__"}
+    prefixes = {name.split(".", 1)[0] for name in tensors}
     found: set[str] = set()
     if prefixes & {"first_stage_model", "vae"}:
         found |= {name for name in components if name in AUTOENCODERS}
@@ -52,11 +52,10 @@ def parts_of_checkpoint(tensors: Iterable[str], components: Collection[str]) -> 
     return found
 
 
-def part_checkpoint(header: Mapping[str, T], components: Collection[str]) -> dict[str, dict[str, T]]:
-    """A single-file checkpoint's safetensors header, parted by the component that each tensor belongs to."""
+def part_checkpoint(tensors: Mapping[str, T], components: Collection[str]) -> dict[str, dict[str, T]]:
+    """A single-file checkpoint's tensors by name, parted by the component that each belongs to."""
     parted: dict[str, dict[str, T]] = {}
-    for name, tensor in header.items():
-        if name != "__metadata__":
-            for part in sorted(parts_of_checkpoint([name], components))[:1]:
-                parted.setdefault(part, {})[name] = tensor
+    for name, tensor in tensors.items():
+        for part in sorted(parts_of_checkpoint([name], components))[:1]:
+            parted.setdefault(part, {})[name] = tensor
     return parted

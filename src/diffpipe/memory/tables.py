@@ -6,7 +6,6 @@ is kept under headers/ in the cache, so that a second plan, or one without the n
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -24,7 +23,8 @@ from ..core.parsing import Fields, Misfit, parse_json
 from ..core.source import BASE, CONFIG, Role, Source, file_of
 from ..sources import hub, model_files
 from ..sources.pin import Pinned
-from ..storage.disk import safetensors_header, weigh, write_json
+from ..storage.disk import write_json
+from ..storage.tensor_headers import TensorHeader, TensorInfo, parse, read_safetensors, weigh
 from .recorded import as_recorded, default_sizes, of_repository
 from .sizes import Settings, Sizes, read_sizes, set_steps
 
@@ -165,8 +165,8 @@ def _read(pinned: Pinned, store: Store, offline: bool) -> Table:
         source, prefix = _place(pinned.sources, name)
         read = _reader(source, pinned.locations[source.role], store, offline)
         configs[name] = read.config(f"{prefix}config.json")
-        headers = [checkpoint[name]] if name in checkpoint else _headers(source, prefix, read)
-        parts.append(_part(name, class_name, headers, configs[name]))
+        tensors = checkpoint[name] if name in checkpoint else _tensors(source, prefix, read)
+        parts.append(_part(name, class_name, tensors, configs[name]))
     same = map(as_recorded, set_steps(parts, configs))
     hub_files = [(source, path) for source in pinned.sources if source.kind == "hub" for path in source.files]
     missing = sum(s.files[path].size for s, path in hub_files if not hub.is_present(_repository(s), path))
@@ -190,7 +190,7 @@ def _place(pinned: Sequence[Source], name: str) -> tuple[Source, str]:
 class _Reader:
     """How headers and settings of a source are read, here or on the hub."""
 
-    header: Callable[[str], dict[str, Any]]
+    header: Callable[[str], TensorHeader]
     text: Callable[[str], str]
 
     def config(self, path: str) -> Settings:
@@ -203,7 +203,7 @@ class _Reader:
 def _reader(source: Source, location: str, store: Store, offline: bool) -> _Reader:
     if source.kind != "hub":
         return _Reader(
-            lambda path: safetensors_header(file_of(source, location, path)),
+            lambda path: read_safetensors(file_of(source, location, path)),
             lambda path: file_of(source, location, path).read_text(encoding="utf-8"),
         )
     repository = _repository(source)
@@ -213,14 +213,14 @@ def _reader(source: Source, location: str, store: Store, offline: bool) -> _Read
     )
 
 
-def _cached_header(repository: hub.Repository, path: str, store: Store, offline: bool) -> dict[str, Any]:
+def _cached_header(repository: hub.Repository, path: str, store: Store, offline: bool) -> TensorHeader:
     """A hub file's header, kept by the digest of the file: the same content is never asked for twice."""
     kept = store.root / "headers" / digest([FORMAT, repository.files[path].digest])
     try:
-        return dict(json.loads(kept.read_bytes()))
-    except (OSError, ValueError):
+        return parse(kept.read_bytes())
+    except (OSError, Misfit):
         header = hub.read_header(repository, path, offline)
-    _write(kept, header)
+    _write(kept, header.to_json())
     return header
 
 
@@ -231,16 +231,19 @@ def _write(path: Path, value: Any) -> None:
         write_json(path, value)
 
 
-def _headers(source: Source, prefix: str, read: _Reader) -> list[dict[str, Any]]:
-    """The headers of a component's files; none where any of its weights are in another format."""
+def _tensors(source: Source, prefix: str, read: _Reader) -> dict[str, TensorInfo]:
+    """The tensors of a component's files; none where any of its weights are in another format."""
     paths = [path for path in source.files if path.startswith(prefix) and "/" not in path[len(prefix) :]]
     if any(path.endswith(UNREAD) for path in paths):
-        return []
-    return [read.header(path) for path in paths if path.endswith(".safetensors")]
+        return {}
+    headers = [read.header(path) for path in paths if path.endswith(".safetensors")]
+    return {name: tensor for header in headers for name, tensor in header.tensors.items()}
 
 
-def _checkpoint(pinned: Pinned, layout: Mapping[str, Any], store: Store, offline: bool) -> dict[str, dict[str, Any]]:
-    """What a single-file checkpoint holds: component -> header, {} for one whose tensors cannot be listed."""
+def _checkpoint(
+    pinned: Pinned, layout: Mapping[str, Any], store: Store, offline: bool
+) -> dict[str, dict[str, TensorInfo]]:
+    """What a single-file checkpoint holds: component -> tensors, {} for one whose tensors cannot be listed."""
     base = pinned.sources[0]
     if not base.single:
         return {}
@@ -248,17 +251,16 @@ def _checkpoint(pinned: Pinned, layout: Mapping[str, Any], store: Store, offline
     if path.endswith(UNREAD):
         return {name: {} for name in parts_of_checkpoint(DENOISER_ONLY, layout)}
     read = _reader(base, pinned.locations[base.role], store, offline)
-    return part_checkpoint(read.header(path), layout)
+    return part_checkpoint(read.header(path).tensors, layout)
 
 
-def _part(name: str, class_name: str, headers: list[dict[str, Any]], config: Mapping[str, Any]) -> Sizes:
+def _part(name: str, class_name: str, tensors: Mapping[str, TensorInfo], config: Mapping[str, Any]) -> Sizes:
     """A component's sizes; unknown where no header tells them."""
-    tensors = {tensor: about["shape"] for header in headers for tensor, about in header.items() if "shape" in about}
     if not tensors:
         return Sizes(name, class_name, kind_of(name))
-    weighed = weigh(headers)
-    sizes = read_sizes(name, class_name, tensors, config)
-    return replace(sizes, stored=weighed["bytes"], dtypes=tuple(weighed["dtypes"]))
+    weight = weigh(tensors.values())
+    sizes = read_sizes(name, class_name, {tensor: about.shape for tensor, about in tensors.items()}, config)
+    return replace(sizes, stored=weight.bytes, dtypes=weight.dtypes)
 
 
 def _repository(source: Source) -> hub.Repository:

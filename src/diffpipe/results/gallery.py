@@ -22,8 +22,8 @@ from ..core.errors import CacheError, UsageError
 from ..core.flag import MEDIA_KINDS, Arguments, Flag, OutputKind
 from ..core.manifest import Manifest
 from ..core.request import Artifact, Request
-from ..storage import urls
-from ..storage.disk import write_atomic
+from ..storage import fetching, urls
+from ..storage.disk import temporary_file, write_atomic
 from .gallery_page import INDEX, Item, Settings, page, read
 
 FILES, THUMBS = "files", "thumbs"
@@ -68,7 +68,7 @@ class Gallery:
         self._new, self._written = [], time.monotonic()
 
     def _item(self, artifact: Artifact, settings: Settings) -> Item:
-        path = urls.local(artifact.path)
+        path = fetching.local(artifact.path)
         key = _key(path.name, settings)
         placed = self._placed(path, key)
         frames = placed.is_dir()  # a video as a folder of frames, of which the first is shown
@@ -105,11 +105,10 @@ class Gallery:
             shutil.rmtree(place, ignore_errors=True)
             shutil.copytree(path, place, copy_function=_link_or_copy)
             return place
-        part = place.with_name(f".{place.name}.tmp")
-        part.unlink(missing_ok=True)
-        _link_or_copy(path, part)
-        os.replace(part, place)
-        part.unlink(missing_ok=True)  # renaming one link of a file to another leaves both
+        with temporary_file(place) as part:  # renaming one link of a file to another leaves both
+            part.unlink()
+            _link_or_copy(path, part)
+            os.replace(part, place)
         return place
 
     def _link(self, path: Path) -> str:

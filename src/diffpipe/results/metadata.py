@@ -23,8 +23,8 @@ from ..core.flag import MEDIA_KINDS
 from ..core.manifest import Manifest
 from ..core.request import Request
 from ..core.source import CHECKPOINTS, Source
-from ..storage import urls
-from ..storage.disk import identity, sha256
+from ..storage import fetching
+from ..storage.digests import identity, sha256
 
 FORMAT = 1  # of the document: raise it when readers of older ones would misread newer ones
 HASH = 10  # hex digits of a model's SHA-256 that other tools write and look models up by
@@ -138,7 +138,7 @@ def _media(value: Any) -> Any:
     """A media argument without where it lies: {"file", "digest"}, or a list of those."""
     if isinstance(value, list | tuple):
         return [_media(path) for path in value]
-    path = urls.local(value)
+    path = fetching.local(value)
     return {"file": path.name, "digest": media_digest(path)}
 
 

@@ -25,7 +25,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.errors import AccessError, CacheError, DiffpipeError, NotFoundError, UsageError
 from ..core.source import FileInfo
-from ..storage.disk import content_digest, safetensors_header, write_atomic
+from ..storage.digests import content_digest
+from ..storage.disk import write_atomic
+from ..storage.tensor_headers import TensorHeader, TensorInfo, read_safetensors
 
 if TYPE_CHECKING:
     from huggingface_hub.errors import HfHubHTTPError
@@ -125,15 +127,14 @@ def read_text(repository: Repository, path: str, offline: bool = False) -> str:
         raise CacheError(f"{path} of {repository.repo} is not text", "name another repository or revision") from error
 
 
-def read_header(repository: Repository, path: str, offline: bool = False) -> dict[str, Any]:
+def read_header(repository: Repository, path: str, offline: bool = False) -> TensorHeader:
     """The header of a safetensors file, by requests for its first bytes; from the disk if the file is in the cache.
 
-    Returns tensor name -> {"dtype", "shape", "data_offsets"} (bytes), and "__metadata__" where the file has it. Raises
-    CacheError if it is not safetensors, and what `fetch` raises.
+    Raises CacheError if it is not safetensors, and what `fetch` raises.
     """
     _check_listed(repository, [path])
     if is_present(repository, path):
-        return safetensors_header(_snapshot(repository) / path)
+        return read_safetensors(_snapshot(repository) / path)
     if is_offline(offline):
         raise _not_cached(repository.repo, path)
     from huggingface_hub import HfApi
@@ -147,10 +148,10 @@ def read_header(repository: Repository, path: str, offline: bool = False) -> dic
     except SafetensorsParsingError as error:
         raise CacheError(f"{path} of {repository.repo} is not a safetensors file", "name another file") from error
     tensors = {
-        name: {"dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": list(tensor.data_offsets)}
+        name: TensorInfo(tensor.dtype, tuple(tensor.shape), *tensor.data_offsets)
         for name, tensor in found.tensors.items()
     }
-    return {"__metadata__": found.metadata, **tensors} if found.metadata else tensors
+    return TensorHeader(tensors, found.metadata or {})
 
 
 def fetch(repository: Repository, paths: Iterable[str], offline: bool = False, quiet: bool = False) -> Path:

@@ -16,7 +16,7 @@ from ..core.errors import UsageError
 from ..core.parsing import Fields
 from ..core.quantization import PACKAGES, quantized_by_default
 from ..core.source import BASE, CONFIG, PICKLES, Role, Source, file_of
-from ..storage.disk import DigestCache
+from ..storage.digests import DigestCache
 from .pin import Pinned
 
 FORMAT = 1  # of the hashed configuration: raise it when the meaning of a section changes

@@ -20,7 +20,7 @@ from ..core.build_spec import BuildSpec
 from ..core.components import DENOISER_ONLY, parts_of_checkpoint
 from ..core.errors import DiffpipeError, NotFoundError, UsageError
 from ..core.source import BASE, CHECKPOINTS, CONFIG, EMBEDDED, FileInfo, Role, Source, SourceKind, place_of
-from ..storage.disk import safetensors_header
+from ..storage.tensor_headers import read_safetensors
 from . import hub, model_files
 from .named import is_single, repository_and_file, source_kind, split_revision, split_scale
 from .trust import check_suffix, model_index, refuse_own_classes
@@ -151,8 +151,8 @@ def _tensors_of(base: Source, location: str, offline: bool) -> Iterable[str]:
     if not path.endswith(".safetensors"):
         return DENOISER_ONLY
     if base.kind == "hub":
-        return hub.read_header(hub.Repository(base.label, base.commit or "", base.files), path, offline)
-    return safetensors_header(Path(location))
+        return hub.read_header(hub.Repository(base.label, base.commit or "", base.files), path, offline).tensors
+    return read_safetensors(Path(location)).tensors
 
 
 def _pin_pipeline(
@@ -268,7 +268,7 @@ def _pin_lora(number: int, text: str, spec: BuildSpec, context: Context) -> tupl
     if kind == "file":
         source, location = _pin_file(role, text, context, allow_pickle=spec.allow_pickle)
         if location.endswith(".safetensors") and not any(
-            ADAPTER.search(name) for name in safetensors_header(Path(location))
+            ADAPTER.search(name) for name in read_safetensors(Path(location)).tensors
         ):
             raise UsageError(
                 f"{source.label} holds no LoRA", "a LoRA's tensors are named lora_A, lora_down and the like"
@@ -287,7 +287,7 @@ def _pin_file(role: Role, text: str, context: Context, *, allow_pickle: bool = F
     path = Path(text).expanduser().absolute()
     check_suffix(path.name, allow_pickle)
     if path.suffix == ".safetensors":
-        safetensors_header(path)
+        read_safetensors(path)
     return _source(role, "file", text, None, [path.name], {path.name: None}, context, parent=path.parent)
 
 

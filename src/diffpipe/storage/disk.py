@@ -1,42 +1,97 @@
-"""Local files: atomic writes, content digests that are computed once, safetensors headers, and free disk."""
+"""Local files: written whole or not at all, what crashes leave of them, free space, and disks' errors in words."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
-import json
-import math
 import os
 import shutil
-import struct
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO
 
 from ..core.canonical import canonical_json
-from ..core.errors import CacheError, UsageError
-from ..core.source import FileInfo
+from ..core.errors import CacheError
 
-MAX_HEADER = 100_000_000  # bytes; the limit the safetensors format itself sets
-SETTLED = 2.0  # seconds: a file changed later than this before hashing may change again within one clock tick
-CHUNK = 1 << 20
+CHUNK = 1 << 20  # bytes of a file that are held at a time
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no space, no quota, or larger than the disk or a limit allows
 
-Progress = Callable[[int], None]
+
+# Whole or not at all
+
+
+@contextmanager
+def replacing(path: Path, *, within: Path | None = None, shared: bool = False) -> Iterator[BinaryIO]:
+    """A stream into a new file that takes `path`'s place when the block ends, and leaves nothing behind if it raises.
+
+    A reader, or a crash, sees the old file or the new one and never a part. `within` is the folder of the temporary
+    file, on the same disk, where it is not the file's own. `shared` opens it to others as the umask does; else it is
+    this user's alone.
+    """
+    with temporary_file(path, within) as temporary:
+        with temporary.open("wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        if shared:
+            share(temporary)
+        os.replace(temporary, path)
+
+
+@contextmanager
+def temporary_file(path: Path, within: Path | None = None) -> Iterator[Path]:
+    """An empty file on the disk of `path`, which goes when the block ends unless it was given a name by then."""
+    handle, name = tempfile.mkstemp(dir=within or path.parent, prefix=mark(path), suffix=".tmp")
+    os.close(handle)
+    try:
+        yield Path(name)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+@contextmanager
+def temporary_folder(path: Path, within: Path | None = None) -> Iterator[Path]:
+    """An empty folder on the disk of `path`, which goes with what is in it unless it was given a name by then."""
+    folder = Path(tempfile.mkdtemp(dir=within or path.parent, prefix=mark(path), suffix=".tmp"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def give_name(temporary: Path, path: Path, *, overwrite: bool) -> None:
+    """Give a finished file its name. Raises FileExistsError where that is taken, unless it may `overwrite`."""
+    if overwrite or not _linked(temporary, path):
+        os.replace(temporary, path)
+    else:
+        temporary.unlink()
+
+
+def _linked(temporary: Path, path: Path) -> bool:
+    """Give a file another name, which must be free: a hard link fails where it is not, a rename would not. False if
+    the file system has no hard links."""
+    try:
+        os.link(temporary, path)
+        return True
+    except FileExistsError:
+        raise
+    except OSError:
+        if os.path.lexists(path):
+            raise FileExistsError(errno.EEXIST, "File exists", str(path)) from None
+        return False
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Write `data` to `path` so that a reader, or a crash, sees the old file or the new one and never a part."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    """Write a file of this user's alone, whole or not at all (see `replacing`)."""
+    with replacing(path) as stream:
+        stream.write(data)
+
+
+def write_json(path: Path, value: object) -> None:
+    write_atomic(path, canonical_json(value).encode())
 
 
 def umask() -> int:
@@ -45,132 +100,45 @@ def umask() -> int:
     return found
 
 
+def share(path: Path) -> None:
+    """Open a temporary file or folder to others as the umask has it: the standard library makes them private."""
+    os.chmod(path, (0o777 if path.is_dir() else 0o666) & ~umask())
+
+
+# What crashes leave
+
+
 def mark(path: Path) -> str:
     """How the temporary files that become a file begin: what a crash left of it can be told from those of others."""
     return f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]}."
 
 
-def remove_leftovers(path: Path) -> None:
-    """Remove the temporary files and folders that a crash left of a file that nobody is writing now."""
+def remove_leftovers(path: Path, age: float = 0.0) -> None:
+    """Remove the temporary files and folders that a crash left of a file that nobody is writing now, or of which
+    nothing was written for `age` seconds."""
     for left in path.parent.glob(f"{mark(path)}*.tmp"):
+        if age and time.time() - left.stat().st_mtime <= age:
+            continue
         if left.is_dir():
             shutil.rmtree(left, ignore_errors=True)
         else:
             left.unlink(missing_ok=True)
 
 
-def write_json(path: Path, value: Any) -> None:
-    write_atomic(path, canonical_json(value).encode())
+# Space
 
 
-def identity(path: Path) -> list[int]:
-    """What changes when a file's content changes: size, times of change (ns), inode. Follows links."""
-    stat = path.stat()
-    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
+def free_bytes(folder: Path) -> int:
+    """Bytes that are free on the disk of a folder, which need not be there yet."""
+    there = next(part for part in (folder.absolute(), *folder.absolute().parents) if part.exists())
+    return shutil.disk_usage(there).free
 
 
-def sha256(path: Path, progress: Progress | None = None) -> str:
-    """ "sha256:" and the hex digest of a file's content; `progress` is told the bytes read, chunk by chunk."""
-    hasher = hashlib.sha256()
-    with path.open("rb") as stream:
-        while chunk := stream.read(CHUNK):
-            hasher.update(chunk)
-            if progress:
-                progress(len(chunk))
-    return "sha256:" + hasher.hexdigest()
-
-
-def git_blob(path: Path) -> str:
-    """ "git:" and git's object id of a file (SHA-1 over "blob SIZE" NUL content): how a hub names its small files."""
-    data = path.read_bytes()
-    return "git:" + hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
-
-
-def content_digest(path: Path, kind: str) -> str:
-    """The digest of a file in the notation of a recorded one ("sha256:…" or "git:…")."""
-    return git_blob(path) if kind.startswith("git:") else sha256(path)
-
-
-class DigestCache:
-    """SHA-256 digests by path, trusted while the file's identity is the same: gigabytes are read once."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def known(self, path: Path) -> FileInfo | None:
-        """Size and digest of a file that was read before and is the same still; None for any other."""
-        try:
-            path = path.resolve(strict=True)
-            known = _read_record(self._record(path))
-            same = known and known.get("identity") == identity(path) and known.get("path") == str(path)
-            return FileInfo(path.stat().st_size, known["digest"]) if known and same else None
-        except OSError:
-            return None
-
-    def _record(self, path: Path) -> Path:
-        return self.folder / hashlib.sha256(str(path).encode()).hexdigest()[:32]
-
-    def get(self, path: Path, progress: Progress | None = None) -> FileInfo:
-        """Size and digest of a file.
-
-        Raises UsageError if the file cannot be read.
-        """
-        try:
-            path = path.resolve(strict=True)
-            before = identity(path)
-            record = self._record(path)
-            known = _read_record(record)
-            if known and known.get("identity") == before and known.get("path") == str(path):
-                return FileInfo(before[0], known["digest"])
-            started = time.time()
-            digest = sha256(path, progress)
-        except OSError as error:
-            raise UsageError(f"cannot read {path}: {error.strerror}", "check the path and its permissions") from error
-        if identity(path) == before and started - max(before[1], before[2]) / 1e9 > SETTLED:
-            self.folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self.folder.mkdir(exist_ok=True, mode=0o700)
-            write_json(record, {"path": str(path), "identity": before, "digest": digest})
-        return FileInfo(before[0], digest)
-
-
-def _read_record(path: Path) -> dict[str, Any] | None:
-    try:
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return None
-    return value if isinstance(value, dict) else None
-
-
-def safetensors_header(path: Path) -> dict[str, Any]:
-    """The JSON header of a safetensors file: tensor name -> {"dtype", "shape", "data_offsets"} (and "__metadata__").
-
-    The format (huggingface/safetensors, README "Format"): 8 bytes little-endian header size, the header, the data.
-    Raises CacheError if the file is cut short or is not safetensors.
-    """
-    try:
-        with path.open("rb") as stream:
-            (length,) = struct.unpack("<Q", stream.read(8))
-            if length > MAX_HEADER:
-                raise ValueError("header too long")
-            header: dict[str, Any] = json.loads(stream.read(length))
-        end = max((t["data_offsets"][1] for n, t in header.items() if n != "__metadata__"), default=0)
-        if path.stat().st_size != 8 + length + end:
-            raise ValueError("length differs from what the header says")
-    except (ValueError, struct.error, KeyError, TypeError, AttributeError) as error:
-        raise CacheError(
-            f"{path.name} in {path.parent.name} is not a complete safetensors file", "fetch or copy the file again"
-        ) from error
-    return header
-
-
-def weigh(headers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Parameters (elements), bytes and dtypes of the tensors that safetensors headers describe."""
-    tensors = [tensor for header in headers for name, tensor in header.items() if name != "__metadata__"]
-    return {
-        "parameters": sum(math.prod(tensor["shape"]) for tensor in tensors),
-        "bytes": sum(tensor["data_offsets"][1] - tensor["data_offsets"][0] for tensor in tensors),
-        "dtypes": tuple(sorted({tensor["dtype"] for tensor in tensors})),
-    }
+def check_free(folder: Path, needed: int, what: str) -> None:
+    """Raises CacheError where a disk has not as many bytes free."""
+    free = free_bytes(folder)
+    if needed > free:
+        raise CacheError(f"{what} needs {readable(needed)}, and {readable(free)} are free", "free some space")
 
 
 def readable(count: float) -> str:
@@ -179,4 +147,25 @@ def readable(count: float) -> str:
         if count < 1000:
             return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
         count /= 1000
-    return f"{count:.2f} TB"
+    return f"{count:.1f} TB"
+
+
+# What disks say
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether an error says that there is no room for more bytes."""
+    return getattr(error, "errno", None) in FULL
+
+
+def reason(error: BaseException) -> str:
+    """What an error says, in one line and without the file's name where the system tells them apart."""
+    said = str(getattr(error, "strerror", None) or error).strip()
+    return said.splitlines()[0] if said else type(error).__name__
+
+
+def unwritable(where: str, error: OSError, hint: str) -> CacheError:
+    """What it means that a file cannot be written; `hint` is for where more room would not help."""
+    if is_full(error):
+        return CacheError(f"there is no room for {where}", "free some space")
+    return CacheError(f"cannot write {where}: {reason(error)}", hint)

@@ -8,7 +8,7 @@ from typing import IO
 
 from ...core.errors import CacheError
 from ...core.source import FileInfo
-from ...storage import url_streams, urls
+from ...storage import stores, urls
 from ...storage.disk import CHUNK
 from .. import blobs
 from . import contents
@@ -43,7 +43,7 @@ class Incoming:
         while left:
             chunk = self.take(min(left, CHUNK))
             hasher.update(chunk)
-            with url_streams.explained("the cache"):
+            with stores.explained("the cache", "write"):
                 out.write(chunk)
             left -= len(chunk)
             advance(len(chunk))
@@ -55,7 +55,7 @@ class Incoming:
         """Pass over a member that the cache holds."""
         left = BLOCK + info.size + len(contents.padding(info.size))
         if self.stream.seekable():
-            with url_streams.explained(self.source):
+            with stores.explained(self.source):
                 self.stream.seek(left, 1)
             left = 0
         while left:  # a web server that knows no ranges
@@ -65,7 +65,7 @@ class Incoming:
     def end(self) -> None:
         """Raises CacheError where a bundle goes on after its last member, or stops before its end."""
         self._match(END)
-        with url_streams.explained(self.source):
+        with stores.explained(self.source):
             if self.stream.read(1):
                 raise self._damaged("it goes on after its end")
 
@@ -73,7 +73,7 @@ class Incoming:
         """So many bytes. Raises CacheError if there are fewer."""
         parts: list[bytes] = []
         while count:
-            with url_streams.explained(self.source):
+            with stores.explained(self.source):
                 parts.append(self.stream.read(count))
             if not parts[-1]:
                 raise self._damaged("it is cut short")

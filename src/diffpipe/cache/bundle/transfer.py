@@ -16,8 +16,8 @@ from ...core.errors import CacheError, UsageError
 from ...core.manifest import Manifest, WeightsSummary
 from ...core.source import FileInfo, Role, file_of, place_of
 from ...sources.trust import refuse_code
-from ...storage import url_streams, urls
-from ...storage.disk import CHUNK, readable
+from ...storage import stores, streams, urls
+from ...storage.disk import CHUNK, check_free, readable
 from .. import blobs, weights
 from ..records import record_sources
 from ..store import SHORT, Entry, Store, check_name
@@ -76,16 +76,16 @@ def export(
     left alone. Raises UsageError for another file there unless `force`, CacheError for an entry that is damaged, and
     what streams.writing raises; the target is whole or as it was before.
     """
-    target = url_streams.inside(target, f"{entry.key}.tar")
+    target = streams.inside(target, f"{entry.key}.tar")
     bundled, places = _gather(store, entry, name)
     head, whole = contents.write(bundled), contents.size_of(bundled)
     if not force and _is_there(target, entry.key):
         return Moved(entry, urls.shown(target), bundled.total(), True)
-    if path := url_streams.path_of(target):
-        url_streams.check_free(path.parent, whole, urls.shown(target))
+    if path := streams.path_of(target):
+        check_free(path.parent, whole, urls.shown(target))
     say(f"exporting {_told(bundled)}")
     advance = _counter(progress, bundled.total())
-    with url_streams.writing(target) as out:
+    with streams.writing(target) as out:
         _write(out, head, target)
         for member, info in {**bundled.files(), **bundled.stored()}.items():
             _write(out, contents.header(member, info.size), target)
@@ -125,7 +125,7 @@ def bring(store: Store, source: str, options: Options, progress: Progress = _sil
     if options.name:
         check_name(options.name)
     if options.expect_key:
-        source = url_streams.inside(source, f"{options.expect_key}.tar")
+        source = streams.inside(source, f"{options.expect_key}.tar")
     bundled = _listed(source)
     _check_wanted(store, bundled, urls.shown(source), options)
     store.folder("pipelines")
@@ -167,7 +167,7 @@ def _stored(store: Store, manifest: Manifest) -> WeightsSummary:
 
 def _is_there(target: str, key: str) -> bool:
     """Whether a place has a bundle of that key, by its list and size. Raises UsageError for any other file there."""
-    size = url_streams.size(target)
+    size = streams.size(target)
     if size is None:
         return False
     with suppress(CacheError):
@@ -181,7 +181,7 @@ def _is_there(target: str, key: str) -> bool:
 def _export_file(path: Path, info: FileInfo, write: Callable[[bytes], None], advance: Advance, entry: Entry) -> None:
     """Write a file's content. Raises CacheError if it is not what it was at the build any more."""
     hasher, left = blobs.hasher(info.digest, info.size), info.size
-    with url_streams.explained(path.name), path.open("rb") as stream:
+    with stores.explained(path.name), path.open("rb") as stream:
         while left and (chunk := stream.read(min(left, CHUNK))):
             hasher.update(chunk)
             write(chunk)
@@ -192,13 +192,13 @@ def _export_file(path: Path, info: FileInfo, write: Callable[[bytes], None], adv
 
 
 def _write(out: IO[bytes], data: bytes, target: str) -> None:
-    with url_streams.explained(target):
+    with stores.explained(target, "write"):
         out.write(data)
 
 
 def _listed(source: str) -> Contents:
     """The list of a bundle."""
-    with url_streams.reading(source, url_streams.HEAD) as stream:
+    with streams.reading(source, streams.HEAD) as stream:
         return Incoming(stream, source).contents()
 
 
@@ -239,8 +239,8 @@ def _receive(store: Store, bundled: Contents, source: str, options: Options, adv
         weights.drop(store, key)
     stored = {} if key and weights.sound(store, key) else bundled.stored()
     missing = [info for member, info in {**bundled.files(), **stored}.items() if member not in held]
-    url_streams.check_free(store.root, sum(info.size for info in missing), urls.shown(source))
-    with url_streams.reading(source) as stream:
+    check_free(store.root, sum(info.size for info in missing), urls.shown(source))
+    with streams.reading(source) as stream:
         incoming = Incoming(stream, source)
         if incoming.contents() != bundled:
             raise CacheError(f"{urls.shown(source)} was replaced meanwhile", "import it again")

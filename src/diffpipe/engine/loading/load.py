@@ -176,9 +176,9 @@ def _load_checkpoint(
 ) -> Any:
     """A single file: the whole pipeline where it holds one, else its denoiser within the other source's parts."""
     from ...core.components import DENOISER_ONLY, parts_of_checkpoint
-    from ...storage.disk import safetensors_header
+    from ...storage.tensor_headers import read_safetensors
 
-    tensors = safetensors_header(checkpoint) if checkpoint.suffix == ".safetensors" else DENOISER_ONLY
+    tensors = read_safetensors(checkpoint).tensors if checkpoint.suffix == ".safetensors" else DENOISER_ONLY
     held = parts_of_checkpoint(tensors, layout.components)
     options = {"dtype": dtype, "local_files_only": True}
     if "vae" in held and any(name.startswith("text_encoder") for name in held):
@@ -191,27 +191,6 @@ def _load_checkpoint(
     return cls.from_pretrained(
         config, dtype=dtype, variant=layout.variant, use_safetensors=safe, local_files_only=True, **parts
     )
-
-
-def gguf_header(path: Path) -> dict[str, Any]:
-    """A GGUF file's tensors as `safetensors_header` tells them: name -> dtype, shape, data_offsets.
-
-    Raises UsageError for a file that is damaged.
-    """
-    from gguf import GGUFReader
-
-    try:
-        tensors = GGUFReader(path).tensors
-    except (ValueError, IndexError, KeyError, OverflowError) as error:
-        raise UsageError(f"{path.name} is no GGUF file, or it is damaged", "fetch it again") from error
-    return {
-        tensor.name: {
-            "dtype": tensor.tensor_type.name,
-            "shape": [int(size) for size in reversed(tensor.shape)],
-            "data_offsets": [int(tensor.data_offset), int(tensor.data_offset) + int(tensor.n_bytes)],
-        }
-        for tensor in tensors
-    }
 
 
 def _load_single_file(cls: Any, name: str, checkpoint: Path, config: Path, dtype: Any) -> Any:

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 
 from ...core.errors import CacheError, DiffpipeError
 from ...core.manifest import QuantizedComponent, StoredComponent
-from ...storage.disk import safetensors_header
+from ...storage.tensor_headers import read_safetensors
 from . import quantize
 
 FORMAT = 1  # of the files: raise it when older ones cannot be read any more
@@ -202,7 +202,7 @@ def _bytes(tensor: Any, slot: Slot) -> Any:
 
 def about(path: Path) -> dict[str, Any]:
     """What a file says of itself. Raises CacheError if it is cut short, or of another format."""
-    told = safetensors_header(path).get("__metadata__", {}).get("diffpipe")
+    told = read_safetensors(path).metadata.get("diffpipe")
     value: dict[str, Any] = json.loads(told) if told else {}
     if value.get("format") != FORMAT:
         raise CacheError(f"the stored weights {path.name} are of another diffpipe", "build the pipeline again")

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from ...core.canonical import JsonObject
 from ...core.errors import DiffpipeError
-from ...storage import urls
-from ...storage.disk import sha256
+from ...storage import fetching, presence, publishing, urls
+from ...storage.digests import sha256
 from .text import read_text
 
 
@@ -35,10 +35,10 @@ def publish_at(made: Path, url: str, *, overwrite: bool) -> tuple[str, JsonObjec
     free, number = url, 1
     while True:
         try:
-            urls.publish(made, free, overwrite=overwrite)
+            publishing.publish(made, free, overwrite=overwrite)
             return free, _stored(made, free)
         except FileExistsError:
-            there = urls.fetched(free)
+            there = fetching.fetched(free)
             if _same(made, there):
                 return free, _stored(there, free)
             number += 1
@@ -47,7 +47,7 @@ def publish_at(made: Path, url: str, *, overwrite: bool) -> tuple[str, JsonObjec
 
 def _stored(file: Path, url: str) -> JsonObject:
     """What the journal notes of a file at a URL, of which this is a copy."""
-    tag = None if urls.on_disk(url) else (urls.stamp(url) or {}).get("tag")
+    tag = None if urls.on_disk(url) else (presence.stamp(url) or {}).get("tag")
     noted: JsonObject = {"size": os.path.getsize(file), "digest": sha256(file)}
     return {**noted, "tag": tag} if tag else noted
 

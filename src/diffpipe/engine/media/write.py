@@ -6,15 +6,13 @@ import errno
 import logging
 import os
 import re
-import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from ...core.errors import DiffpipeError, UsageError
-from ...storage.disk import mark, umask
+from ...storage.disk import give_name, share, temporary_file, temporary_folder
 from .encode import AUDIO, FILMS, encode_film, encode_gif, encode_sound, exact_rate
 from .read import Sound
 from .text import NONE, for_picture
@@ -163,25 +161,20 @@ def _checked(sound: Sound) -> Sound:
 def _frames(pictures: Sequence[Image], path: Path, overwrite: bool, text: Mapping[str, str]) -> Path:
     """Numbered PNG files in a folder that appears whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=mark(path), suffix=".tmp"))
-    try:
+    with temporary_folder(path) as temporary:
         for number, picture in enumerate(pictures, start=1):
             about = for_picture("PNG", text) if number == 1 else {}
             picture.save(temporary / f"{number:05}.png", "PNG", **about)
-        os.chmod(temporary, 0o777 & ~umask())
+        share(temporary)
         return _publish_folder(temporary, path, overwrite)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
 
 
 def _publish_folder(temporary: Path, path: Path, overwrite: bool) -> Path:
     """Give a finished folder its name. A rename takes an empty folder's place, and no other's."""
     if overwrite and _only_frames(path):
-        aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=mark(path), suffix=".tmp"))
-        os.replace(path, aside)
-        os.rename(temporary, path)
-        shutil.rmtree(aside, ignore_errors=True)
+        with temporary_folder(path) as aside:
+            os.replace(path, aside)
+            os.rename(temporary, path)
         return path
     free, number = path, 1
     while True:
@@ -203,34 +196,22 @@ def _only_frames(folder: Path) -> bool:
 def _whole(path: Path, overwrite: bool, fill: Callable[[Path], object]) -> Path:
     """Let `fill` write a temporary file in the same folder, then give it its name."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=mark(path), suffix=".tmp")
-    os.close(handle)
-    temporary = Path(name)
-    try:
+    with temporary_file(path) as temporary:
         fill(temporary)
-        os.chmod(temporary, 0o666 & ~umask())
+        share(temporary)
         return _publish(temporary, path, overwrite)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def _publish(temporary: Path, path: Path, overwrite: bool) -> Path:
-    """Give a finished file its name. A hard link fails where the name is taken, which a rename would not."""
+    """Give a finished file its name, or where that is taken the next one that is free."""
     free, number = path, 1
-    while not overwrite:
+    while True:
         try:
-            os.link(temporary, free)
+            give_name(temporary, free, overwrite=overwrite)
+            return free
         except FileExistsError:
             number += 1
             free = _beside(path, number)
-        except OSError:  # a file system without hard links
-            break
-        else:
-            temporary.unlink()
-            return free
-    os.replace(temporary, free)
-    return free
 
 
 def _beside(path: Path, number: int) -> Path:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 from ...core.canonical import JsonObject
-from ...core.errors import DiffpipeError, Exit
 from ...core.request import Artifact, Request
 from ...storage import urls
+from ...storage.disk import unwritable
 from .. import media
 from .results import Result
 
@@ -56,7 +55,7 @@ def write(result: Result, path: str, request: Request, seconds: float, text: Map
     try:
         written, stored = _placed(partial(result.write, overwrite=request.overwrite, text=text), path, request)
     except OSError as error:
-        raise _unwritable(urls.shown(path), error) from error
+        raise unwritable(urls.shown(path), error, "choose another --output") from error
     shown = urls.shown(written)
     if written != path:
         log.warning("%s was made by another process meanwhile; wrote %s", urls.shown(path), shown)
@@ -68,9 +67,3 @@ def _placed(fill: Callable[[Path], Path], path: str, request: Request) -> tuple[
     if urls.is_url(path):
         return media.write_at(path, fill, overwrite=request.overwrite)
     return str(fill(Path(path))), {}
-
-
-def _unwritable(where: str, error: OSError) -> DiffpipeError:
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    hint = "free some space" if full else "choose another --output"
-    return DiffpipeError(f"cannot write {where}: {error.strerror or error}", hint, Exit.CACHE)

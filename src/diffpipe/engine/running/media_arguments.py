@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from ...core.errors import UsageError
 from ...core.flag import MEDIA_KINDS, Arguments, Flag, nearest
-from ...storage import urls
+from ...storage import fetching
 from .. import media
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def read_media(flags: Flags, arguments: Arguments, *, fit: bool = False) -> Argu
 
 
 def _read_all(flag: Flag, value: str | list[str]) -> Medium | list[Medium]:
-    many = [_read(flag, urls.local(path)) for path in (value if isinstance(value, list) else [value])]
+    many = [_read(flag, fetching.local(path)) for path in (value if isinstance(value, list) else [value])]
     return many if isinstance(value, list) else many[0]
 
 

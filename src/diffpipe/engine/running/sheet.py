@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from ...core.request import Artifact
-from ...storage import urls
+from ...storage import fetching
 from .. import media
 from ..media.read import PICTURES, natural, opened
 
@@ -50,7 +50,7 @@ class Sheet:
     def add(self, artifacts: Sequence[Artifact], caption: str) -> None:
         """Add an item's files. Raises OSError if a page that is full cannot be written."""
         for artifact in artifacts:
-            self._cells.append(Cell(thumbnail(urls.local(artifact.path), artifact.kind, LARGEST), caption))
+            self._cells.append(Cell(thumbnail(fetching.local(artifact.path), artifact.kind, LARGEST), caption))
             if len(self._cells) == MOST:
                 self.write()
 

@@ -13,8 +13,6 @@ import itertools
 import json
 import logging
 import os
-import shutil
-import tempfile
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -22,12 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from ...cache.store import Entry
-from ...core.errors import CacheError, DiffpipeError
+from ...core.errors import DiffpipeError
 from ...core.manifest import Manifest
 from ...core.parsing import Fields
 from ...core.request import Outcome, Request
 from ...storage import urls
-from ...storage.disk import mark
+from ...storage.disk import temporary_folder, unwritable
 from ..job import Ears, Job
 from ..local import Session, told
 from ..wire import Answer, error_of
@@ -160,16 +158,11 @@ def _received(
         start += size
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=mark(path), suffix=".tmp"))
-        try:
+        with temporary_folder(path) as folder:
             feeds.lay_out(carried, folder / path.name)
             written = write.publish(folder / path.name, path, overwrite=request.overwrite)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
     except OSError as error:
-        raise CacheError(
-            f"cannot write {path}: {error.strerror or error}", "make room, then go on with --resume"
-        ) from error
+        raise unwritable(str(path), error, "choose another --output, then go on with --resume") from error
     return {**artifact, "path": str(written)}, start
 
 

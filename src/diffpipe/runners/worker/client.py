@@ -16,8 +16,9 @@ from ...core.errors import DiffpipeError, UsageError
 from ...core.flag import Flag
 from ...core.parsing import Misfit
 from ...core.request import Outcome, Request
-from ...storage import urls
-from ...storage.disk import identity, umask
+from ...storage import fetching, urls
+from ...storage.digests import identity
+from ...storage.disk import umask
 from .. import inputs
 from ..job import Ears, Job
 from . import channel, lifecycle, protocol
@@ -68,7 +69,7 @@ class Client:
             try:
                 for path in self.files(request):
                     with _explained(path):
-                        _check_readable(str(urls.local(path)))
+                        _check_readable(str(fetching.local(path)))
                 good.append(request)
             except DiffpipeError as error:
                 bad.append(Outcome(request, error=error))
@@ -79,7 +80,7 @@ class Client:
         needed: dict[Content, int] = {}
         files: dict[str, tuple[int, str]] = {}
         for path in {path for request in requests for path in self.files(request)}:
-            here = str(urls.local(path))
+            here = str(fetching.local(path))
             with _explained(path):
                 content = (path, () if inputs.once(here) else tuple(identity(Path(here))))
             number = needed[content] = self.sent[content] if content in self.sent else self._send(here)

@@ -1,0 +1,121 @@
+"""Content digests of files, each computed once while its file stays as it is."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..core.errors import UsageError
+from ..core.parsing import Fields, Misfit, parse_json
+from ..core.source import FileInfo
+from .disk import CHUNK, reason, write_json
+
+SETTLED = 2.0  # seconds: a file changed later than this before hashing may change again within one tick of its times
+LONGEST_RECORD = 100_000  # bytes; a path is 4,096 at most
+
+Progress = Callable[[int], None]
+
+
+def identity(path: Path) -> list[int]:
+    """What changes when a file's content changes: size, times of change (ns), inode. Follows links."""
+    stat = path.stat()
+    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
+
+
+def sha256(path: Path, progress: Progress | None = None) -> str:
+    """ "sha256:" and the hex digest of a file's content; `progress` gets the bytes read, chunk by chunk."""
+    hasher = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(CHUNK):
+            hasher.update(chunk)
+            if progress:
+                progress(len(chunk))
+    return "sha256:" + hasher.hexdigest()
+
+
+def git_blob(path: Path) -> str:
+    """ "git:" and git's object id of a file (SHA-1 over "blob SIZE" NUL content): how a hub names its small files."""
+    data = path.read_bytes()
+    return "git:" + hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
+
+
+def content_digest(path: Path, kind: str) -> str:
+    """The digest of a file in the notation of a recorded one ("sha256:…" or "git:…")."""
+    return git_blob(path) if kind.startswith("git:") else sha256(path)
+
+
+@dataclass(frozen=True)
+class _Record:
+    """What a digest was computed of: a file by its path, as it was then."""
+
+    path: str
+    identity: list[int]
+    digest: str
+
+
+class DigestCache:
+    """SHA-256 digests by path, trusted while the file's identity is the same: gigabytes are read once.
+
+    A file's times move in ticks (two seconds on FAT, a timer's interrupt on Linux), so that a file that was changed
+    just before it was read may change again and look the same: its digest is not kept.
+    """
+
+    def __init__(self, folder: Path, clock: Callable[[], float] = time.time) -> None:
+        self.folder = folder
+        self.clock = clock
+
+    def known(self, path: Path) -> FileInfo | None:
+        """Size and digest of a file that was read before and is the same still; None for any other."""
+        try:
+            path = path.resolve(strict=True)
+            return self._known(path, identity(path))
+        except OSError:
+            return None
+
+    def get(self, path: Path, progress: Progress | None = None) -> FileInfo:
+        """Size and digest of a file.
+
+        Raises UsageError if the file cannot be read.
+        """
+        try:
+            path = path.resolve(strict=True)
+            before = identity(path)
+            if known := self._known(path, before):
+                return known
+            started = self.clock()
+            digest = sha256(path, progress)
+            settled = identity(path) == before and started - max(before[1], before[2]) / 1e9 > SETTLED
+        except OSError as error:
+            raise UsageError(f"cannot read {path}: {reason(error)}", "check the path and its permissions") from error
+        if settled:
+            self.folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self.folder.mkdir(exist_ok=True, mode=0o700)
+            write_json(self._place(path), {"path": _name(path), "identity": before, "digest": digest})
+        return FileInfo(before[0], digest)
+
+    def _known(self, path: Path, now: list[int]) -> FileInfo | None:
+        known = _read_record(self._place(path))
+        same = known and (known.path, known.identity) == (_name(path), now)
+        return FileInfo(now[0], known.digest) if known and same else None
+
+    def _place(self, path: Path) -> Path:
+        """Where the record of a file is."""
+        return self.folder / hashlib.sha256(os.fsencode(path)).hexdigest()[:32]
+
+
+def _name(path: Path) -> str:
+    return os.fsencode(path).decode(errors="backslashreplace")  # names of files need not be UTF-8
+
+
+def _read_record(place: Path) -> _Record | None:
+    """A record, None where there is none or it is damaged."""
+    try:
+        fields = Fields(parse_json(place.read_bytes(), LONGEST_RECORD))
+        times = [value for value in fields.values("identity") if isinstance(value, int)]
+        return _Record(fields.text("path"), times, fields.text("digest"))
+    except (OSError, Misfit):
+        return None
