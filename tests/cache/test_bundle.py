@@ -505,7 +505,7 @@ from diffpipe.cache.store import Store
 def progress(done, total):
     if done > float(sys.argv[3]) * total:
         os.kill(os.getpid(), signal.SIGKILL)
-transfer.load(Store(Path(sys.argv[2])), sys.argv[1], progress=progress)
+bundle.load(Store(Path(sys.argv[2])), sys.argv[1], progress=progress)
 """
 
 
