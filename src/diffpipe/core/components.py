@@ -31,7 +31,13 @@ def kind_of(name: str) -> Kind:
 
 
 def is_text_encoder(name: str) -> bool:
+    """Whether it encodes text, for the denoiser or for a prior."""
     return TEXT_ENCODER.search(name) is not None
+
+
+def text_encoders(names: Iterable[str]) -> list[str]:
+    """Of components the text encoders of the pipeline itself: text_encoder, text_encoder_2 and so on, not a prior's."""
+    return [name for name in names if name.startswith("text_encoder")]
 
 
 def parts_of_checkpoint(tensors: Iterable[str], components: Collection[str]) -> set[str]:
@@ -46,7 +52,7 @@ def parts_of_checkpoint(tensors: Iterable[str], components: Collection[str]) -> 
     if prefixes & {"first_stage_model", "vae"}:
         found |= {name for name in components if name in AUTOENCODERS}
     if prefixes & {"cond_stage_model", "conditioner", "text_encoders"}:
-        found |= {name for name in components if name.startswith("text_encoder")}
+        found |= set(text_encoders(components))
     if prefixes - {"first_stage_model", "vae", "cond_stage_model", "conditioner", "text_encoders"}:
         found |= {name for name in components if name in DENOISERS}
     return found

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from ...core.canonical import JsonValue
-from ...core.components import kind_of
+from ...core.components import kind_of, text_encoders
 from ...core.errors import UsageError
 from ..seams.diffusers_seam import constructor_types
 from .lookup import component_class, pipeline_class, pipeline_parts
@@ -132,7 +132,7 @@ def _widths(
     kind, wanted = classes[denoiser][1], settings(denoiser)
     if "controlnet" in classes:
         yield from (("controlnet", key, settings("controlnet").get(key), wanted.get(key)) for key in TEXT_WIDTHS)
-    encoders = {name: _text_width(settings(name)) for name in classes if name.startswith("text_encoder")}
+    encoders = {name: _text_width(settings(name)) for name in text_encoders(classes)}
     if kind == "FluxTransformer2DModel":
         yield from ((name, "text width", encoders.get(name), wanted.get(key)) for key, name in FLUX_TEXT.items())
     known = [width for width in encoders.values() if width]
@@ -196,7 +196,7 @@ def _check_lacking(
 
 def _check_idle(pipeline: Pipeline, own: Pipeline | None, model: Model, hint: str) -> None:
     """Refuse a model with a text encoder for which the pipeline has no place: diffusers would leave it out."""
-    idle = sorted(name for name in set(model.layout) - pipeline_parts(pipeline)[0] if name.startswith("text_encoder"))
+    idle = sorted(text_encoders(set(model.layout) - pipeline_parts(pipeline)[0]))
     if idle and own is not pipeline:
         raise UsageError(f"{pipeline.__name__} has no place for {', '.join(idle)} of {model.label}", hint)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from ...core.canonical import JsonValue
+from ...core.components import is_text_encoder
 from ...core.errors import UsageError
 from ..classes.hollow import hollow
 from ..classes.lookup import pipeline_parts
@@ -138,9 +139,9 @@ class _Trial:
         CLIP.
         """
         layers = self.layers
-        denoising = [layer.split(".") for layer in layers if not layer.startswith("text_encoder")]
+        denoising = [layer.split(".") for layer in layers if not is_text_encoder(layer.split(".")[0])]
         adapted = {name: _count_adapted(part) for name, part in self.parts.items()}
-        idle = denoising and not any(count for name, count in adapted.items() if not name.startswith("text_encoder"))
+        idle = denoising and not any(count for name, count in adapted.items() if not is_text_encoder(name))
         fitting = 0 if idle else sum(adapted.values())
         has = {(name, child) for name, part in self.parts.items() for child, _ in part.named_children()}
         strange = {(name, child) for name, child, *_ in denoising if name in self.parts} - has
