@@ -32,11 +32,14 @@ from diffpipe.cache import measured
 from diffpipe.cache.store import Entry, Store
 from diffpipe.cache.verify import locate
 from diffpipe.catalog import BUILTIN
+from diffpipe.cli.inspect_file import rows
 from diffpipe.core.build_spec import BuildSpec, Placement
 from diffpipe.core.errors import DiffpipeError, Exit
 from diffpipe.core.request import Artifact, Outcome, Request
+from diffpipe.engine.media import read_text
 from diffpipe.engine.placement import apply, interleave, meter
 from diffpipe.engine.running.media_arguments import read_media
+from diffpipe.results import metadata
 from diffpipe.runners import local
 
 SIZE = {"width": 64, "height": 64, "num_inference_steps": 2}
@@ -238,7 +241,14 @@ class Runner:
     folder: Path
 
     def __call__(
-        self, name: str, count: int = 10, *, step_down: bool = True, batch_size: int = 1, chunk: int = 1
+        self,
+        name: str,
+        count: int = 10,
+        *,
+        step_down: bool = True,
+        batch_size: int = 1,
+        chunk: int = 1,
+        about: metadata.About | None = None,
     ) -> Item:
         manifest = self.entry.manifest()
         flags = manifest.flags_by_name
@@ -246,7 +256,7 @@ class Runner:
         item = Item([])
         memory = local.Memory(step_down, chunk, item.told.append, item.noted.extend)
         read = lambda request: read_media(flags, request.arguments)  # noqa: E731
-        how = local.How(read, lambda *_: None, batch_size, memory=memory)
+        how = local.How(read, lambda *_: None, batch_size, about, memory=memory)
         item.outcomes.extend(local.run(manifest, locate(self.entry, manifest), requests, how))
         return item
 
@@ -350,6 +360,18 @@ def test_an_item_that_ran_out_of_memory_once_is_made_with_less(
     assert made[:7] + made[8:] == plain[:7] + plain[8:]
     assert made[7] == stepped(**TILED) != plain[7]
     assert faults.count == 1
+
+
+def test_the_file_of_an_item_that_stepped_down_says_so_and_no_other(runner: Runner, faults: Faults) -> None:
+    faults.at("decode", lambda count, pipe: count == 0)
+    run = runner("about", count=9, about=metadata.About("tiny"))
+    assert [outcome.error for outcome in run.outcomes] == [None] * 9
+    paths = [Path(outcome.artifacts[0].path) for outcome in run.outcomes]
+    documents = [metadata.parsed(read_text(path)["diffpipe"]) for path in paths]
+    assert [document.get("stepped_down") for document in documents] == [None] * 7 + [TILED, None]
+    assert {tuple(document["config"]["placement"].items()) for document in documents} == {(("device", "cpu"),)}
+    shown = [row for row in rows(documents[7]) if row[0].startswith("stepped down")]
+    assert shown == [("stepped down to vae_slicing", True), ("stepped down to vae_tiling", True)]
 
 
 @pytest.mark.parametrize("stage", ["encode", "denoise", "decode"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -46,6 +47,29 @@ def made_by(pipe: Any, tmp_path: Path, seed: int, **options: Any) -> Path:
     call = PipelineCall("image", [request(tmp_path, seed)], [{"prompt": "x"}], lambda *_: None, **options)
     ((made,),) = run(pipe, call)
     return Path(made.path)
+
+
+class Slow:
+    """A pipeline that makes a picture for each prompt, in as many seconds as there are prompts twice over."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 100.0
+        monkeypatch.setattr(time, "perf_counter", lambda: self.now)
+
+    def __call__(self, prompt: Any, generator: Any = None) -> SimpleNamespace:
+        prompts = prompt if isinstance(prompt, list) else [prompt]
+        self.now += 2.0 * len(prompts)
+        return SimpleNamespace(images=[Image.new("RGB", (8, 8))] * len(prompts))
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_an_item_of_a_call_took_its_share_of_the_seconds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    requests = [request(tmp_path, seed) for seed in range(count)]
+    call = PipelineCall("image", requests, [{"prompt": f"a cat {seed}"} for seed in range(count)], lambda *_: None)
+    made = run(Slow(monkeypatch), call)  # type: ignore[arg-type]
+    assert [[artifact.seconds for artifact in artifacts] for artifacts in made] == [[2.0]] * count
 
 
 def test_steps_are_reported_in_the_old_form_too(tmp_path: Path) -> None:
@@ -179,3 +203,17 @@ def test_a_mask_that_does_not_fit_its_video_is_refused(tmp_path: Path, masks: in
     frames, mask = write_masks(tmp_path / "frames", 3), write_masks(tmp_path / "masks", masks)
     with pytest.raises(UsageError, match=says):
         read_media(VIDEO, {"mask": str(mask), **({"video": str(frames)} if video else {})})
+
+
+PICTURE = {"image": Flag("image", "image"), "mask_image": Flag("mask_image", "mask")}
+
+
+@pytest.mark.parametrize("size", [(8, 12), (12, 8), (8, 4)])
+def test_a_mask_of_another_width_or_height_is_refused(tmp_path: Path, size: tuple[int, int]) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "picture.png")
+    Image.new("L", size, 255).save(tmp_path / "mask.png")
+    arguments = {"image": str(tmp_path / "picture.png"), "mask_image": str(tmp_path / "mask.png")}
+    with pytest.raises(UsageError, match=rf"--mask-image is {size[0]} x {size[1]} but --image is 8 x 8"):
+        read_media(PICTURE, arguments)
+    Image.new("L", (8, 8), 255).save(tmp_path / "mask.png")
+    assert read_media(PICTURE, arguments)["mask_image"].size == (8, 8)
