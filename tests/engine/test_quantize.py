@@ -158,8 +158,8 @@ def components(folder: Path) -> list[tuple[str, type]]:
 READ = """
 import sys, torch
 from pathlib import Path
-from diffpipe.engine import stored, fidelity
-from diffpipe.engine.loading.load import component_class
+from diffpipe.engine.classes.lookup import component_class
+from diffpipe.engine.loading import stored, fidelity
 torch.set_num_threads(1)
 folder = Path(sys.argv[1])
 for calls in folder.glob("*.calls"):

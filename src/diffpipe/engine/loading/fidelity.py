@@ -5,28 +5,30 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ...core.components import is_text_encoder
 from ...core.errors import DiffpipeError
-from ...core.flag import Flag, nearest
+from ...core.flag import Arguments, Flag
 from ..classes.lookup import first_line
-from ..classes.signature import tuple_arguments
+from .sample import sample
+
+if TYPE_CHECKING:
+    import torch
+    from diffusers import DiffusionPipeline
+
+    RowCall = Callable[[DiffusionPipeline, Arguments], object]  # a row's own way to call its pipeline
 
 log = logging.getLogger("diffpipe.engine")
 
-SIDE = 256  # pixels of the picture that is begun: the smallest that the released families make
-FRAMES = 9
-SECONDS = 2.0
-STEPS = 2  # with one, the shifted schedule of Qwen-Image divides 0 by 0
-PROMPT = "a lighthouse at dusk"
 # Below this a component no longer computes what it was trained for; noise has a cosine near 0. The least that were
 # measured: over the tiny test pipelines 0.9997 (int8), 0.997 (fp8) and 0.96 (int4), on the Flux of
 # tools/bench_quantize.py 0.9999, 0.999 and 0.99.
 LEAST_COSINE = 0.9
 INNER = 0.95  # of an output's values decide
 
-Call = tuple[tuple[Any, ...], dict[str, Any]]  # what a component is called with: arguments, named arguments
+Call = tuple[tuple[object, ...], Mapping[str, object]]  # what a component is called with: arguments, named arguments
+Measured = Mapping[str, float]  # "relative_error" and "cosine"
 
 
 class _Enough(BaseException):
@@ -38,11 +40,11 @@ class Reference:
     """What a component was called with, and the numbers that the original made of it, in float32."""
 
     call: Call
-    output: Any
+    output: torch.Tensor
 
 
 def references(
-    pipe: Any, names: Collection[str], flags: Collection[Flag], call: Callable[[Any, dict[str, Any]], Any] | None = None
+    pipe: DiffusionPipeline, names: Collection[str], flags: Collection[Flag], call: RowCall | None = None
 ) -> dict[str, Reference]:
     """The first call of each named component in a short run, and what it returns; those never called are left out.
 
@@ -64,16 +66,18 @@ def references(
     return found
 
 
-def _is_something(output: Any) -> bool:
+def _is_something(output: torch.Tensor) -> bool:
     return bool(output.isfinite().all() and output.any())
 
 
-def _first_calls(pipe: Any, names: Collection[str], arguments: dict[str, Any], call: Any) -> dict[str, Call]:
+def _first_calls(
+    pipe: DiffusionPipeline, names: Collection[str], arguments: Arguments, call: RowCall | None
+) -> dict[str, Call]:
     calls: dict[str, Call] = {}
     denoisers = {name for name in names if not is_text_encoder(name)}
 
-    def seen(name: str) -> Any:
-        def hook(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def seen(name: str) -> Callable[..., None]:
+        def hook(_module: torch.nn.Module, args: tuple[object, ...], kwargs: Mapping[str, object]) -> None:
             calls.setdefault(name, (args, kwargs))
             called = {type(getattr(pipe, other)) for other in calls}
             if name in denoisers and all(type(getattr(pipe, other)) in called for other in denoisers):
@@ -94,70 +98,14 @@ def _first_calls(pipe: Any, names: Collection[str], arguments: dict[str, Any], c
     return calls
 
 
-def sample(pipe: Any, flags: Collection[Flag]) -> dict[str, Any]:
-    """Arguments for a small, short run of any pipeline, made from its flags; the same ones every time."""
-    import torch
-
-    made = {flag.name: value for flag in flags if (value := _value(flag)) is not None}
-    pipeline_class: type = type(pipe)
-    tuples = tuple_arguments(pipeline_class)
-    lists = {name: tuple(value) if name in tuples else value for name, value in made.items()}
-    return {**lists, "generator": torch.Generator("cpu").manual_seed(0)}
-
-
-def _value(flag: Flag) -> Any:
-    """What an argument is given: small sizes, few steps, text, drawn pictures; None for those that can be left out."""
-    fixed = {"strength": 1.0, "audio_length_in_s": SECONDS, "audio_end_in_s": SECONDS}
-    sizes = {"height": SIDE, "width": SIDE, "num_frames": FRAMES}
-    if flag.name.endswith("num_inference_steps"):
-        return nearest(flag, STEPS)[0]
-    if flag.name in fixed:
-        return fixed[flag.name]
-    if flag.name in sizes:
-        return nearest(flag, sizes[flag.name])[0]
-    if not flag.required and flag.default is not None:
-        return flag.default
-    if not flag.required and flag.kind != "choice" and flag.name not in ("prompt", "image", "mask_image"):
-        return None
-    value = _needed(flag)
-    return [value] if flag.many and not flag.scalar and value is not None else value
-
-
-def _needed(flag: Flag) -> Any:
-    """A value for an argument that must be given, by its kind."""
-    import torch
-
-    if flag.kind in ("image", "mask"):
-        return _picture(flag)
-    if flag.kind == "video":
-        return [_picture(flag)] * FRAMES
-    if flag.kind == "audio":
-        return torch.sin(torch.arange(32000) / 10.0).repeat(2, 1)
-    if flag.kind == "text":
-        return PROMPT
-    if flag.kind == "choice":
-        return flag.choices[0]
-    return {"integer": 1, "number": 1.0, "boolean": False}.get(flag.kind)
-
-
-def _picture(flag: Flag) -> Any:
-    """A gradient (a mask: its bright half) in the mode that the pipeline wants."""
-    from PIL import Image
-
-    gradient = Image.linear_gradient("L").resize((SIDE, SIDE))
-    if flag.kind == "mask" or "mask" in flag.name:
-        return gradient.point(lambda level: 255 if level > 127 else 0)
-    return gradient.convert(flag.mode or "RGB")
-
-
-def numbers(output: Any) -> Any:
+def numbers(output: object) -> torch.Tensor:
     """Every float that a component returned, as one float32 vector on the CPU."""
     import torch
 
     return torch.cat([tensor.detach().float().cpu().flatten() for tensor in _tensors(output)])
 
 
-def _tensors(value: Any) -> Iterator[Any]:
+def _tensors(value: object) -> Iterator[torch.Tensor]:
     import torch
 
     if isinstance(value, torch.Tensor):
@@ -171,7 +119,7 @@ def _tensors(value: Any) -> Iterator[Any]:
             yield from _tensors(inner)
 
 
-def compare(reference: Reference, module: Any) -> dict[str, float]:
+def compare(reference: Reference, module: torch.nn.Module) -> Measured:
     """The relative error |quantized - original| / |original| and the cosine between the two outputs' vectors.
 
     Values are cut to the size that `INNER` of the original's (but zeros) keep to: where a model divides by something
@@ -193,7 +141,7 @@ def compare(reference: Reference, module: Any) -> dict[str, float]:
     return {"relative_error": float(error), "cosine": float(cosine)}
 
 
-def check(name: str, measured: Mapping[str, float], mode: str) -> None:
+def check(name: str, measured: Measured, mode: str) -> None:
     """Raises DiffpipeError with advice where a quantized component makes NaN or noise."""
     cosine = measured["cosine"]
     if cosine >= LEAST_COSINE:  # false for NaN too

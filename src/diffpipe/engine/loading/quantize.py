@@ -12,12 +12,24 @@ import importlib.util
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import TYPE_CHECKING, Protocol, cast
 
 from ...core import quantization
 from ...core.errors import UsageError
 from ...core.quantization import GROUP, INT4_ROWS, PACKAGES, group_size
+from ..seams import torch_seam, torchao_seam
 from . import kernels
+
+if TYPE_CHECKING:
+    import torch
+
+    Quantize = Callable[[torch.Tensor, str], torch.Tensor]
+
+
+class _Wrapper(Protocol):
+    """A tensor that wraps others, as torch.compile has it: https://docs.pytorch.org/docs/main/torch.compiler_aot.html"""
+
+    def __tensor_flatten__(self) -> tuple[list[str], object]: ...
 
 
 @dataclass(frozen=True)
@@ -31,12 +43,12 @@ class Backend:
     package: str
     install: str
     modes: Mapping[str, str]
-    quantize: Callable[[Any, str], Any]
+    quantize: Quantize
     unfit: Callable[[int, int, str], str]
     prepare: Callable[[], None]
 
 
-def quanto_weight(weight: Any, mode: str) -> Any:
+def quanto_weight(weight: torch.Tensor, mode: str) -> torch.Tensor:
     """A weight (out, in) as quanto's; each row, or group of a row in int4, has a scale of its own.
 
     Rows and groups without any spread have scale 0, which would divide 0 by 0: they get 1.
@@ -46,12 +58,14 @@ def quanto_weight(weight: Any, mode: str) -> Any:
     if mode == "int4":
         size = group_size(weight.shape[1])
         scale, shift = MaxOptimizer()(weight, qint4, 0, size)
-        return quantize_weight(weight, qint4, 0, _no_zeros(scale), shift, size, optimized=False)
-    kind = {"fp8": qfloat8, "int8": qint8}[mode]
-    return quantize_weight(weight, kind, 0, _no_zeros(AbsmaxOptimizer()(weight, kind, 0)), optimized=False)
+        made: torch.Tensor = quantize_weight(weight, qint4, 0, _no_zeros(scale), shift, size, optimized=False)
+    else:
+        kind = {"fp8": qfloat8, "int8": qint8}[mode]
+        made = quantize_weight(weight, kind, 0, _no_zeros(AbsmaxOptimizer()(weight, kind, 0)), optimized=False)
+    return made
 
 
-def _no_zeros(scale: Any) -> Any:
+def _no_zeros(scale: torch.Tensor) -> torch.Tensor:
     return scale.masked_fill(scale == 0, 1)
 
 
@@ -64,22 +78,18 @@ def _quanto_unfit(rows: int, columns: int, mode: str) -> str:
     return f"int4 needs a multiple of 32 inputs, it has {columns}" if columns > GROUP and size is None else ""
 
 
-def _torchao_weight(weight: Any, mode: str) -> Any:
+def _torchao_weight(weight: torch.Tensor, mode: str) -> torch.Tensor:
     """A weight (out, in) as torchao's; rows of zeros, which its fp8 turns into NaN, are put right."""
-    import torch
     from torchao.quantization import Float8WeightOnlyConfig, Int8WeightOnlyConfig, quantize_
 
     layer = _layer(weight)
     quantize_(layer, {"fp8": Float8WeightOnlyConfig, "int8": Int8WeightOnlyConfig}[mode](set_inductor_config=False))
-    made = layer.weight
     if mode == "fp8":
-        empty = made.scale == 0
-        made.qdata.view(torch.uint8).masked_fill_(empty, 0)
-        made.scale.masked_fill_(empty, 1)
-    return made
+        torchao_seam.mend_empty_rows(layer.weight)
+    return layer.weight
 
 
-def _layer(weight: Any) -> Any:
+def _layer(weight: torch.Tensor) -> torch.nn.Linear:
     """A Linear without bias that holds a weight."""
     import torch
 
@@ -137,21 +147,22 @@ def version(name: str) -> str:
     return importlib.metadata.version(BACKENDS[name].package)
 
 
-def choose(module: Any, mode: str, backend: str, exclude: Collection[str] = ()) -> tuple[list[str], dict[str, str]]:
+def choose(
+    module: torch.nn.Module, mode: str, backend: str, exclude: Collection[str] = ()
+) -> tuple[list[str], dict[str, str]]:
     """The names of the Linear layers that will be quantized, and those that will not with the reason.
 
     Convolutions, norms and embeddings are not Linear: they always keep their format. `exclude`: patterns of layer names
     (fnmatch) besides those that are left everywhere.
     """
     import torch
-    from torch.nn.modules.linear import NonDynamicallyQuantizableLinear as Bare  # read, not called, by its parent
 
     taken = backend_for(backend, mode)
     users, dtype = _users(module), compute_dtype(module)
     wanted: list[str] = []
     left: dict[str, str] = {}
     for name, layer in module.named_modules():
-        if not isinstance(layer, torch.nn.Linear) or isinstance(layer, Bare):
+        if not isinstance(layer, torch.nn.Linear) or torch_seam.is_only_read(layer):
             continue
         weight = layer.weight
         if quantization.left(name) or any(fnmatchcase(name, pattern) for pattern in exclude):
@@ -169,34 +180,34 @@ def choose(module: Any, mode: str, backend: str, exclude: Collection[str] = ()) 
     return wanted, left
 
 
-def compute_dtype(module: Any) -> Any:
+def compute_dtype(module: torch.nn.Module) -> torch.dtype:
     """The dtype of most of a module's parameters: the libraries keep some, where precision matters, in float32."""
-    counts: dict[Any, int] = {}
+    counts: dict[torch.dtype, int] = {}
     for parameter in module.parameters():
         counts[parameter.dtype] = counts.get(parameter.dtype, 0) + parameter.numel()
     return max(counts, key=counts.__getitem__)
 
 
-def _users(module: Any) -> dict[int, int]:
+def _users(module: torch.nn.Module) -> dict[int, int]:
     users: dict[int, int] = {}
     for _, parameter in module.named_parameters(remove_duplicate=False):
         users[id(parameter)] = users.get(id(parameter), 0) + 1
     return users
 
 
-def quantize_module(module: Any, mode: str, backend: str, exclude: Collection[str] = ()) -> dict[str, str]:
+def quantize_module(module: torch.nn.Module, mode: str, backend: str, exclude: Collection[str] = ()) -> dict[str, str]:
     """Quantize a module in place, layer by layer, after any LoRA was fused: the other way round the LoRA is lost.
 
     Returns the Linear layers left alone, each with the reason. Raises UsageError as `backend_for` does.
     """
     wanted, left = choose(module, mode, backend, exclude)
     for name in wanted:
-        layer = module.get_submodule(name)
+        layer = cast("torch.nn.Linear", module.get_submodule(name))
         layer.weight = frozen(quantized(layer.weight.detach(), mode, backend))
     return left
 
 
-def quantized(weight: Any, mode: str, backend: str) -> Any:
+def quantized(weight: torch.Tensor, mode: str, backend: str) -> torch.Tensor:
     """A weight (out, in) quantized, as the tensor that stands in its place."""
     import torch
 
@@ -204,41 +215,44 @@ def quantized(weight: Any, mode: str, backend: str) -> Any:
         return BACKENDS[backend].quantize(weight, mode)
 
 
-def frozen(tensor: Any) -> Any:
+def frozen(tensor: torch.Tensor) -> torch.nn.Parameter:
+    """A tensor as a parameter that is not trained."""
     import torch
 
     return torch.nn.Parameter(tensor, requires_grad=False)
 
 
 @functools.cache
-def template(rows: int, columns: int, dtype: Any, mode: str, backend: str) -> Any:
+def template(rows: int, columns: int, dtype: torch.dtype, mode: str, backend: str) -> torch.Tensor:
     """What a weight of this shape becomes, on the meta device: its inner tensors' names, shapes and dtypes."""
     import torch
 
     return quantized(torch.empty((rows, columns), dtype=dtype, device="meta"), mode, backend)
 
 
-def inner_tensors(tensor: Any, prefix: str) -> dict[str, Any]:
+def inner_tensors(tensor: torch.Tensor, prefix: str) -> dict[str, torch.Tensor]:
     """The plain tensors that a quantized one wraps, by dotted name: "weight" -> "weight._data", "weight._scale"."""
-    import torch
-
-    names, _ = tensor.__tensor_flatten__()
-    found: dict[str, Any] = {}
+    names, _ = cast(_Wrapper, tensor).__tensor_flatten__()
+    found: dict[str, torch.Tensor] = {}
     for name in names:
-        inner = getattr(tensor, name)
-        plain = type(inner) in (torch.Tensor, torch.nn.Parameter)
-        found |= {f"{prefix}.{name}": inner} if plain else inner_tensors(inner, f"{prefix}.{name}")
+        inner: torch.Tensor = getattr(tensor, name)
+        at = f"{prefix}.{name}"
+        found |= {at: inner} if _is_plain(inner) else inner_tensors(inner, at)
     return found
 
 
-def wrap(like: Any, tensors: Mapping[str, Any], prefix: str) -> Any:
+def wrap(like: torch.Tensor, tensors: Mapping[str, torch.Tensor], prefix: str) -> torch.Tensor:
     """The inverse of `inner_tensors`: the given tensors, not copied, wrapped as those of `like` are."""
-    import torch
-
-    names, context = like.__tensor_flatten__()
+    names, context = cast(_Wrapper, like).__tensor_flatten__()
     inner = {}
     for name in names:
         part, at = getattr(like, name), f"{prefix}.{name}"
-        plain = type(part) in (torch.Tensor, torch.nn.Parameter)
-        inner[name] = tensors[at] if plain else wrap(part, tensors, at)
-    return type(like).__tensor_unflatten__(inner, context, like.size(), like.stride())
+        inner[name] = tensors[at] if _is_plain(part) else wrap(part, tensors, at)
+    made: torch.Tensor = type(like).__tensor_unflatten__(inner, context, like.size(), like.stride())  # type: ignore[attr-defined]
+    return made
+
+
+def _is_plain(tensor: torch.Tensor) -> bool:
+    import torch
+
+    return type(tensor) in (torch.Tensor, torch.nn.Parameter)

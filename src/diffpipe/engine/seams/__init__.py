@@ -11,6 +11,7 @@ from . import (
     diffusers_source_seam,
     quanto_seam,
     torch_seam,
+    torchao_seam,
     transformers_seam,
 )
 from .seam import Seam
@@ -30,6 +31,7 @@ def seams() -> tuple[Seam, ...]:
         *torch_seam.SEAMS,
         *accelerate_seam.SEAMS,
         *quanto_seam.SEAMS,
+        *torchao_seam.SEAMS,
     )
 
 
