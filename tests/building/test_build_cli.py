@@ -14,6 +14,9 @@ import pytest
 from conftest import Cli, Warm
 from PIL import Image
 
+from diffpipe.core.manifest import Located, Manifest
+from diffpipe.core.source import BASE
+
 FLOAT = ("--dtype", "float32")
 SMALL = ("--prompt", "a fox", "--width", 32, "--height", 32, "--num-inference-steps", 2, "--seed", 1)
 Copy = Callable[..., Path]
@@ -307,7 +310,7 @@ def test_another_scheduler_keeps_the_shipped_settings(
 
     from diffpipe.engine.loading.load import load
 
-    pipe = load(described, {"base": checkpoints / "stable-diffusion"}, "cpu")
+    pipe = load(Manifest.from_json(described), Located({BASE: checkpoints / "stable-diffusion"}), "cpu")
     assert type(pipe.scheduler).__name__ == "EulerDiscreteScheduler"
     settings = {name: pipe.scheduler.config[name] for name in ("timestep_spacing", "beta_end", "beta_schedule")}
     # 0.012 and scaled_linear are the shipped ones; the class would take 0.02 and linear.

@@ -22,6 +22,7 @@ np = pytest.importorskip("numpy")
 from PIL import Image  # noqa: E402
 
 from diffpipe.engine.classes import schedulers  # noqa: E402
+from diffpipe.engine.loading import chosen_scheduler  # noqa: E402
 from diffpipe.engine.placement import devices  # noqa: E402
 
 SIZE = {"height": 32, "width": 32}
@@ -59,7 +60,7 @@ def pipelines(checkpoints: Path) -> dict[tuple[str, str], Any]:
 def test_what_is_listed_runs(pipelines: dict[tuple[str, str], Any], folder: str, name: str, scheduler: str) -> None:
     pipe, size = pipelines[folder, name], SIZE
     own = pipe.scheduler
-    pipe.scheduler = schedulers.replaced(own, SchedulerChoice(scheduler, {}))
+    pipe.scheduler = chosen_scheduler.replaced(own, SchedulerChoice(scheduler, {}))
     if "Img2Img" in name:
         size = {"image": Image.linear_gradient("L").resize((32, 32)).convert("RGB"), "strength": 0.75}
     if "Wan" in name:
@@ -91,8 +92,7 @@ def test_what_a_build_accepts_is_what_is_listed(checkpoints: Path, model: str) -
 
 def check(checkpoints: Path, model: str, scheduler: str | None, settings: dict[str, Any] | None = None) -> None:
     pipeline = diffusers.FluxPipeline if model == "flux" else diffusers.StableDiffusionPipeline
-    spec = {"scheduler": scheduler, "scheduler_config": settings or {}}
-    schedulers.check(spec, pipeline, *shipped(checkpoints / model))
+    chosen_scheduler.check(SchedulerChoice(scheduler, settings or {}), pipeline, *shipped(checkpoints / model))
 
 
 @pytest.mark.parametrize(
@@ -113,6 +113,32 @@ def test_what_does_not_fit_is_refused_with_what_does(checkpoints: Path, model: s
     assert scheduler not in raised.value.hint
 
 
+@pytest.mark.parametrize(
+    ("settings", "message", "hint"),
+    [
+        ({"beta_strat": 0.1}, "EulerDiscreteScheduler has no setting 'beta_strat'", "did you mean beta_start?"),
+        ({"beta_start": "a"}, 'EulerDiscreteScheduler: beta_start cannot be "a"', "the default is 0.0001"),
+        ({"beta_start": True}, "EulerDiscreteScheduler: beta_start cannot be true", "the default is 0.0001"),
+        ({"use_karras_sigmas": 1}, "EulerDiscreteScheduler: use_karras_sigmas cannot be 1", "the default is false"),
+        ({"beta_schedule": "x"}, "EulerDiscreteScheduler cannot be set up so: ", "check --scheduler-config"),
+    ],
+    ids=lambda value: str(value) if isinstance(value, dict) else "",
+)
+def test_settings_that_it_cannot_have(checkpoints: Path, settings: dict[str, Any], message: str, hint: str) -> None:
+    with pytest.raises(UsageError) as raised:
+        check(checkpoints, "stable-diffusion", "EulerDiscreteScheduler", settings)
+    assert raised.value.message.startswith(message)
+    assert raised.value.hint == hint
+    check(checkpoints, "stable-diffusion", "EulerDiscreteScheduler", {"beta_start": 1, "use_karras_sigmas": True})
+
+
+def test_a_model_without_a_scheduler_has_none_to_change() -> None:
+    asked = SchedulerChoice("DDIMScheduler", {})
+    with pytest.raises(UsageError, match="this pipeline has no scheduler to change"):
+        chosen_scheduler.check(asked, diffusers.FluxPriorReduxPipeline, None, {})
+    chosen_scheduler.check(SchedulerChoice(None, {}), diffusers.FluxPriorReduxPipeline, None, {})
+
+
 def test_one_that_needs_another_package_is_named() -> None:
     with pytest.raises(UsageError) as raised:
         schedulers.scheduler_class("LMSDiscreteScheduler")
@@ -122,22 +148,22 @@ def test_one_that_needs_another_package_is_named() -> None:
 
 def test_a_solver_of_either_kind_integrates_the_shipped_flow(checkpoints: Path) -> None:
     flow = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
-    made = schedulers.replaced(flow, SchedulerChoice("UniPCMultistepScheduler", {"solver_order": 3}))
+    made = chosen_scheduler.replaced(flow, SchedulerChoice("UniPCMultistepScheduler", {"solver_order": 3}))
     expected = {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "flow_shift": 3.0, "solver_order": 3}
     assert {name: made.config[name] for name in expected} == expected
 
-    back = schedulers.replaced(made, SchedulerChoice("FlowMatchEulerDiscreteScheduler", {}))
+    back = chosen_scheduler.replaced(made, SchedulerChoice("FlowMatchEulerDiscreteScheduler", {}))
     assert back.config.shift == 3.0
-    own = schedulers.replaced(flow, SchedulerChoice("DPMSolverMultistepScheduler", {"flow_shift": 5.0}))
+    own = chosen_scheduler.replaced(flow, SchedulerChoice("DPMSolverMultistepScheduler", {"flow_shift": 5.0}))
     assert own.config.flow_shift == 5.0
 
 
 def test_a_setting_that_the_shipped_configuration_leaves_out_is_set() -> None:
     shipped_one = diffusers.EulerDiscreteScheduler.from_config({"beta_start": 0.001})  # as in an older scheduler_config
-    made = schedulers.replaced(shipped_one, {"class": None, "config": {"use_karras_sigmas": True}})
+    made = chosen_scheduler.replaced(shipped_one, SchedulerChoice(None, {"use_karras_sigmas": True}))
     assert (made.config.use_karras_sigmas, made.config.beta_start) == (True, 0.001)
-    solver = {"class": "DPMSolverMultistepScheduler", "config": {"use_karras_sigmas": True, "beta_start": 0.002}}
-    made = schedulers.replaced(shipped_one, solver)
+    solver = SchedulerChoice("DPMSolverMultistepScheduler", {"use_karras_sigmas": True, "beta_start": 0.002})
+    made = chosen_scheduler.replaced(shipped_one, solver)
     assert (made.config.use_karras_sigmas, made.config.beta_start) == (True, 0.002)
 
 

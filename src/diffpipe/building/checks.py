@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from ..catalog import plugins
 from ..catalog.rows import PipelineType
 from ..core.build_spec import Speed
 from ..core.components import kind_of
+from ..core.configuration import SchedulerChoice
 from ..core.errors import UsageError
 from ..core.flag import OutputKind
 from ..core.source import BASE, CONFIG, EMBEDDED, Role, Source, file_of, place_of
@@ -41,7 +42,8 @@ def check(resolved: Resolved, row: PipelineType, offline: bool, fetch: Callable[
 
     Raises UsageError in the user's terms.
     """
-    from ..engine.loading import load
+    from ..engine.classes import lookup, requirements
+    from ..engine.loading import chosen_scheduler
     from ..engine.placement import apply, devices
 
     devices.quiet_libraries()
@@ -49,9 +51,12 @@ def check(resolved: Resolved, row: PipelineType, offline: bool, fetch: Callable[
     listed = resolved.layout
     hint = _what_fits(resolved)
     cls, own_class, fetched = _class_of(resolved, row, fetch)
-    changed = bool(spec.scheduler or spec.scheduler_config)
-    shipped = settings_of(resolved, "scheduler", "scheduler_config.json", offline) if changed else {}
-    load.check(asdict(spec), cls, listed, shipped, hint)
+    requirements.check(cls, listed, spec.components, hint)
+    asked = SchedulerChoice(spec.scheduler, spec.scheduler_config)
+    shipped = settings_of(resolved, "scheduler", "scheduler_config.json", offline) if asked else {}
+    own = lookup.component_class(*listed["scheduler"]) if "scheduler" in listed else None
+    chosen_scheduler.check(asked, cls, own, shipped)
+    devices.choose_device(spec.device)
     layout = _matched(cls, resolved, listed, hint, offline)
     apply.check(cls, spec.placement)
     _check_speed(cls, resolved, layout, offline)

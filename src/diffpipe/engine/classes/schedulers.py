@@ -1,18 +1,17 @@
-"""Which schedulers fit a pipeline, and another one in place of the shipped one."""
+"""Which schedulers fit a pipeline."""
 
 from __future__ import annotations
 
 import inspect
-import json
 import re
 import types
 import typing
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Literal, TypeGuard
+from typing import TYPE_CHECKING, Literal, TypeGuard
 
-from ...core.configuration import SchedulerChoice
+from ...core.canonical import JsonValue
 from ...core.errors import UsageError
 from ..seams import diffusers_source_seam
 from ..seams.diffusers_seam import compatible_schedulers, missing_backends
@@ -23,6 +22,8 @@ if TYPE_CHECKING:
     Scheduler = type[SchedulerMixin]
     Pipeline = type[DiffusionPipeline]
 
+Settings = Mapping[str, JsonValue]  # a scheduler's configuration
+
 # What a scheduler steps through: a flow from noise to data (Flux, SD 3, Wan), a noise schedule (SD 1, XL), or either,
 # as its settings say.
 Schedule = Literal["flow", "noise", "either"]
@@ -32,7 +33,7 @@ FEW_STEPS = frozenset({"LCMScheduler", "TCDScheduler"})
 # What diffusers lets take each other's place and mathematics does not: EDM scales what goes into the denoiser and comes
 # out of it in its own way (arXiv:2206.00364), CogVideoX shifts the schedule to no signal at its end.
 ALONE = frozenset({"EDMEulerScheduler", "CogVideoXDDIMScheduler", "CogVideoXDPMScheduler"})
-NOTHING: Mapping[str, Any] = {}
+NOTHING: Settings = {}
 
 
 def scheduler_class(name: str) -> Scheduler:
@@ -58,7 +59,7 @@ def is_scheduler(found: object) -> TypeGuard[Scheduler]:
     return isinstance(found, type) and issubclass(found, diffusers.SchedulerMixin) and hasattr(found, "set_timesteps")
 
 
-def fitting(pipeline: Pipeline, shipped: Scheduler | None = None, settings: Mapping[str, Any] = NOTHING) -> list[str]:
+def fitting(pipeline: Pipeline, shipped: Scheduler | None = None, settings: Settings = NOTHING) -> list[str]:
     """The names of the scheduler classes that a pipeline runs with, sorted.
 
     `shipped` and `settings`: the class and configuration of the model's own scheduler; without them, the classes that
@@ -67,29 +68,29 @@ def fitting(pipeline: Pipeline, shipped: Scheduler | None = None, settings: Mapp
     """
     named = annotated(pipeline)
     models = [shipped] if shipped else named
-    schedule = _schedule_of(models, settings, known=shipped is not None)
+    schedule = _model_schedule(models, settings, known=shipped is not None)
     fits: Mapping[Schedule, Callable[[Scheduler], bool]] = {
-        "flow": lambda one: _schedule(one) != "noise" and _serves(pipeline, one),
-        "either": lambda one: _schedule(one) == "either",
+        "flow": lambda one: schedule_of(one) != "noise" and _serves(pipeline, one),
+        "either": lambda one: schedule_of(one) == "either",
         "noise": lambda one: any(_related(one, model) for model in models),
     }
-    own = [one for one in named if _schedule(one) == "either" or (_schedule(one) == "flow") == (schedule == "flow")]
+    own = [one for one in named if schedule_of(one) == "either" or (schedule_of(one) == "flow") == (schedule == "flow")]
     found = [*filter(fits[schedule], _usable()), *own, *([shipped] if shipped else [])]
     return sorted({one.__name__ for one in found})
 
 
-def _schedule_of(models: list[Scheduler], settings: Mapping[str, Any], *, known: bool) -> Schedule:
+def _model_schedule(models: list[Scheduler], settings: Settings, *, known: bool) -> Schedule:
     """What a model was made for, by its scheduler's class and settings, or by all that its pipeline class names.
 
     Not `known`, if all of those step through either: Sana ships a flow, PixArt noise, and both name DPM-Solver++.
     """
-    schedules = [_schedule(model) for model in models]
+    schedules = [schedule_of(model) for model in models]
     if "flow" in schedules or settings.get("use_flow_sigmas"):
         return "flow"
     return "either" if not known and set(schedules) == {"either"} else "noise"
 
 
-def _schedule(scheduler: Scheduler) -> Schedule:
+def schedule_of(scheduler: Scheduler) -> Schedule:
     """What a class of schedulers steps through."""
     if "FlowMatch" in scheduler.__name__:
         return "flow"
@@ -157,66 +158,3 @@ def _serves(pipeline: Pipeline, scheduler: Scheduler) -> bool:
     noising = diffusers_source_seam.noising_methods(pipeline)
     able = not noising or any(hasattr(scheduler, name) for name in noising)
     return able and passed <= set(inspect.signature(scheduler.set_timesteps).parameters)
-
-
-def check(spec: Mapping[str, Any], pipeline: type, shipped: Any, settings: Mapping[str, Any]) -> None:
-    """Raises UsageError where the build's `scheduler` does not fit or `scheduler_config` names what it has not.
-
-    `shipped` and `settings`: the class and configuration of the model's own scheduler, None where it has none.
-    """
-    if not spec["scheduler"] and not spec["scheduler_config"]:
-        return
-    if shipped is None:
-        raise UsageError("this pipeline has no scheduler to change", "leave out --scheduler and --scheduler-config")
-    chosen = scheduler_class(spec["scheduler"]) if spec["scheduler"] else shipped
-    names = fitting(pipeline, shipped, settings)
-    if chosen.__name__ not in names:
-        raise UsageError(
-            f"{chosen.__name__} does not fit a model made for {shipped.__name__}", f"choose one of: {', '.join(names)}"
-        )
-    known = sorted(set(inspect.signature(chosen.__init__).parameters) - {"self"})
-    for name, value in spec["scheduler_config"].items():
-        if name not in known:
-            near = get_close_matches(name, known, n=1)
-            raise UsageError(
-                f"{chosen.__name__} has no setting {name!r}",
-                f"did you mean {near[0]}?" if near else f"it has: {', '.join(known)}",
-            )
-        _check_setting(chosen, name, value)
-    try:
-        replaced(shipped.from_config(dict(settings)), SchedulerChoice(spec["scheduler"], spec["scheduler_config"]))
-    except Exception as error:  # constructors refuse a value in any way they like
-        reason = " ".join(str(error).split())[:200]
-        raise UsageError(f"{chosen.__name__} cannot be set up so: {reason}", "check --scheduler-config") from error
-
-
-def _check_setting(scheduler: Any, name: str, value: Any) -> None:
-    """Raises UsageError for a value of another kind than the setting's default."""
-    default = inspect.signature(scheduler.__init__).parameters[name].default
-    for kind, allowed in ((bool, bool), (int | float, int | float), (str, str)):
-        if isinstance(default, kind):
-            fits = isinstance(value, allowed) and (kind is bool or not isinstance(value, bool))
-            if value is not None and not fits:
-                raise UsageError(
-                    f"{scheduler.__name__}: {name} cannot be {json.dumps(value)}",
-                    f"the default is {json.dumps(default)}",
-                )
-            return
-
-
-def replaced(shipped: Any, asked: SchedulerChoice) -> Any:
-    """The scheduler of a build: always set up as the shipped one, with the settings laid over."""
-    cls = scheduler_class(asked.name) if asked.name else type(shipped)
-    # As arguments: from_config drops settings of the configuration that the shipped one had by default alone.
-    return cls.from_config(shipped.config, **{**_same_flow(cls, shipped), **asked.settings})
-
-
-def _same_flow(cls: Any, shipped: Any) -> dict[str, Any]:
-    """The settings that let a solver of either kind integrate the flow of a FlowMatch scheduler, and back: each calls
-    the timestep shift by another name."""
-    if _schedule(type(shipped)) == "flow" and _schedule(cls) == "either":
-        shift = {"flow_shift": shipped.config.get("shift", 1.0)}
-        return {"use_flow_sigmas": True, "prediction_type": "flow_prediction", **shift}
-    if _schedule(cls) == "flow" and shipped.config.get("use_flow_sigmas"):
-        return {"shift": shipped.config.get("flow_shift", 1.0)}
-    return {}

@@ -84,7 +84,7 @@ def _split(pattern: str) -> tuple[str, str]:
     return part, rest
 
 
-def _compared(name: str, cls: Any, path: Path, reference: fidelity.Reference | None, mode: str) -> dict[str, float]:
+def _compared(name: str, cls: Any, path: Path, reference: fidelity.Reference | None, mode: str) -> fidelity.Measured:
     """The stored component against the original: what is compared is what will be loaded."""
     if reference is None:
         return {}
