@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import socket
@@ -14,12 +13,29 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
+from fork_server import HANGS, ForkServer, packages
 from hypothesis import settings
 from inputs import inputs as inputs  # a fixture
 
 TESTS = Path(__file__).parent
 NOWHERE = "http://127.0.0.1:9"  # the discard port, where nothing listens: a test that asks the hub fails at once
 HEAVY = {"torch", "diffusers", "transformers", "PIL", "numpy", "peft", "accelerate", "av"}
+# How every command shows what it says.
+SHOWN = {"COLUMNS": "160", "NO_COLOR": "1", "PYTHONIOENCODING": "utf-8"}
+PREPARED = {
+    "bare": "import diffpipe.cli.app",
+    "ready": """
+import contextlib
+import diffpipe.sources.hub  # first: it sets a variable that the hub's client reads when it is imported
+import diffpipe.cli.app, peft, torch, transformers
+from diffusers import FluxPipeline, StableDiffusionPipeline
+with contextlib.suppress(ImportError):  # a table that transformers makes for the first model of a process: 0.2 seconds
+    from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+    get_checkpoint_conversion_mapping("clip")
+""",
+}
+FRESH = bool(os.environ.get("TEST_FRESH_PROCESSES"))
 Done = subprocess.CompletedProcess[str]
 # The folders of tests for which the versions of packages matter, but for those that run whole processes.
 LIGHT = {"batch", "building", "cache", "catalog", "core", "engine", "memory", "results", "sources", "storage"}
@@ -40,6 +56,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[TEMPORARY] = folder
     for name in [name for name in os.environ if name.startswith(("HF_", "HUGGING", "DIFFPIPE_", "TRANSFORMERS_"))]:
         del os.environ[name]
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else every command would compile its modules anew
     (folder / "run").mkdir(mode=0o700)
     os.environ |= {
         "DIFFPIPE_HOME": str(folder / "cache"),
@@ -61,6 +78,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
+    for server in _servers.values():
+        server.close()
     shutil.rmtree(config.stash[TEMPORARY], ignore_errors=True)
 
 
@@ -101,14 +120,18 @@ def environment_restored() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Cli:
-    """The real command line with a cache of its own. `cwd` is where it runs unless told otherwise."""
+    """The command line with a cache of its own. `cwd` is where it runs unless told otherwise.
+
+    Calls run in forks of a process that has the libraries imported (fork_server.py), or, where TEST_FRESH_PROCESSES is
+    set, as `fresh` does: in processes of their own.
+    """
 
     home: Path
     cwd: Path
 
     def environment(self, env: Mapping[str, str] | None = None) -> dict[str, str]:
         own = {"DIFFPIPE_HOME": str(self.home), "HF_HOME": str(self.home.parent / "huggingface")}
-        return {**os.environ, **own, "COLUMNS": "160", "NO_COLOR": "1", "PYTHONIOENCODING": "utf-8", **(env or {})}
+        return {**os.environ, **own, **SHOWN, **(env or {})}
 
     def __call__(
         self,
@@ -117,97 +140,74 @@ class Cli:
         env: Mapping[str, str] | None = None,
         check: bool = False,
         stdin: str = "",
+        first: str = "",
     ) -> Done:
-        """Run ``diffpipe ARGS`` to its end; with `check`, anything but exit code 0 fails the test with what it said."""
-        words = [sys.executable, "-m", "diffpipe", *map(str, args)]
-        done = self.run(words, cwd or self.cwd, self.environment(env), stdin)
-        if check and done.returncode:
-            pytest.fail(f"diffpipe {' '.join(words[3:])}: exit code {done.returncode}\n{done.stderr}")
-        return done
+        """Run ``diffpipe ARGS`` to its end; with `check`, anything but exit code 0 fails the test with what it said.
 
-    def run(self, words: list[str], cwd: Path, env: dict[str, str], stdin: str) -> Done:
-        return subprocess.run(
-            words, cwd=cwd, env=env, input=stdin, capture_output=True, encoding="utf-8", timeout=120, check=False
-        )
+        `first`: a program in Python to run in the process before the command.
+        """
+        server, environment = fork_server("ready"), self.environment(env)
+        if FRESH or not server.takes(environment):
+            return self.fresh(*args, cwd=cwd, env=env, check=check, stdin=stdin, first=first)
+        done, _ = server.run(map(str, args), cwd=cwd or self.cwd, env=environment, stdin=stdin, first=first)
+        return _checked(done, check)
+
+    def fresh(
+        self,
+        *args: object,
+        cwd: Path | None = None,
+        env: Mapping[str, str] | None = None,
+        check: bool = False,
+        stdin: str = "",
+        first: str = "",
+    ) -> Done:
+        """The same in a process of its own, from an interpreter that has nothing imported."""
+        start = ["-c", first + RUN] if first else ["-m", "diffpipe"]
+        done = subprocess.run(
+            [sys.executable, *start, *map(str, args)],
+            cwd=cwd or self.cwd, env=self.environment(env), input=stdin, capture_output=True, encoding="utf-8",
+            timeout=HANGS, check=False,
+        )  # fmt: skip
+        return _checked(done, check)
 
     def light(self, *args: object, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> Done:
         """Run ``diffpipe ARGS``, which must import nothing heavy: the test fails if it does."""
-        done = self(*args, cwd=cwd, env={**(env or {}), "PYTHONPROFILEIMPORTTIME": "1"})
+        server, environment = fork_server("bare"), self.environment(env)
+        if FRESH or not server.takes(environment):
+            return self._light_fresh(*args, cwd=cwd, env=env)
+        done, imported = server.run(map(str, args), cwd=cwd or self.cwd, env=environment)
+        assert imported is not None  # else the command did not end by itself
+        assert not packages(imported) & HEAVY
+        return done
+
+    def _light_fresh(self, *args: object, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> Done:
+        done = self.fresh(*args, cwd=cwd, env={**(env or {}), "PYTHONPROFILEIMPORTTIME": "1"})
         lines = done.stderr.splitlines(keepends=True)
-        imported = {line.rpartition("|")[2].strip().split(".")[0] for line in lines if line.startswith("import time:")}
+        imported = packages(line.rpartition("|")[2].strip() for line in lines if line.startswith("import time:"))
         assert "diffpipe" in imported  # else the profile is not what this reads
         assert not imported & HEAVY
         done.stderr = "".join(line for line in lines if not line.startswith("import time:"))
         return done
 
 
-@dataclass(frozen=True)
-class Warm(Cli):
-    """The same, in children forked from one process that has the libraries imported: 5 seconds less for each.
-
-    A child is a fresh process but for those imports. Stdin is empty.
-    """
-
-    server: subprocess.Popen[str]
-
-    def run(self, words: list[str], cwd: Path, env: dict[str, str], stdin: str) -> Done:
-        assert not stdin
-        assert self.server.stdin
-        assert self.server.stdout
-        with tempfile.TemporaryDirectory() as folder:
-            order = {"args": words[3:], "cwd": str(cwd), "env": env, "folder": folder}
-            print(json.dumps(order), file=self.server.stdin, flush=True)
-            code = os.waitstatus_to_exitcode(int(self.server.stdout.readline()))
-            texts = [Path(folder, name).read_text(encoding="utf-8") for name in ("stdout", "stderr")]
-        return subprocess.CompletedProcess(words, code, *texts)
+def _checked(done: Done, check: bool) -> Done:
+    if check and done.returncode:
+        pytest.fail(f"{' '.join(done.args[1:])}: exit code {done.returncode}\n{done.stderr}")
+    return done
 
 
-SERVER = """
-import gc, json, os, signal, sys
-import diffusers, peft, torch, transformers
-from diffusers import FluxPipeline, StableDiffusionPipeline
-gc.freeze()
-for line in sys.stdin:
-    order = json.loads(line)
-    child = os.fork()
-    if not child:
-        signal.alarm(120)
-        os.chdir(order["cwd"])
-        os.environ.clear()
-        os.environ.update(order["env"])
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        for number, name in ((1, "stdout"), (2, "stderr")):
-            os.dup2(os.open(os.path.join(order["folder"], name), os.O_WRONLY | os.O_CREAT), number)
-        sys.argv = ["diffpipe", *order["args"]]
-        code = 0
-        try:
-            from diffpipe.cli.app import main
-            main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        except BaseException:
-            sys.excepthook(*sys.exc_info())
-            code = 1
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)  # tearing down torch takes seconds
-    print(os.waitpid(child, 0)[1], flush=True)
-"""
+RUN = "\nimport runpy\nrunpy.run_module('diffpipe', run_name='__main__', alter_sys=True)\n"
+Warm = Cli
+_servers: dict[str, ForkServer] = {}
 
 
-@pytest.fixture(scope="session")
-def _warm_server() -> Iterator[subprocess.Popen[str]]:
-    words = [sys.executable, "-c", SERVER]
-    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
-        yield server
-        assert server.stdin
-        server.stdin.close()
-
-
-@pytest.fixture(scope="module")
-def warm(cli: Cli, _warm_server: subprocess.Popen[str]) -> Warm:
-    """The command line with the cache of `cli`, in processes that have torch and diffusers imported already."""
-    return Warm(cli.home, cli.cwd, _warm_server)
+def fork_server(name: str) -> ForkServer:
+    """One of this session's two: `ready` has torch, diffusers and what else was used, `bare` has nothing heavy."""
+    if name not in _servers:
+        log = Path(os.environ["DIFFPIPE_HOME"]).parent / f"{name}.log"
+        never = HEAVY | {"huggingface_hub"} if name == "bare" else ()
+        _servers[name] = ForkServer(PREPARED[name], {**os.environ, **SHOWN}, log, never)
+    return _servers[name]
 
 
 @pytest.fixture(scope="module")
@@ -218,15 +218,35 @@ def cli(tmp_path_factory: pytest.TempPathFactory) -> Cli:
     return Cli(folder / "home", folder / "work")
 
 
+@pytest.fixture(scope="module")
+def warm(cli: Cli) -> Cli:
+    """The same as `cli`."""
+    return cli
+
+
 @pytest.fixture(scope="session")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with every tiny checkpoint of checkpoints.py (see `write_all` there), not to be changed: use `copy_of`.
 
-    Made by another process, so that tests of what needs no torch do not import it.
+    Made once by another process, for all that pytest-xdist started; what needs no torch does not import it.
     """
-    folder = tmp_path_factory.mktemp("checkpoints")
-    subprocess.run([sys.executable, str(TESTS / "checkpoints.py"), str(folder)], check=True, stdout=subprocess.DEVNULL)
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / "checkpoints"
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            made = Path(tempfile.mkdtemp(dir=folder.parent))
+            _run_file(TESTS / "checkpoints.py", made)
+            made.rename(folder)
     return folder
+
+
+def _run_file(program: Path, *args: object) -> None:
+    """Run a Python file that uses torch and prints nothing that matters."""
+    server, env = fork_server("ready"), {**os.environ, **SHOWN}
+    with open(os.devnull, "r+b") as nothing:
+        streams = (nothing.fileno(), nothing.fileno(), 2)
+        child = server.start(map(str, args), cwd=TESTS, env=env, streams=streams, program=str(program))
+        assert child.wait() == 0
 
 
 @pytest.fixture

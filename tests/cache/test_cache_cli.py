@@ -10,33 +10,22 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Cli
+from conftest import Cli, fork_server
+from fork_server import Child
 
 from diffpipe.cache.store import Store
 from diffpipe.cache.verify import problems
 
-# One process imports the libraries once; each order is then a fork of it that runs the real command line, and can be
-# killed after some seconds, or by itself before its Nth step that changes the cache. Orders in one list start together.
-FORGE = """
-import gc, json, os, signal, sys, threading, time
-from pathlib import Path
-import diffusers, torch, transformers
-from diffusers import FluxPipeline
-import diffpipe.building.build, diffpipe.cli.build
-from diffpipe.cli.app import main
-from diffpipe.engine.classes import signature
-from diffpipe.engine.loading import load
-from diffpipe.engine.placement import devices
-from diffpipe.engine.running import run
-
-gc.freeze()
-assert threading.active_count() == 1  # else a fork could inherit a lock that nobody lets go
+# Kills the process before its Nth step that changes the cache (a file opened for writing, a rename, a folder made).
+COUNT_STEPS = """
+import os, signal, sys
 
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 STEPS = {"os.rename": 2, "os.mkdir": 1, "os.remove": 1, "os.rmdir": 1, "os.utime": 1, "os.truncate": 1}
@@ -51,52 +40,19 @@ def count_steps(home, kill_at, report):
             done += 1
             if done == kill_at:
                 os.kill(os.getpid(), signal.SIGKILL)
-            report.write_text(str(done))
+            with open(report, "w") as stream:
+                stream.write(str(done))
     sys.addaudithook(note)
-
-def start(order):
-    child = os.fork()
-    if child:
-        return child
-    folder = Path(order["folder"])
-    signal.alarm(120)
-    os.environ.clear()
-    os.environ.update(order["environment"])
-    for number, name in ((1, "stdout"), (2, "stderr")):
-        os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT), number)
-    if order.get("steps"):
-        count_steps(order["environment"]["DIFFPIPE_HOME"], order.get("kill_at"), folder / "steps")
-    sys.argv = ["diffpipe", *order["arguments"]]
-    code = 0
-    try:
-        main()
-    except SystemExit as stop:
-        code = int(stop.code or 0)
-    except BaseException:
-        sys.excepthook(*sys.exc_info())
-        code = 1
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
-
-for line in sys.stdin:
-    orders = json.loads(line)
-    began = time.perf_counter()
-    children = [start(order) for order in orders]
-    for child, order in zip(children, orders):
-        if order.get("kill_after") is not None:
-            time.sleep(order["kill_after"])
-            os.kill(child, signal.SIGKILL)
-    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-    print(json.dumps({"codes": codes, "seconds": time.perf_counter() - began}), flush=True)
-os._exit(0)  # tearing down torch takes seconds
 """
-KILLED = -9  # by SIGKILL, a name that Windows lacks
+KILLED, TIMED_OUT = -9, -27  # by SIGKILL and SIGPROF, names that Windows lacks
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How an order ended: exit code (KILLED for a signal), what it printed, the steps it took, the batch's seconds."""
+    """How a command ended: exit code (KILLED and TIMED_OUT are signals), what it printed, and the steps it took.
+
+    `seconds` are of a processor.
+    """
 
     code: int
     out: str
@@ -107,32 +63,47 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Forge:
-    server: subprocess.Popen[str]
+    """Command lines, forked, that can be killed: after some seconds of a processor, or before their Nth step."""
+
     folder: Path
     model: Path
 
-    def run(self, cli: Cli, lines: list[list[object]], **how: Any) -> list[Outcome]:
-        """Run command lines in the cache of `cli`, all at once. `how`: kill_after (seconds), steps, kill_at."""
-        assert self.server.stdin
-        assert self.server.stdout
-        orders = []
+    def run(
+        self, cli: Cli, lines: list[list[object]], *, kill_after: float = 0, steps: bool = False, kill_at: int = 0
+    ) -> list[Outcome]:
+        """Run command lines in the cache of `cli`, all at once."""
+        children = []
         for number, line in enumerate(lines):
             folder = self.folder / str(number)
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
-            arguments = list(map(str, line))
-            orders.append({"arguments": arguments, "environment": cli.environment(), "folder": str(folder), **how})
-        print(json.dumps(orders), file=self.server.stdin, flush=True)
-        done = json.loads(self.server.stdout.readline())
-        outcomes = []
-        for number, code in enumerate(done["codes"]):
-            out, err, steps = (self._read(number, name) for name in ("stdout", "stderr", "steps"))
-            outcomes.append(Outcome(code, out, err, int(steps or 0), done["seconds"]))
-        return outcomes
+            first = f"import signal; signal.setitimer(signal.ITIMER_PROF, {kill_after})" if kill_after else ""
+            if steps:
+                first = f"{COUNT_STEPS}\ncount_steps({str(cli.home)!r}, {kill_at}, {str(folder / 'steps')!r})"
+            children.append(self._start(cli, line, folder, first))
+        return [
+            Outcome(child.wait(), *map(self._read(number), ("stdout", "stderr")), self._steps(number), child.seconds)
+            for number, child in enumerate(children)
+        ]
 
-    def _read(self, number: int, name: str) -> str:
-        path = self.folder / str(number) / name
-        return path.read_text(encoding="utf-8") if path.exists() else ""
+    def _start(self, cli: Cli, line: list[object], folder: Path, first: str) -> Child:
+        with ExitStack() as opened:
+            files = (os.devnull, folder / "stdout", folder / "stderr")
+            streams = [opened.enter_context(open(file, "r+b" if file == os.devnull else "wb")) for file in files]
+            return fork_server("ready").start(
+                map(str, line),
+                cwd=cli.cwd,
+                env=cli.environment(),
+                streams=tuple(stream.fileno() for stream in streams),
+                first=first,
+            )
+
+    def _read(self, number: int) -> Callable[[str], str]:
+        return lambda name: (self.folder / str(number) / name).read_text(encoding="utf-8")
+
+    def _steps(self, number: int) -> int:
+        path = self.folder / str(number) / "steps"
+        return int(path.read_text() or 0) if path.exists() else 0
 
     def build(self, cli: Cli, *options: object, model: Path | None = None, **how: Any) -> Outcome:
         (outcome,) = self.run(cli, [["build", "flux", "--model", model or self.model, "--json", *options]], **how)
@@ -140,12 +111,8 @@ class Forge:
 
 
 @pytest.fixture(scope="module")
-def forge(tmp_path_factory: pytest.TempPathFactory, checkpoints: Path) -> Iterator[Forge]:
-    words = [sys.executable, "-c", FORGE]
-    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
-        yield Forge(server, tmp_path_factory.mktemp("forge"), checkpoints / "flux")
-        assert server.stdin
-        server.stdin.close()
+def forge(tmp_path_factory: pytest.TempPathFactory, checkpoints: Path) -> Forge:
+    return Forge(tmp_path_factory.mktemp("forge"), checkpoints / "flux")
 
 
 @pytest.fixture
@@ -173,13 +140,13 @@ def faults(home: Path) -> list[str]:
 def test_killed_at_fifty_random_moments_the_cache_is_whole_and_the_next_build_succeeds(forge: Forge, own: Cli) -> None:
     whole = [forge.build(own, *shifted(number)) for number in (1000, 1001, 1002)]
     assert [one.code for one in whole] == [0, 0, 0]
-    length = 1.1 * max(one.seconds for one in whole)
-    moments = random.Random(20).sample([length * step / 500 for step in range(500)], 50)
+    length = 1.1 * min(one.seconds for one in whole)
+    moments = random.Random(20).sample([length * step / 500 for step in range(1, 501)], 50)
     killed = published = 0
     for number, moment in enumerate(moments):
         outcome = forge.build(own, *shifted(number), kill_after=moment)
-        assert outcome.code in (0, KILLED), outcome.err
-        killed += outcome.code == KILLED
+        assert outcome.code in (0, TIMED_OUT), outcome.err
+        killed += outcome.code == TIMED_OUT
         published += len(Store(own.home).keys()) == 3 + number + 1
         assert faults(own.home) == [], f"killed after {moment:.3f} s"
         again = forge.build(own, *shifted(number))
