@@ -233,10 +233,9 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / "checkpoints"
     with FileLock(f"{folder}.lock"):
-        if not folder.exists():
-            made = Path(tempfile.mkdtemp(dir=folder.parent))
-            _run_file(TESTS / "checkpoints.py", made)
-            made.rename(folder)
+        if not (whole := folder.with_suffix(".whole")).exists():
+            _run_file(TESTS / "checkpoints.py", folder)
+            whole.touch()
     return folder
 
 

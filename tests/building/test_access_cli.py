@@ -1,13 +1,11 @@
 """Access and network from the command line: each situation has its message, its fix and its exit code.
 
-A real hub on this machine (hub_server.py), the real client, the real command in processes of their own: the client
-reads HF_ENDPOINT and HF_HOME when it is imported, so the `warm` processes cannot do this.
+A real hub on this machine (hub_server.py), the real client, the real command.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -23,13 +21,13 @@ REPO = "org/tiny"
 BUILD = ("build", "flux", "--model", REPO)
 WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
 SMALL = ("--prompt", "a fox", "--num-inference-steps", "1", "--width", "32", "--height", "32", "--seed", "7")
-# Python runs this at start-up: every attempt to connect, or to look up a name, leaves a line, whoever makes it.
+# Every attempt to connect, or to look up a name, leaves a line, whoever makes it.
 WATCH = """
-import os, sys
+import sys
 def watch(event, args):
     if event in ("socket.connect", "socket.getaddrinfo", "socket.sendto"):
-        with open(os.environ["WATCH_LOG"], "a") as log:
-            log.write(f"{event} {args!r}\\n")
+        with open({log!r}, "a") as log:
+            log.write(f"{{event}} {{args!r}}\\n")
 sys.addaudithook(watch)
 """
 
@@ -43,13 +41,9 @@ class Machine:
     said: list[str] = field(default_factory=list)
 
     def __call__(self, *args: str, endpoint: str = "", **env: str) -> Done:
-        watch = self.folder / "watch"
-        watch.mkdir(parents=True, exist_ok=True)
-        (watch / "sitecustomize.py").write_text(WATCH)
         self.log.unlink(missing_ok=True)
-        path = os.pathsep.join([str(watch), *filter(None, [os.environ.get("PYTHONPATH")])])
-        own = {"HF_ENDPOINT": endpoint or self.hub.url, "PYTHONPATH": path, "WATCH_LOG": str(self.log), **env}
-        done = Cli(self.folder / "home", self.folder)(*args, env=own)
+        own = {"HF_ENDPOINT": endpoint or self.hub.url, **env}
+        done = Cli(self.folder / "home", self.folder)(*args, env=own, first=WATCH.format(log=str(self.log)))
         self.said.append(done.stdout + done.stderr)
         return done
 

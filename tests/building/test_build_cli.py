@@ -67,7 +67,8 @@ def sd_picture(warm: Warm, sd: dict[str, Any], tmp_path_factory: pytest.TempPath
 
 
 def test_the_first_build_says_what_it_made_and_how_to_use_it(cli: Cli, checkpoints: Path) -> None:
-    done = cli("build", "flux", "--model", checkpoints / "flux", "--name", "first", "--dtype", "float16", check=True)
+    words = ("build", "flux", "--model", checkpoints / "flux", "--name", "first", "--dtype", "float16")
+    done = cli.fresh(*words, check=True)
     name, key = done.stdout.split()
     assert (name, len(key)) == ("first", 12)
     assert done.stderr == (
@@ -716,8 +717,8 @@ def test_an_allowed_pickle_still_runs_no_code(warm: Warm, copy_of: Copy, tmp_pat
 def test_trusted_code_runs_and_makes_the_picture(
     warm: Warm, checkpoints: Path, copy_of: Copy, tmp_path: Path, flux_picture: bytes
 ) -> None:
-    marker = checkpoints / "flux-custom" / "custom-code-ran"  # the copy's code still touches the original
     folder = copy_of("flux-custom")
+    marker = checkpoints / "flux-custom" / "custom-code-ran"  # the copy's code still touches the original
     refused(warm("build", "custom", "--model", folder, "--name", "own"))
     assert not marker.exists()
     made = built(warm, "custom", "--model", folder, "--trust-remote-code", "--name", "own", *FLOAT)

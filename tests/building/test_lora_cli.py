@@ -120,10 +120,7 @@ def repositories(checkpoints: Path, tmp_path: Path) -> dict[str, Path]:
 def test_from_the_hub(
     cli: Cli, warm: Warm, make: Make, checkpoints: Path, repositories: dict[str, Path], tmp_path: Path
 ) -> None:
-    """The LoRA of another family costs its own file and no weights; the right one does what the local file does.
-
-    In processes of their own: the hub's client reads its address when it is imported.
-    """
+    """The LoRA of another family costs its own file and no weights; the right one does what the local file does."""
     with serve(repositories) as hub:
         env = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hub")}
         build = ("build", "flux", "--model", "org/flux", "--dtype", "float32", "--name", "online", "--lora")

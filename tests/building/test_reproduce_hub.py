@@ -52,7 +52,7 @@ def test_all_of_it_is_fetched_again_by_commit(checkpoints: Path, repositories: d
         move_on(hub, repositories, checkpoints)
         assert not {hub.commit(repo) for repo in repositories} & set(commits.values())
 
-        again = cli("reproduce", "house.png", "--verify", env=env, check=True)
+        again = cli.fresh("reproduce", "house.png", "--verify", env=env, check=True)
         now = cli(*build, "--dtype", "float32", "--name", "now", env=env, check=True)
 
     assert again.stdout == "house-reproduced.png\nhouse.png: identical, byte for byte\n"

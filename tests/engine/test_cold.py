@@ -98,7 +98,7 @@ def test_other_families_make_the_same(cli: Cli, warm: Warm, checkpoints: Path, i
     model = ("--type", case.type, "--model", checkpoints / case.checkpoint, "--name", case.name)
     warm("build", case.provider, *model, *build, "--dtype", "float32", check=True)
     made = {}
-    for how, run in (("ordinary", warm), ("cold", cli)):
+    for how, run in (("ordinary", warm), ("cold", cli.fresh)):
         words = ("--seed", 5, "--no-metadata", "--output", f"{case.name}-{how}/")
         printed = run("generate", case.name, *flags, *words, check=True).stdout.splitlines()
         made[how] = [(cli.cwd / line).read_bytes() for line in printed]
@@ -399,7 +399,7 @@ def test_a_pipe_that_nobody_reads_has_the_exit_code_of_any_python() -> None:
 
 def test_the_log_of_a_run_is_whole(cli: Cli, demo: Warm) -> None:
     words = ("--log-file", "run.log", "-o", "logged.png", "--overwrite")
-    cli("generate", "demo", *PROMPT, *words, check=True)
+    cli.fresh("generate", "demo", *PROMPT, *words, check=True)
     assert (cli.cwd / "run.log").read_text().splitlines()[-1].partition("-> ")[2].startswith("logged.png")
 
 
