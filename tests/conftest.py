@@ -35,7 +35,7 @@ with contextlib.suppress(ImportError):  # a table that transformers makes for th
     get_checkpoint_conversion_mapping("clip")
 """,
 }
-FRESH = bool(os.environ.get("TEST_FRESH_PROCESSES"))
+FRESH = bool(os.environ.get("TEST_FRESH_PROCESSES")) or not hasattr(os, "fork")
 Done = subprocess.CompletedProcess[str]
 # The folders of tests for which the versions of packages matter, but for those that run whole processes.
 LIGHT = {"batch", "building", "cache", "catalog", "core", "engine", "memory", "results", "sources", "storage"}
