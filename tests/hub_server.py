@@ -55,6 +55,7 @@ class Faults:
     echo: bool = False  # repeat the Authorization header in error texts
     html: bool = False  # answer with a page, as a network that asks to sign in does
     silent: bool = False  # accept connections and say nothing
+    model: bytes = b""  # what is answered about every model
 
 
 @dataclass(frozen=True)
@@ -186,7 +187,8 @@ class Handler(BaseHTTPRequestHandler):
             for path, entry in revision.listing.items()
         ]
         body = {"_id": "0" * 24, "id": repo, "modelId": repo, "sha": revision.commit, "siblings": siblings, "tags": []}
-        self.send(200, json.dumps(body).encode(), {"Content-Type": "application/json"})
+        data = self.hub.faults.model or json.dumps(body).encode()
+        self.send(200, data, {"Content-Type": "application/json"})
 
     def send_tree(self, repo: str, revision: Revision) -> None:
         tree = []
@@ -307,11 +309,14 @@ def _listen(hub: Hub, elsewhere: bool, port: int = 0) -> Iterator[str]:
         server.server_close()
 
 
+_held: list[socket.socket] = []
+
+
 def closed_port() -> int:
-    """A port of this machine that refuses connections."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port of this machine that refuses connections, and goes on to: it is bound, and nobody listens there."""
+    _held.append(socket.socket())
+    _held[-1].bind(("127.0.0.1", 0))
+    return int(_held[-1].getsockname()[1])
 
 
 if __name__ == "__main__":

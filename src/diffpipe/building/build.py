@@ -20,7 +20,7 @@ from ..catalog.rows import PipelineType
 from ..core.build_spec import BuildSpec
 from ..core.manifest import Located, Manifest, StoredWeights, WeightsSummary
 from ..core.source import Role, Source, file_of, place_of
-from ..sources import hub
+from ..sources import hub_client
 from ..sources.key import Report, Resolved
 from ..storage.digests import identity
 from .checks import Checked, check, check_loras
@@ -66,7 +66,7 @@ def build(
     store, row = request.store, request.row
     check_name(options.name)
     store.folder("pipelines")  # a cache that cannot be written should say so before anything is read
-    options = replace(options, offline=hub.is_offline(options.offline))
+    options = replace(options, offline=hub_client.is_offline(options.offline))
     resolved = request.resolved(spec, report)
     entry, cached = _found_or_made(resolved, row, store, options, say)
     request.remember(resolved)

@@ -16,6 +16,7 @@ from ..core.errors import UsageError
 from ..core.flag import OutputKind
 from ..core.source import BASE, CONFIG, EMBEDDED, Role, Source, file_of, place_of
 from ..sources import hub
+from ..sources.hub_cache import Repository
 from ..sources.key import Resolved
 from .fetch import Say
 
@@ -107,7 +108,7 @@ def settings_of(resolved: Resolved, component: str, name: str, offline: bool) ->
     if path not in source.files:
         return {}
     if source.kind == "hub" and source.commit:
-        text = hub.read_text(hub.Repository(source.label, source.commit, source.files), path, offline)
+        text = hub.read_text(Repository.of(source), path, offline)
     else:
         text = file_of(source, resolved.locations[source.role], path).read_text(encoding="utf-8")
     return dict(json.loads(text))

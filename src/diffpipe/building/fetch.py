@@ -6,7 +6,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from ..core.source import Role, RoleKind, Source
-from ..sources import hub, model_files
+from ..sources import download, model_files
+from ..sources.hub_cache import Repository
 from ..sources.key import Resolved
 from ..storage.disk import readable
 
@@ -30,8 +31,8 @@ def fetch(
             assert source.commit
             total = sum(info.size for info in source.files.values())
             say(f"{source.label} at {source.commit[:7]}: {len(source.files)} files, {readable(total)}")
-            repository = hub.Repository(source.label, source.commit, source.files)
-            folder = hub.fetch(repository, list(source.files), offline=offline, quiet=quiet)
+            repository = Repository.of(source)
+            folder = download.fetch(repository, list(source.files), offline=offline, quiet=quiet)
             locations[source.role] = str(folder / next(iter(source.files)) if source.single else folder)
     return locations
 

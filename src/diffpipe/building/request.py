@@ -12,7 +12,7 @@ from ..catalog.rows import PipelineType
 from ..core.build_spec import BuildSpec
 from ..core.canonical import JsonObject, JsonValue, digest
 from ..core.source import Role, Source
-from ..sources import hub
+from ..sources import hub_client
 from ..sources.key import Report, Resolved, resolve
 from ..sources.pin import Context, Pinned, pin
 from .command import absolute
@@ -40,7 +40,9 @@ class Request:
         """The request's sources. Raises UsageError, NotFoundError or AccessError in the user's terms."""
         # A class of the model's own is not known yet.
         check = _check_names if self.check_classes and not self.spec.trust_remote_code else None
-        return pin(self.spec, self.row, Context(self._known(), hub.is_offline(self.offline), self.commits, check))
+        return pin(
+            self.spec, self.row, Context(self._known(), hub_client.is_offline(self.offline), self.commits, check)
+        )
 
     def resolved(self, spec: BuildSpec, report: Report | None = None) -> Resolved:
         """What it comes to with the placement of `spec`; local files are read here."""

@@ -16,7 +16,7 @@ from ..cache.store import Store
 from ..core.bounds import Misfit, misfits
 from ..core.canonical import JsonObject
 from ..memory import machine
-from ..sources import hub
+from ..sources import hub_client
 from ..storage.disk import readable
 from . import output, tree
 
@@ -129,7 +129,7 @@ def examine(offline: bool, outside: tuple[Misfit, ...] = ()) -> Facts:
         outside_bounds=outside,
         devices=tuple(map(_device, devices())),
         cache=_cache(Store()),
-        token=hub.token() is not None,
+        token=hub_client.token() is not None,
         hub=_hub(offline),
         not_used=missing(seams()),
     )
@@ -146,9 +146,9 @@ def _cache(store: Store) -> CacheShown:
 
 
 def _hub(offline: bool) -> str:
-    if hub.is_offline(offline):
+    if hub_client.is_offline(offline):
         return "not asked (offline)"
-    return "reachable" if hub.reachable() else "not reachable"
+    return "reachable" if hub_client.reachable() else "not reachable"
 
 
 def missing(seams: Iterable[Seam]) -> tuple[SeamMissing, ...]:

@@ -6,8 +6,6 @@ import functools
 import io
 import json
 import logging
-import os
-import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,10 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ..core.access_tokens import redacted
 from ..core.errors import CacheError, DiffpipeError
-
-TOKEN = re.compile(r"\b(hf_|api_org_)[A-Za-z0-9]{8,}|(?<=[Bb]earer )\S+")
-TOKEN_VARIABLES = ("HF_TOKEN", "HUGGINGFACE_HUB_ACCESS_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 
 _quiet = False
 _warned: set[str] = set()
@@ -26,15 +22,12 @@ _warned: set[str] = set()
 
 def redact(text: str) -> str:
     """Text with every access token replaced, wherever it came from, and URLs without credentials."""
-    for variable in TOKEN_VARIABLES:
-        secret = os.environ.get(variable)
-        if secret:
-            text = text.replace(secret, "[token]")
+    text = redacted(text)
     if "://" in text:
         from ..storage.urls import hidden
 
         text = hidden(text)
-    return TOKEN.sub("[token]", text)
+    return text
 
 
 class _Redacting(logging.Formatter):

@@ -21,7 +21,8 @@ from ..core.errors import DiffpipeError, Exit, NotFoundError
 from ..core.manifest import Manifest
 from ..core.parsing import Fields, Misfit, parse_json
 from ..core.source import BASE, CONFIG, Role, Source, file_of
-from ..sources import hub, model_files
+from ..sources import hub, hub_client, model_files
+from ..sources.hub_cache import Repository, is_present
 from ..sources.pin import Pinned
 from ..storage.disk import write_json
 from ..storage.tensor_headers import TensorHeader, TensorInfo, parse, read_safetensors, weigh
@@ -53,7 +54,7 @@ def table(spec: BuildSpec, row: PipelineType, store: Store, offline: bool, pinne
     Raises what pinning raises, where nothing kept or recorded can stand in.
     """
     kept = store.root / "headers" / digest(_request(spec))
-    offline = hub.is_offline(offline)
+    offline = hub_client.is_offline(offline)
     try:
         known = pinned()
         found = _read(known, store, offline)
@@ -169,7 +170,7 @@ def _read(pinned: Pinned, store: Store, offline: bool) -> Table:
         parts.append(_part(name, class_name, tensors, configs[name]))
     same = map(as_recorded, set_steps(parts, configs))
     hub_files = [(source, path) for source in pinned.sources if source.kind == "hub" for path in source.files]
-    missing = sum(s.files[path].size for s, path in hub_files if not hub.is_present(_repository(s), path))
+    missing = sum(s.files[path].size for s, path in hub_files if not is_present(Repository.of(s), path))
     disk = sum(info.size for source in pinned.sources for info in source.files.values())
     origin = "read from the headers of its files"
     return Table(pinned.pipeline, tuple(same), origin, disk, missing, default_sizes(pinned.pipeline, configs))
@@ -206,14 +207,14 @@ def _reader(source: Source, location: str, store: Store, offline: bool) -> _Read
             lambda path: read_safetensors(file_of(source, location, path)),
             lambda path: file_of(source, location, path).read_text(encoding="utf-8"),
         )
-    repository = _repository(source)
+    repository = Repository.of(source)
     return _Reader(
         lambda path: _cached_header(repository, path, store, offline),
         lambda path: hub.read_text(repository, path, offline) if path in source.files else "{}",
     )
 
 
-def _cached_header(repository: hub.Repository, path: str, store: Store, offline: bool) -> TensorHeader:
+def _cached_header(repository: Repository, path: str, store: Store, offline: bool) -> TensorHeader:
     """A hub file's header, kept by the digest of the file: the same content is never asked for twice."""
     kept = store.root / "headers" / digest([FORMAT, repository.files[path].digest])
     try:
@@ -261,7 +262,3 @@ def _part(name: str, class_name: str, tensors: Mapping[str, TensorInfo], config:
     weight = weigh(tensors.values())
     sizes = read_sizes(name, class_name, {tensor: about.shape for tensor, about in tensors.items()}, config)
     return replace(sizes, stored=weight.bytes, dtypes=weight.dtypes)
-
-
-def _repository(source: Source) -> hub.Repository:
-    return hub.Repository(source.label, source.commit or "", source.files)

@@ -22,6 +22,7 @@ from ..core.errors import DiffpipeError, NotFoundError, UsageError
 from ..core.source import BASE, CHECKPOINTS, CONFIG, EMBEDDED, FileInfo, Role, Source, SourceKind, place_of
 from ..storage.tensor_headers import read_safetensors
 from . import hub, model_files
+from .hub_cache import Repository
 from .named import is_single, repository_and_file, source_kind, split_revision, split_scale
 from .trust import check_suffix, model_index, refuse_own_classes
 
@@ -151,7 +152,7 @@ def _tensors_of(base: Source, location: str, offline: bool) -> Iterable[str]:
     if not path.endswith(".safetensors"):
         return DENOISER_ONLY
     if base.kind == "hub":
-        return hub.read_header(hub.Repository(base.label, base.commit or "", base.files), path, offline).tensors
+        return hub.read_header(Repository.of(base), path, offline).tensors
     return read_safetensors(Path(location)).tensors
 
 

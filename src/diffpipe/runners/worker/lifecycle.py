@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...cache.store import Store
+from ...core import access_tokens
 from ...core.errors import CacheError, DiffpipeError
 from ...core.parsing import Misfit
 from . import channel, protocol
@@ -37,7 +38,6 @@ END_TIMEOUT = 2.0  # seconds a worker takes to end that lets nobody in any more 
 ANSWER_TIMEOUT = 5.0  # seconds an idle worker's answer may take
 # Variables that name folders, maybe from the current one on.
 SEARCHED = {"PYTHONPATH", "HF_HOME", "HF_HUB_CACHE", "XDG_CACHE_HOME", "TMPDIR"}
-TOKENS = ("HF_TOKEN", "HUGGINGFACE_HUB_ACCESS_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 SERVER = "diffpipe.runners.worker.server"
 
 
@@ -214,7 +214,7 @@ def _started(place: Path, words: list[str]) -> subprocess.Popen[bytes]:
     """A worker's process, which has nothing of this one's but its environment, without tokens: it is offline."""
     import subprocess
 
-    environment = {name: value for name, value in os.environ.items() if name not in TOKENS}
+    environment = {name: value for name, value in os.environ.items() if name not in access_tokens.VARIABLES}
     for name in SEARCHED & environment.keys():  # it leaves this folder, which may go
         folders = environment[name].split(os.pathsep)
         environment[name] = os.pathsep.join(os.path.abspath(os.path.expanduser(folder)) for folder in folders)
