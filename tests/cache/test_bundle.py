@@ -33,7 +33,8 @@ from diffpipe.cache import blobs, prune, weights
 from diffpipe.cache import store as store_module
 from diffpipe.cache.bundle import contents, transfer
 from diffpipe.cache.bundle.contents import BLOCK, Contents
-from diffpipe.cache.store import Store, sealed
+from diffpipe.cache.sealed import sealed
+from diffpipe.cache.store import Store
 from diffpipe.cache.verify import locate, problems
 from diffpipe.core.canonical import digest
 from diffpipe.core.errors import AccessError, CacheError, DiffpipeError, NotFoundError, UsageError

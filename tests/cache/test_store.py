@@ -20,8 +20,9 @@ from hypothesis import strategies as st
 from manifests import manifest, source_json
 
 from diffpipe.cache import prune
+from diffpipe.cache.entry import Entry
 from diffpipe.cache.records import SourcesRecord, Summary
-from diffpipe.cache.store import NAME, PREFIX, STALE, Entry, Store, check_name
+from diffpipe.cache.store import NAME, PREFIX, STALE, Store, check_name
 from diffpipe.cache.verify import locate, problems
 from diffpipe.core.canonical import digest
 from diffpipe.core.errors import CacheError, NotFoundError, UsageError
@@ -376,6 +377,36 @@ def test_recorded_pins_that_are_no_json_object_are_as_if_there_were_none(
     store.set_pins(key_of(1), key_of(1), [])
     (store.root / "pins" / key_of(1)).write_bytes(text)
     assert store.pins(key_of(1)) == {}
+
+
+def test_prune_removes_the_small_records_that_nothing_uses(store: Store, tmp_path: Path) -> None:
+    model = folder_with_a_model(tmp_path)
+    kept = publish(store, key_of(1), model)
+    store.set_pins(key_of(10), kept.key, [])
+    store.set_pins(key_of(11), key_of(2), [])  # of an entry that was removed
+    (store.root / "pins" / key_of(12)).write_text('{"base": {"role": "base"}}')  # of an older diffpipe
+    file = tmp_path / "weights.bin"
+    file.write_bytes(b"x")
+    os.utime(file, (0, 0))
+    digests = DigestCache(store.root / "digests", clock=lambda: time.time() + 60)
+    digests.get(model / "model_index.json")
+    digests.get(file)
+    file.unlink()
+    headers = store.folder("headers")
+    (headers / "read").write_text("{}")
+    (headers / "old").write_text("{}")
+    os.utime(headers / "old", (time.time() - 31 * 86400,) * 2)
+    for name in (kept.key, key_of(3), f"weights-{key_of(4)}", "import"):
+        with store.lock(name, pytest.fail):
+            pass
+    with store.lock(key_of(3), pytest.fail):  # a build of another pipeline runs
+        prune.execute(store, prune.plan(store, None))
+        assert (store.root / "locks" / f"{key_of(3)}.lock").exists()
+    prune.execute(store, prune.plan(store, None))
+    left = {name: sorted(path.name for path in (store.root / name).iterdir()) for name in ("pins", "headers", "locks")}
+    assert left == {"pins": [key_of(10)], "headers": ["read"], "locks": sorted([f"{kept.key}.lock", "import.lock"])}
+    assert digests.known(model / "model_index.json")
+    assert len(list((store.root / "digests").iterdir())) == 1
 
 
 def test_pruning_plans_first_and_removes_only_what_it_planned(store: Store, tmp_path: Path) -> None:

@@ -29,7 +29,8 @@ from transformers import CLIPTextModel
 from diffpipe.building.build import Options, build
 from diffpipe.building.request import Request as BuildRequest
 from diffpipe.cache import measured
-from diffpipe.cache.store import Entry, Store
+from diffpipe.cache.entry import Entry
+from diffpipe.cache.store import Store
 from diffpipe.cache.verify import locate
 from diffpipe.catalog import BUILTIN
 from diffpipe.cli.inspect_file import rows

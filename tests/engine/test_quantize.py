@@ -20,7 +20,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from diffpipe.cache import prune, weights
-from diffpipe.cache.store import Store, intact, write_sealed
+from diffpipe.cache.sealed import intact, write_sealed
+from diffpipe.cache.store import Store
 from diffpipe.core.configuration import Configuration
 from diffpipe.core.errors import CacheError, DiffpipeError, UsageError
 from diffpipe.core.manifest import Manifest
@@ -436,9 +437,12 @@ def test_weights_of_no_entry_are_pruned(warm: Warm, checkpoints: Path) -> None:
     warm("build", "flux", "--model", checkpoints / "flux", "--quantize", "fp8", "--name", "short-lived", check=True)
     store = Store(warm.home)
     key = store.find("short-lived").summary.weights
-    warm("pipelines", "remove", "short-lived", check=True)
-    assert key not in prune.plan(store, None).weights  # a build could be about to use them
-    os.utime(weights.folder(store, key), (0, 0))
+    removed = warm("pipelines", "remove", "short-lived", check=True)
+    assert "of quantized weights stay until diffpipe pipelines prune" in removed.stderr
+    with store.lock(weights.lock_of(key), pytest.fail):  # as a build does that is about to use them
+        assert key not in prune.plan(store, None).weights
+        prune.execute(store, prune.plan(store, None))
+    assert weights.find(store, key) is not None
     assert key in prune.plan(store, None).weights
     done = warm("pipelines", "prune", check=True)
     assert f"{key[:12]} holds quantized weights" in done.stdout

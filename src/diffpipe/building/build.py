@@ -10,12 +10,14 @@ store       quantize where asked, publish the entry, name it
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from ..cache import weights
+from ..cache.entry import SHORT, Entry
 from ..cache.records import SourcesRecord, Summary, record_sources
-from ..cache.store import SHORT, Entry, Store, check_name
+from ..cache.store import Store, check_name
 from ..catalog.rows import PipelineType
 from ..core.build_spec import BuildSpec
 from ..core.manifest import Located, Manifest, StoredWeights, WeightsSummary
@@ -157,9 +159,14 @@ def _stored(
 ) -> Entry:
     """Make the quantized weights where they are asked for, and publish the entry."""
     key = weights.weights_key(manifest.config)
-    if key:
-        manifest = _quantized(manifest, key, locations, row, store, say)
-    base, quantized = manifest.sources[0], manifest.config.quantization
+    if key is None:
+        return _published(manifest, locations, spec, store, name)
+    with _quantized(manifest, key, locations, row, store, say) as quantized:
+        return _published(quantized, locations, spec, store, name)
+
+
+def _published(manifest: Manifest, locations: Mapping[Role, str], spec: BuildSpec, store: Store, name: str) -> Entry:
+    base, stored, quantized = manifest.sources[0], manifest.stored, manifest.config.quantization
     summary = Summary(
         provider=spec.provider,
         type=spec.type,
@@ -168,15 +175,16 @@ def _stored(
         dtype=spec.dtype,
         bytes=sum(component.bytes for component in manifest.components),
         built=int(time.time()),
-        weights=key or "",
+        weights=stored.key if stored else "",
         quantize=quantized.mode if quantized else "",
     )
     return store.publish(summary, manifest, record_sources(manifest.sources, locations, command_of(spec, name)))
 
 
+@contextmanager
 def _quantized(
     manifest: Manifest, key: str, locations: Mapping[Role, str], row: PipelineType, store: Store, say: Say
-) -> Manifest:
+) -> Iterator[Manifest]:
     """The manifest with its stored weights, which are made unless an entry with the same ones made them.
 
     Components get the stored sizes; sources lose what is not needed any more.
@@ -184,15 +192,18 @@ def _quantized(
     from ..engine.loading import prepare
 
     located = Located({role: place_of(location) for role, location in locations.items()})
-    made = weights.make(
+    how = manifest.config.quantization
+    assert how  # there is a key
+    with weights.made(
         store,
         key,
         lambda folder: prepare.store_components(manifest, located, row.quirks, folder, say),
         lambda: say(f"another process is making the quantized weights {key[:SHORT]}; waiting for it"),
-    )
-    how = manifest.config.quantization
-    assert how  # there is a key
-    stored = StoredWeights(how, key, {name: part.quality for name, part in made.components.items()})
+    ) as made:
+        yield _with_stored(manifest, StoredWeights(how, key, made.qualities), made)
+
+
+def _with_stored(manifest: Manifest, stored: StoredWeights, made: WeightsSummary) -> Manifest:
     components = tuple(
         replace(part, bytes=one.bytes, parameters=one.parameters, dtypes=one.dtypes)
         if (one := made.components.get(part.name))

@@ -13,7 +13,8 @@ from typing import Any
 
 from ..batch.argument_checks import checked
 from ..batch.argument_values import from_json, typed_values
-from ..cache.store import SHORT, Entry, Store, check_name
+from ..cache.entry import SHORT, Entry
+from ..cache.store import Store, check_name
 from ..cache.verify import locate
 from ..catalog.plugins import providers
 from ..catalog.rows import PipelineType

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+from ..core.canonical import JsonObject
 from ..core.source import file_of
 from ..storage.disk import readable
 from . import blobs, weights
-from .store import SHORT, Entry, Store
+from .entry import KEY, SHORT, Entry
+from .store import Store, listdir
 
 DAY = 86400.0
+HEADERS_KEPT = 30 * DAY  # since they were last read: a plan reads them again where they are gone
+# Folders of small records, each with what is in it, that nothing uses any more.
+RECORDS = {
+    "pins": "commits of builds that are gone",
+    "digests": "digests of files that changed or are gone",
+    "headers": "headers of weights that no plan read for a month",
+    "locks": "locks of what is gone",
+}
 
 
 @dataclass(frozen=True)
@@ -22,6 +31,7 @@ class Plan:
     """What pruning would remove: entries with the reason, names that stand for nothing, left-overs, unused weights.
 
     `weights`: the key and bytes of quantized weights that no entry uses. `imported`: the same of files from bundles.
+    `records`: names in each folder of RECORDS.
     """
 
     entries: tuple[tuple[str, str], ...]
@@ -29,6 +39,7 @@ class Plan:
     leftovers: tuple[Path, ...]
     weights: Mapping[str, int] = field(default_factory=dict)
     imported: Mapping[str, int] = field(default_factory=dict)
+    records: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def lines(self) -> Iterator[str]:
         yield from (f"{key[:SHORT]} {reason}" for key, reason in self.entries)
@@ -40,19 +51,23 @@ class Plan:
         )
         if self.imported:
             yield f"{len(self.imported)} imported files ({readable(sum(self.imported.values()))}) belong to no entry"
+        yield from (f"{len(names)} {RECORDS[folder]}" for folder, names in self.records.items() if names)
 
     def total(self) -> str:
         counts = f"{len(self.entries)} entries, {len(self.names)} names, {len(self.leftovers)} left-overs"
         counts += f", {len(self.weights)} sets of quantized weights" if self.weights else ""
-        return counts + (f", {len(self.imported)} imported files" if self.imported else "")
+        counts += f", {len(self.imported)} imported files" if self.imported else ""
+        small = sum(map(len, self.records.values()))
+        return counts + (f", {small} small records" if small else "")
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         return {
             "entries": [{"key": key, "reason": reason} for key, reason in self.entries],
             "names": list(self.names),
             "leftovers": [path.name for path in self.leftovers],
             "weights": [{"key": key, "bytes": size} for key, size in self.weights.items()],
             "imported": [{"digest": name, "bytes": size} for name, size in sorted(self.imported.items())],
+            "records": {folder: len(names) for folder, names in self.records.items()},
         }
 
 
@@ -60,12 +75,19 @@ def plan(store: Store, unused_for: int | None) -> Plan:
     """Entries that are damaged, whose sources are gone, or not used for `unused_for` days; and what crashes left."""
     keys = store.keys()
     entries = [(key, reason) for key in keys if (reason := _reason(store.get(key), unused_for))]
-    going = {key for key, _ in entries}
+    going = frozenset(key for key, _ in entries)
     kept = set(keys) - going
     names = tuple(name for name, key in store.names().items() if key not in kept and key not in going)
-    unused = {key: weights.size(store, key) for key in weights.unused(store, frozenset(going))}
-    imported = blobs.unused(store, frozenset(going))
-    return Plan(tuple(sorted(entries)), names, tuple(store.leftovers()), unused, imported)
+    unused = {key: weights.size(store, key) for key in weights.unused(store, going)}
+    records = {
+        "pins": tuple(store.unused_pins(kept)),
+        "digests": tuple(store.digests.unused()),
+        "headers": tuple(_old(store.root / "headers", HEADERS_KEPT)),
+        "locks": tuple(_unused_locks(store, kept, unused)),
+    }
+    imported = blobs.unused(store, going)
+    found = {folder: named for folder, named in records.items() if named}
+    return Plan(tuple(sorted(entries)), names, tuple(store.leftovers()), unused, imported, found)
 
 
 def execute(store: Store, planned: Plan) -> None:
@@ -74,13 +96,47 @@ def execute(store: Store, planned: Plan) -> None:
     for name in planned.names:
         store.drop_name(name)
     for key in planned.weights:
-        weights.drop(store, key)
+        weights.drop_unused(store, key)
     blobs.drop(store)
     for path in planned.leftovers:
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
+    for folder, names in planned.records.items():
+        for name in names:
+            if folder == "locks":
+                store.drop_lock(name)
+            else:
+                (store.root / folder / name).unlink(missing_ok=True)
+
+
+def stays(store: Store, entry: Entry) -> str:
+    """What a removed entry leaves behind that nothing else uses, in words; "" where that is nothing."""
+    held = weights.size(store, entry.summary.weights) if entry.summary.weights in weights.unused(store) else 0
+    imported = sum(blobs.unused(store).values())
+    parts = [f"{readable(held)} of quantized weights"] * bool(held)
+    parts += [f"{readable(imported)} of imported files"] * bool(imported)
+    return " and ".join(parts)
+
+
+def _old(folder: Path, seconds: float) -> Iterator[str]:
+    """The files of a folder that were not touched for so long."""
+    now = time.time()
+    for name in listdir(folder):
+        path = folder / name
+        if path.is_file() and not name.endswith(".tmp") and now - path.stat().st_mtime > seconds:
+            yield name
+
+
+def _unused_locks(store: Store, kept: Collection[str], going: Collection[str]) -> Iterator[str]:
+    """The locks of entries and weights that are not there, or about to go."""
+    stored = set(weights.keys(store)) - set(going)
+    for file in listdir(store.root / "locks"):
+        name = file.removesuffix(".lock")
+        key = name.removeprefix("weights-")
+        if KEY.fullmatch(key) and key not in (stored if name != key else kept):
+            yield name
 
 
 def _reason(entry: Entry | None, unused_for: int | None) -> str | None:

@@ -15,112 +15,26 @@ import os
 import re
 import shlex
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 
-from ..core.canonical import JsonObject, digest
+from ..core.canonical import JsonObject
 from ..core.errors import CacheError, NotFoundError, UsageError
 from ..core.manifest import Manifest
-from ..core.parsing import Fields, Misfit, parse_json
+from ..core.parsing import Fields, Misfit
 from ..core.source import Role, Source
 from ..storage.digests import DigestCache
 from ..storage.disk import temporary_folder, write_atomic, write_json
+from .entry import KEY, SHORT, Entry, mend_by, movable, sources_in
 from .records import SourcesRecord, Summary
+from .sealed import read_json, write_all
 
-KEY = re.compile(r"[0-9a-f]{64}")
 PREFIX = re.compile(r"[0-9a-f]{6,64}")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-SHORT = 12  # hex digits of a key that are shown
-IMPORTED = "imported:"  # how the place of a source within the cache begins (see blobs.py)
-LARGEST = 64_000_000  # bytes of one of its files
 STALE = 3600.0  # seconds after which a temporary folder without a living lock is left over from a crash
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A cached pipeline: its key, folder and summary. The rest is read when it is asked for."""
-
-    key: str
-    folder: Path
-    summary: Summary
-
-    def manifest(self) -> Manifest:
-        """The manifest. Raises CacheError if it was cut short or edited, or is of a newer diffpipe."""
-        try:
-            value = intact(self.folder / "manifest.json")
-            if value.get("key") != self.key:
-                raise CacheError(f"the cache entry {self.key[:SHORT]} is damaged", self.mend())
-            return Manifest.from_json(value)
-        except Misfit as error:
-            raise CacheError(f"the cache entry {self.key[:SHORT]} cannot be read: {error}", self.mend()) from error
-
-    def sources(self) -> SourcesRecord | None:
-        """Where the sources lie on this machine and each file's identity at build time; None if that is damaged."""
-        return _sources_of(self.folder)
-
-    def locations(self) -> Mapping[Role, str]:
-        """Role -> folder or file of each source as it was recorded; {} if that is damaged."""
-        record = self.sources()
-        return record.locations if record else {}
-
-    def set_sources(self, record: SourcesRecord) -> None:
-        write_sealed(self.folder / "sources.json", _movable(record, self.folder.parent.parent).to_json())
-
-    def faults(self) -> list[str]:
-        """Which of the entry's own files were cut short or edited."""
-        sound = {
-            "manifest": intact(self.folder / "manifest.json").get("key") == self.key,
-            "summary": intact(self.folder / "summary.json").get("key") == self.key,
-            "record of sources": self.sources() is not None,
-        }
-        return [f"its {name} is damaged" for name, good in sound.items() if not good]
-
-    def rebuild(self) -> str:
-        """The command line that builds this entry again, as near as what is left of it says."""
-        record = self.sources()
-        if record and record.command:
-            return shlex.join([*record.command, "--force"])
-        model = self.summary.model.partition("@")[0]
-        return shlex.join(["diffpipe", "build", self.summary.provider, "--type", self.summary.type, "--model", model])
-
-    def mend(self) -> str:
-        """What to do about damage: the command that makes this entry, with what it does."""
-        return _mend_by(self.sources(), self.rebuild())
-
-    def last_used(self) -> float:
-        """Seconds since the epoch; 0 when the entry is damaged."""
-        try:
-            return os.stat(os.path.join(self.folder, "summary.json")).st_mtime
-        except OSError:
-            return 0.0
-
-    def touch(self) -> None:
-        os.utime(self.folder / "summary.json")
-
-
-def _sources_of(folder: Path) -> SourcesRecord | None:
-    """The record of sources in an entry's folder; None where it is damaged."""
-    value = intact(folder / "sources.json")
-    try:
-        record = SourcesRecord.from_json(Fields(value)) if value else None
-    except Misfit:
-        return None
-    root = folder.parent.parent / "sources"
-    return record and record.moved(lambda at: str(root / at.removeprefix(IMPORTED)) if at.startswith(IMPORTED) else at)
-
-
-def _mend_by(record: SourcesRecord | None, command: str) -> str:
-    imported = record is not None and record.command[1:3] == ("pipelines", "import")
-    return f"{'import' if imported else 'build'} it again: {command}"
-
-
-def _movable(record: SourcesRecord, root: Path) -> SourcesRecord:
-    """A record of sources in which those within the cache are named by their place in it: a cache can be moved."""
-    within = str(root / "sources") + os.sep
-    return record.moved(lambda at: IMPORTED + at.removeprefix(within) if at.startswith(within) else at)
 
 
 def home() -> Path:
@@ -131,38 +45,6 @@ def home() -> Path:
     from platformdirs import user_cache_path
 
     return user_cache_path("diffpipe")
-
-
-def _read(path: Path | str) -> JsonObject | None:
-    """The JSON object of a file of the cache; None where it is missing, larger than any of ours, or none."""
-    try:
-        with open(path, "rb") as stream:
-            value = parse_json(stream.read(LARGEST + 1), LARGEST)
-    except (OSError, ValueError):  # a name from a damaged file may be none that a system takes
-        return None
-    return value if isinstance(value, dict) else None
-
-
-def sealed(value: JsonObject) -> JsonObject:
-    """A value with its own digest, so that an edit shows."""
-    return {**value, "digest": digest(value)}
-
-
-def write_sealed(path: Path, value: JsonObject) -> None:
-    """Write what `intact` reads."""
-    write_json(path, sealed(value))
-
-
-def _write_all(folder: Path, files: Mapping[str, JsonObject]) -> None:
-    for name, value in files.items():
-        write_sealed(folder / name, value)
-
-
-def intact(path: Path) -> JsonObject:
-    """What was written sealed, without the digest; {} if the file is missing, cut short or edited."""
-    value = _read(path) or {}
-    seal = value.pop("digest", None)
-    return value if seal == digest(value) else {}
 
 
 class Store:
@@ -193,7 +75,7 @@ class Store:
             return None
         # Plain strings here and in _key_of: Path's operators are half the time of listing ten thousand entries.
         folder = os.path.join(self.root, "pipelines", key)
-        value = _read(os.path.join(folder, "summary.json"))
+        value = read_json(os.path.join(folder, "summary.json"))
         if not value or value.get("key") != key:
             return None
         try:
@@ -247,9 +129,9 @@ class Store:
         """What to do about a damaged entry, as near as what is left of it says."""
         if entry := self.get(key):
             return entry.mend()
-        record = _sources_of(self.root / "pipelines" / key)
+        record = sources_in(self.root / "pipelines" / key)
         removal = f"diffpipe pipelines remove {key[:SHORT]}, then diffpipe build"
-        return _mend_by(record, shlex.join([*record.command, "--force"]) if record and record.command else removal)
+        return mend_by(record, shlex.join([*record.command, "--force"]) if record and record.command else removal)
 
     def key(self, reference: str) -> str:
         """The key that a name, a key or a unique prefix of one stands for, whatever state its entry is in.
@@ -288,12 +170,37 @@ class Store:
         finally:
             lock.release()
 
+    @contextmanager
+    def lock_if_free(self, name: str) -> Iterator[bool]:
+        """Whether no other process holds a lock; it is held within the block where that is so."""
+        from filelock import FileLock, Timeout
+
+        lock = FileLock(self.folder("locks") / f"{name}.lock", mode=0o600)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            lock.release()
+
+    def drop_lock(self, name: str) -> None:
+        """Remove a lock's file unless another process holds it.
+
+        Removed while it is held here: who waits for it takes a new one (filelock sees a file without a name).
+        """
+        with self.lock_if_free(name) as free:
+            if free:
+                (self.root / "locks" / f"{name}.lock").unlink(missing_ok=True)
+
     def publish(self, summary: Summary, manifest: Manifest, sources: SourcesRecord) -> Entry:
         """Write an entry in a temporary folder and rename it into place.
 
         Over an older or damaged one, file by file: any mix of the two describes the same key, and no moment is without.
         """
-        key, record = manifest.key, _movable(sources, self.root)
+        key, record = manifest.key, movable(sources, self.root)
         files = {
             "manifest.json": manifest.to_json(),
             "sources.json": record.to_json(),
@@ -301,10 +208,10 @@ class Store:
         }
         target = self.folder("pipelines") / key
         if target.exists():
-            _write_all(target, files)
+            write_all(target, files)
         else:
             with temporary_folder(target, within=self.folder("temporary")) as temporary:
-                _write_all(temporary, files)
+                write_all(temporary, files)
                 os.replace(temporary, target)
         entry = self.get(key)
         assert entry is not None
@@ -387,13 +294,18 @@ class Store:
 
         {} if there was none, or if what it built is not there any more.
         """
-        value = _read(self.root / "pins" / request)
+        value = read_json(self.root / "pins" / request)
         try:
             data = Fields(value)
             sources = [Source.from_json(one) for one in data.objects("sources")]
         except Misfit:  # of an older diffpipe, or damaged: pinned anew
             return {}
         return {source.role: source for source in sources} if self.sound(data.text("key", "")) else {}
+
+    def unused_pins(self, keys: Collection[str]) -> list[str]:
+        """The requests whose pins are for no entry of `keys`."""
+        names = listdir(self.root / "pins")
+        return [name for name in names if (read_json(self.root / "pins" / name) or {}).get("key") not in keys]
 
     def set_pins(self, request: str, key: str, sources: Iterable[Source]) -> None:
         value: JsonObject = {"key": key, "sources": [source.to_json() for source in sources]}

@@ -10,8 +10,9 @@ from ..core.manifest import Located, Manifest
 from ..core.source import FileInfo, Source, file_of, place_of
 from ..storage.digests import content_digest, identity
 from . import weights
+from .entry import SHORT, Entry
 from .records import Identity, SourcesRecord
-from .store import SHORT, Entry, Store
+from .store import Store
 
 
 def locate(entry: Entry, manifest: Manifest) -> Located:

@@ -10,8 +10,8 @@ entries that differ in scheduler, device or placement share it.
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from ..core.canonical import digest
@@ -21,7 +21,9 @@ from ..core.manifest import WeightsSummary
 from ..core.parsing import Fields, Misfit
 from ..storage.digests import identity, sha256
 from ..storage.disk import temporary_folder
-from .store import KEY, SHORT, STALE, Store, intact, listdir, write_sealed
+from .entry import KEY, SHORT
+from .sealed import intact, write_sealed
+from .store import Store, listdir
 
 FORMAT = 1  # raise it when the same configuration comes to mean other weights
 SECTIONS = ("base", "config", "components", "loras", "dtype", "quantization")  # of a pipeline's configuration
@@ -51,29 +53,39 @@ def find(store: Store, key: str) -> WeightsSummary | None:
     return summary if names and all(_file(store, key, name).is_file() for name in names) else None
 
 
-def make(
+@contextmanager
+def made(
     store: Store, key: str, write: Callable[[Path], WeightsSummary], waiting: Callable[[], None]
-) -> WeightsSummary:
-    """The summary of a weights folder, made by `write` unless it is there.
+) -> Iterator[WeightsSummary]:
+    """The summary of a weights folder, made by `write` unless it is there; nobody removes it within the block.
 
     `write` fills a new folder with NAME.safetensors files and returns their summary; whatever it raises leaves nothing
-    behind. `waiting` is called once if another process is making the same one.
+    behind. `waiting` is called once if another process is making the same one. Publish the entry within the block: its
+    weights belong to none before.
     """
-    with store.lock(f"weights-{key}", waiting):
-        found = find(store, key)  # another process may have made it while this one waited
-        if found is not None:
-            return found
-        with temporary_folder(folder(store, key), within=store.folder("temporary")) as temporary:
-            summary = write(temporary)
-            for name in summary.components:
-                summary = summary.with_identity(name, identity(temporary / f"{name}.safetensors"))
-            write_sealed(temporary / SUMMARY, summary.to_json())
-            store.folder("weights")
-            store.bury(folder(store, key))  # what is left of a damaged one
-            os.replace(temporary, folder(store, key))
-        made = find(store, key)
-        assert made is not None
-        return made
+    with store.lock(lock_of(key), waiting):
+        # Another process may have made it while this one waited.
+        yield find(store, key) or _make(store, key, write)
+
+
+def lock_of(key: str) -> str:
+    """The name of the lock that who makes weights holds until an entry uses them."""
+    return f"weights-{key}"
+
+
+def _make(store: Store, key: str, write: Callable[[Path], WeightsSummary]) -> WeightsSummary:
+    """Fill a folder of weights and publish it by one rename."""
+    with temporary_folder(folder(store, key), within=store.folder("temporary")) as temporary:
+        summary = write(temporary)
+        for name in summary.components:
+            summary = summary.with_identity(name, identity(temporary / f"{name}.safetensors"))
+        write_sealed(temporary / SUMMARY, summary.to_json())
+        store.folder("weights")
+        store.bury(folder(store, key))  # what is left of a damaged one
+        os.replace(temporary, folder(store, key))
+    stored = find(store, key)
+    assert stored is not None
+    return stored
 
 
 def files(store: Store, key: str) -> dict[str, Path]:
@@ -131,11 +143,26 @@ def keys(store: Store) -> list[str]:
 def unused(store: Store, without: frozenset[str] = frozenset()) -> list[str]:
     """Weights folders that no entry refers to, apart from the entries `without` (keys of pipelines that will go).
 
-    One that is younger than an hour may belong to a build that has not published its entry yet: it is not listed.
+    Those that a build holds (see `made`) are not listed: its entry is not published yet.
     """
-    used = {entry.summary.weights for entry in store.entries() if entry.key not in without}
-    now = time.time()
-    return [key for key in keys(store) if key not in used and now - folder(store, key).stat().st_mtime > STALE]
+    used = _used(store, without)
+    return [key for key in keys(store) if key not in used and not _held(store, key)]
+
+
+def _used(store: Store, without: frozenset[str]) -> set[str]:
+    return {entry.summary.weights for entry in store.entries() if entry.key not in without}
+
+
+def _held(store: Store, key: str) -> bool:
+    with store.lock_if_free(lock_of(key)) as free:
+        return not free
+
+
+def drop_unused(store: Store, key: str) -> None:
+    """Remove a weights folder, unless a build holds it or an entry came to use it."""
+    with store.lock_if_free(lock_of(key)) as free:
+        if free and key not in _used(store, frozenset()):
+            drop(store, key)
 
 
 def drop(store: Store, key: str) -> None:

@@ -253,7 +253,8 @@ def _build(provider: Provider, values: Mapping[str, Any]) -> None:
     output.set_up(quiet=values["quiet"], verbose=values["verbose"], log_file=values["log_file"])
     from ..building.build import Options, build
     from ..building.request import Request
-    from ..cache.store import SHORT, Store
+    from ..cache.entry import SHORT
+    from ..cache.store import Store
     from ..memory.choose import choose
     from ..memory.knobs import describe
 

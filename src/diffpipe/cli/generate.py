@@ -6,7 +6,8 @@ import inspect
 from collections.abc import Collection
 from typing import Any, Literal
 
-from ..cache.store import SHORT, Store
+from ..cache.entry import SHORT
+from ..cache.store import Store
 from ..core.errors import Exit
 from ..core.flag import FORMATS, FRAME_RATES, NOUNS, OutputKind
 from . import batch_run, output, previews, ray_options, tree, workers

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..cache import measured
-from ..cache.store import Entry, Store
+from ..cache.entry import Entry
+from ..cache.store import Store
 from ..catalog.plugins import providers
 from ..catalog.vocabulary import read
 from ..core.errors import Exit

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..cache.store import SHORT
+from ..cache.entry import SHORT
 from ..core.errors import DiffpipeError, NotFoundError, UsageError
 from ..results import metadata
 from ..storage import urls

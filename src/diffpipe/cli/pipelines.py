@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ..cache.store import SHORT, Entry, Store
+from ..cache.entry import SHORT, Entry
+from ..cache.store import Store
 from ..core.errors import CacheError
 from ..core.flag import Flag
 from ..core.manifest import Manifest
@@ -143,13 +144,18 @@ def rename(
 
 
 def remove(pipeline: Pipeline, json: Json = False) -> None:
+    from ..cache import prune as work
+
     store = Store()
+    entry = store.get(store.key(pipeline))
     key = store.remove(pipeline)
     gone = store.get(key) is None
     if gone:
         _free(store, key)
+    left = work.stays(store, entry) if gone and entry else ""
     text = f"removed {pipeline}" + ("" if gone else f"; {key[:SHORT]} stays, it has other names")
-    _say_done({"removed": pipeline, "key": key, "entry_removed": gone}, text, json)
+    text += f"; {left} stay until diffpipe pipelines prune" if left else ""
+    _say_done({"removed": pipeline, "key": key, "entry_removed": gone, "stays": left}, text, json)
 
 
 def _free(store: Store, key: str) -> None:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
-from ..cache.store import Entry
+from ..cache.entry import Entry
 from ..core.errors import UsageError
 from ..core.manifest import Manifest
 from ..core.request import Outcome, Request

@@ -10,7 +10,8 @@ from typing import Any
 
 from ..batch.output_paths import Outputs, paths, whole_template
 from ..building.reproduce import Given, call_of, changes, entry_of, find_media, verdict
-from ..cache.store import SHORT, Entry, Store
+from ..cache.entry import SHORT, Entry
+from ..cache.store import Store
 from ..core.counter import CompactCounter
 from ..core.errors import DiffpipeError, Exit, UsageError
 from ..core.flag import FORMATS, Arguments, OutputKind

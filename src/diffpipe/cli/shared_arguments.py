@@ -11,7 +11,7 @@ from ..batch.argument_values import argument_name, from_word, unknown_argument
 from ..batch.items import SEEDS, Batch
 from ..batch.output_paths import BATCH_TEMPLATE, DEFAULT_TEMPLATE, Outputs
 from ..batch.sweeps import sweeps
-from ..cache.store import Entry
+from ..cache.entry import Entry
 from ..core.canonical import JsonValue
 from ..core.errors import UsageError
 from ..core.flag import PER_CALL, Arguments, Flag

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..cache.store import SHORT, Entry, Store
+from ..cache.entry import SHORT, Entry
+from ..cache.store import Store
 from ..core.errors import CacheError, DiffpipeError, NotFoundError, UsageError
 from ..core.manifest import Manifest
 from ..core.request import Outcome, Request

@@ -103,6 +103,10 @@ class WeightsSummary:
         part = replace(self.components[name], identity=tuple(identity))
         return replace(self, components={**self.components, name: part})
 
+    @property
+    def qualities(self) -> dict[str, QuantizedComponent]:
+        return {name: part.quality for name, part in self.components.items()}
+
     def portable(self) -> WeightsSummary:
         """Without what is true on this disk alone."""
         return replace(self, components={n: replace(part, identity=()) for n, part in self.components.items()})

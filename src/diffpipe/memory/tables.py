@@ -6,6 +6,7 @@ is kept under headers/ in the cache, so that a second plan, or one without the n
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -218,7 +219,10 @@ def _cached_header(repository: Repository, path: str, store: Store, offline: boo
     """A hub file's header, kept by the digest of the file: the same content is never asked for twice."""
     kept = store.root / "headers" / digest([FORMAT, repository.files[path].digest])
     try:
-        return parse(kept.read_bytes())
+        found = parse(kept.read_bytes())
+        with suppress(OSError):
+            os.utime(kept)  # prune removes what was not read for long
+        return found
     except (OSError, Misfit):
         header = hub.read_header(repository, path, offline)
     _write(kept, header.to_json())

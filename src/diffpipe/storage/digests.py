@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,6 +96,19 @@ class DigestCache:
             self.folder.mkdir(exist_ok=True, mode=0o700)
             write_json(self._place(path), {"path": _name(path), "identity": before, "digest": digest})
         return FileInfo(before[0], digest)
+
+    def unused(self) -> Iterator[str]:
+        """The names of records of files that are gone, or are not what was read any more."""
+        for name in os.listdir(self.folder) if self.folder.is_dir() else ():
+            record = None if name.endswith(".tmp") else _read_record(self.folder / name)
+            if record and not self._is_current(record):
+                yield name
+
+    def _is_current(self, record: _Record) -> bool:
+        try:
+            return identity(Path(record.path)) == record.identity
+        except (OSError, ValueError):
+            return False
 
     def _known(self, path: Path, now: list[int]) -> FileInfo | None:
         known = _read_record(self._place(path))

@@ -26,8 +26,10 @@ from ...core.parsing import Fields, Misfit, parse_json
 from ...core.source import CHECKPOINTS, EMBEDDED, PICKLES, FileInfo, Role, Source
 from ...sources.key import sources_fit
 from ...sources.model_files import SETTINGS
+from ..entry import KEY
 from ..records import Summary
-from ..store import KEY, NAME, sealed
+from ..sealed import sealed
+from ..store import NAME
 from ..weights import weights_key
 
 FORMAT = 1  # raise it when readers of older ones would misread newer ones

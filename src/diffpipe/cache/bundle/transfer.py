@@ -5,8 +5,8 @@ A bundle's form, and what is checked before any of it is believed: see contents.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,8 +19,9 @@ from ...sources.trust import refuse_code
 from ...storage import stores, streams, urls
 from ...storage.disk import CHUNK, check_free, readable
 from .. import blobs, weights
+from ..entry import SHORT, Entry
 from ..records import record_sources
-from ..store import SHORT, Entry, Store, check_name
+from ..store import Store, check_name
 from ..verify import check_file, locate
 from . import contents
 from .contents import END, Contents
@@ -240,7 +241,7 @@ def _receive(store: Store, bundled: Contents, source: str, options: Options, adv
     stored = {} if key and weights.sound(store, key) else bundled.stored()
     missing = [info for member, info in {**bundled.files(), **stored}.items() if member not in held]
     check_free(store.root, sum(info.size for info in missing), urls.shown(source))
-    with streams.reading(source) as stream:
+    with ExitStack() as guards, streams.reading(source) as stream:
         incoming = Incoming(stream, source)
         if incoming.contents() != bundled:
             raise CacheError(f"{urls.shown(source)} was replaced meanwhile", "import it again")
@@ -250,15 +251,21 @@ def _receive(store: Store, bundled: Contents, source: str, options: Options, adv
             else:
                 blobs.put(store, info, partial(incoming.copy, member, info, advance=advance))
         if bundled.weights.components:
-            _receive_weights(store, bundled, incoming, advance, say)
+            guards.enter_context(_received_weights(store, bundled, incoming, advance, say))
         incoming.end()
-    carried = [one for one in bundled.sources if one.kind != "embedded"]
-    locations = {one.role: str(blobs.lay_out(store, one)) for one in carried}
-    return _publish(store, bundled, {**bundled.embedded, **locations}, _command(bundled, source, options))
+        carried = [one for one in bundled.sources if one.kind != "embedded"]
+        locations = {one.role: str(blobs.lay_out(store, one)) for one in carried}
+        return _publish(store, bundled, {**bundled.embedded, **locations}, _command(bundled, source, options))
 
 
-def _receive_weights(store: Store, bundled: Contents, incoming: Incoming, advance: Advance, say: Say) -> None:
-    """Bring the quantized weights, unless those of the same key are here: they may differ in their last bits."""
+@contextmanager
+def _received_weights(
+    store: Store, bundled: Contents, incoming: Incoming, advance: Advance, say: Say
+) -> Iterator[None]:
+    """Bring the quantized weights, unless those of the same key are here: they may differ in their last bits.
+
+    Nobody removes them within the block.
+    """
     waiting = dict(bundled.stored())
 
     def write(folder: Path) -> WeightsSummary:
@@ -268,12 +275,13 @@ def _receive_weights(store: Store, bundled: Contents, incoming: Incoming, advanc
                 incoming.copy(member, waiting.pop(member), out, advance)
         return bundled.weights
 
-    made = weights.make(store, bundled.summary.weights, write, _silent)
-    for info in waiting.values():
-        incoming.skip(info, advance)
-    brought = bundled.weights.components
-    if any(part.digest != brought[name].digest for name, part in made.components.items()):
-        say("quantized weights of the same key are here and are used; those of the bundle differ in their last bits")
+    with weights.made(store, bundled.summary.weights, write, _silent) as made:
+        for info in waiting.values():
+            incoming.skip(info, advance)
+        brought = bundled.weights.components
+        if any(part.digest != brought[name].digest for name, part in made.components.items()):
+            say("quantized weights of the same key are here; those of the bundle differ in their last bits")
+        yield
 
 
 def _publish(store: Store, bundled: Contents, locations: Mapping[Role, str], command: list[str]) -> Entry:

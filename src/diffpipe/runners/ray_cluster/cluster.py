@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from ...cache.bundle import transfer as bundle
-from ...cache.store import SHORT, Entry, Store
+from ...cache.entry import SHORT, Entry
+from ...cache.store import Store
 from ...core.errors import DiffpipeError, UsageError
 from ...core.manifest import Manifest
 from ...storage.disk import umask

@@ -20,7 +20,8 @@ from ...building import reproduce
 from ...building.versions import versions
 from ...cache import measured
 from ...cache.bundle import transfer as bundle
-from ...cache.store import SHORT, Entry, Store
+from ...cache.entry import SHORT, Entry
+from ...cache.store import Store
 from ...cache.verify import locate
 from ...core.errors import CacheError, DiffpipeError, NotFoundError
 from ...core.flag import MEDIA_KINDS, Flag, OutputKind

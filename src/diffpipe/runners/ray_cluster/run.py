@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ...cache.store import Entry
+from ...cache.entry import Entry
 from ...core.errors import DiffpipeError
 from ...core.manifest import Manifest
 from ...core.parsing import Fields

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ...cache.store import Entry, Store
+from ...cache.entry import Entry
+from ...cache.store import Store
 from ...core.manifest import Manifest
 from ...memory import machine
 from ...memory.refuse import needed

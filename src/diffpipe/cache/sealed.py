@@ -1,0 +1,44 @@
+"""Small JSON files with their own digest, so that an edit or a cut shows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from ..core.canonical import JsonObject, digest
+from ..core.parsing import parse_json
+from ..storage.disk import write_json
+
+LARGEST = 64_000_000  # bytes of one of its files
+
+
+def read_json(path: Path | str) -> JsonObject | None:
+    """The JSON object of a file of the cache; None where it is missing, larger than any of ours, or none."""
+    try:
+        with open(path, "rb") as stream:
+            value = parse_json(stream.read(LARGEST + 1), LARGEST)
+    except (OSError, ValueError):  # a name from a damaged file may be none that a system takes
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def sealed(value: JsonObject) -> JsonObject:
+    """A value with its own digest, so that an edit shows."""
+    return {**value, "digest": digest(value)}
+
+
+def write_sealed(path: Path, value: JsonObject) -> None:
+    """Write what `intact` reads."""
+    write_json(path, sealed(value))
+
+
+def write_all(folder: Path, files: Mapping[str, JsonObject]) -> None:
+    for name, value in files.items():
+        write_sealed(folder / name, value)
+
+
+def intact(path: Path) -> JsonObject:
+    """What was written sealed, without the digest; {} if the file is missing, cut short or edited."""
+    value = read_json(path) or {}
+    seal = value.pop("digest", None)
+    return value if seal == digest(value) else {}
