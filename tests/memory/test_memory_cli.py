@@ -69,7 +69,7 @@ def test_layerwise_casting_is_applied_and_part_of_the_key(
     warm: Warm, flux: tuple[object, ...], plain: list[bytes], tmp_path: Path
 ) -> None:
     warm(*flux, "--layerwise-casting", "--name", "cast", check=True)
-    assert manifest(warm, "cast")["config"]["placement"] == {"device": "auto", "layerwise_casting": True}
+    assert manifest(warm, "cast").config.json["placement"] == {"device": "auto", "layerwise_casting": True}
     assert pictures(warm, "cast", tmp_path, "--count", 2) != plain
 
 
@@ -110,7 +110,7 @@ def test_what_a_model_cannot_take_is_left_out_and_told(warm: Warm, checkpoints: 
         "warning: --layerwise-casting is left out: ZImageTransformer2DModel: it reads a weight's number format before "
         "it calls the layer"
     )
-    assert manifest(warm, "z")["config"]["placement"] == {"device": "auto", "vae_tiling": True}
+    assert manifest(warm, "z").config.json["placement"] == {"device": "auto", "vae_tiling": True}
 
 
 def test_automatic_keeps_all_resident_that_fits(
@@ -163,7 +163,7 @@ def test_runs_measure_themselves(warm: Warm, flux: tuple[object, ...], tmp_path:
 @pytest.mark.parametrize("cache", ["first-block", "taylorseer", "pyramid"])
 def test_cached_steps_depend_on_no_other_item(warm: Warm, flux: tuple[object, ...], tmp_path: Path, cache: str) -> None:
     warm(*flux, "--step-cache", cache, "--name", cache, check=True)
-    assert manifest(warm, cache)["config"]["speed"] == {"step_cache": cache}
+    assert manifest(warm, cache).config.json["speed"] == {"step_cache": cache}
     steps = ("--num-inference-steps", 8)
     both = pictures(warm, cache, tmp_path, *steps, "--count", 2)
     alone = pictures(warm, cache, tmp_path, *steps, "--seed", 4, "--overwrite")
