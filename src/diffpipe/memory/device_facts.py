@@ -231,5 +231,5 @@ def _signs(root: Path) -> Iterator[str]:
                 yield vendor.parents[1].name
     if (platform.system(), platform.machine()) == ("Darwin", "arm64"):
         yield "Apple"
-    if {"xpu", "rocm"} & {_torch_version().partition("+")[2].rstrip("0123456789.")}:  # builds for nothing else
+    if platform.system() == "Windows" and _torch_version().partition("+")[2].startswith(("xpu", "rocm")):
         yield "torch"

@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from ..cache.store import Store
 from ..catalog.rows import PipelineType
@@ -229,7 +228,7 @@ def _cached_header(repository: Repository, path: str, store: Store, offline: boo
     return header
 
 
-def _write(path: Path, value: Any) -> None:
+def _write(path: Path, value: JsonObject) -> None:
     """Keep what was read; a cache that may only be read stays as it is."""
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -246,7 +245,7 @@ def _tensors(source: Source, prefix: str, read: _Reader) -> dict[str, TensorInfo
 
 
 def _checkpoint(
-    pinned: Pinned, layout: Mapping[str, Any], store: Store, offline: bool
+    pinned: Pinned, layout: Mapping[str, object], store: Store, offline: bool
 ) -> dict[str, dict[str, TensorInfo]]:
     """What a single-file checkpoint holds: component -> tensors, {} for one whose tensors cannot be listed."""
     base = pinned.sources[0]
@@ -259,7 +258,7 @@ def _checkpoint(
     return part_checkpoint(read.header(path).tensors, layout)
 
 
-def _part(name: str, class_name: str, tensors: Mapping[str, TensorInfo], config: Mapping[str, Any]) -> Sizes:
+def _part(name: str, class_name: str, tensors: Mapping[str, TensorInfo], config: Settings) -> Sizes:
     """A component's sizes; unknown where no header tells them."""
     if not tensors:
         return Sizes(name, class_name, kind_of(name))
