@@ -64,9 +64,9 @@ def overhead(items: int, one_prompt: bool) -> bool:
     import torch  # noqa: F401  (what both need to be imported is not the batch's)
 
     local.stay_offline()
-    from diffpipe.engine.placement import devices
+    from diffpipe.engine.loading import library_logs
 
-    devices.quiet_libraries()
+    library_logs.quiet_libraries()
     started = time.perf_counter()
     with suppress(SystemExit), open("told.jsonl", "w") as told, redirect_stdout(told):
         app.main()

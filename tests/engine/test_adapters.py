@@ -17,15 +17,18 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 from diffpipe.core.errors import UsageError  # noqa: E402
 from diffpipe.core.source import FileInfo, Role, Source  # noqa: E402
 from diffpipe.engine.classes import lookup  # noqa: E402
-from diffpipe.engine.loading import adapter_fit, adapters  # noqa: E402
-from diffpipe.engine.placement import devices  # noqa: E402
+from diffpipe.engine.loading import (  # noqa: E402
+    adapter_fit,
+    adapters,
+    library_logs,
+)
 
 CLASSES = {"flux": "FluxPipeline", "stable-diffusion": "StableDiffusionPipeline"}
 
 
 @pytest.fixture(autouse=True)
 def _quiet() -> None:
-    devices.quiet_libraries()
+    library_logs.quiet_libraries()
 
 
 def check(checkpoints: Path, model: str, lora: Path) -> adapter_fit.Fit | None:

@@ -22,8 +22,7 @@ np = pytest.importorskip("numpy")
 from PIL import Image  # noqa: E402
 
 from diffpipe.engine.classes import schedulers  # noqa: E402
-from diffpipe.engine.loading import chosen_scheduler  # noqa: E402
-from diffpipe.engine.placement import devices  # noqa: E402
+from diffpipe.engine.loading import chosen_scheduler, library_logs  # noqa: E402
 
 SIZE = {"height": 32, "width": 32}
 
@@ -48,7 +47,7 @@ def listed() -> Iterator[tuple[str, str, str]]:
 
 @pytest.fixture(scope="module")
 def pipelines(checkpoints: Path) -> dict[tuple[str, str], Any]:
-    devices.quiet_libraries()
+    library_logs.quiet_libraries()
     found = {}
     for folder, name in dict.fromkeys((folder, name) for folder, name, _ in listed()):
         found[folder, name] = getattr(diffusers, name).from_pretrained(checkpoints / folder, local_files_only=True)

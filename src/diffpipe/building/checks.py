@@ -44,10 +44,10 @@ def check(resolved: Resolved, row: PipelineType, offline: bool, fetch: Callable[
     Raises UsageError in the user's terms.
     """
     from ..engine.classes import lookup, requirements
-    from ..engine.loading import chosen_scheduler
+    from ..engine.loading import chosen_scheduler, library_logs
     from ..engine.placement import apply, devices
 
-    devices.quiet_libraries()
+    library_logs.quiet_libraries()
     spec = resolved.spec
     listed = resolved.layout
     hint = _what_fits(resolved)

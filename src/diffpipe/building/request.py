@@ -77,7 +77,7 @@ class Request:
 
 def _check_names(pipeline: str, names: Collection[str]) -> None:
     from ..engine.classes import lookup
-    from ..engine.placement import devices
+    from ..engine.loading import library_logs
 
-    devices.quiet_libraries()
+    library_logs.quiet_libraries()
     lookup.check_names(lookup.pipeline_class(pipeline), names)

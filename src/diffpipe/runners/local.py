@@ -195,7 +195,7 @@ class Session:
 
     def _chunk(self, requests: list[Request], memory: Memory, call: Call) -> Iterator[Outcome]:
         """The outcomes of requests that are made side by side; what ran out of memory there is made by itself."""
-        from ..engine.placement import apply, interleave
+        from ..engine.placement import devices, interleave
 
         started = time.perf_counter()
 
@@ -207,7 +207,7 @@ class Session:
         found = interleave.run(self.holder.as_built(), [functools.partial(alone, request) for request in requests])
         seconds = (time.perf_counter() - started) / len(requests)
         if None in found:
-            apply.release(self.device)
+            devices.release(self.device)
         for request, outcome in zip(requests, found, strict=True):
             if outcome is None:
                 yield from _outcomes([request], functools.partial(self._make, memory, call))

@@ -14,8 +14,7 @@ from ...core.errors import DiffpipeError
 from ...core.manifest import Located, Manifest
 from ...memory import machine
 from ..classes import lookup
-from ..placement import devices
-from . import imports, quantize
+from . import imports, library_logs, quantize
 
 log = logging.getLogger("diffpipe.engine")
 
@@ -30,7 +29,7 @@ def start(manifest: Manifest, located: Located) -> None:
     """
     threading.Thread(target=read_ahead, args=(list(weights(manifest, located)),), daemon=True).start()
     with imports.lean(compiled=manifest.config.speed.compile, absent=absent(manifest, located)):
-        devices.quiet_libraries()
+        library_logs.quiet_libraries()
         for part in manifest.components:
             _import(lookup.component_class, part.library, part.class_name)
         _import(lookup.pipeline_class, manifest.pipeline)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping
 from fnmatch import fnmatchcase
@@ -167,16 +166,3 @@ OFFLOADS: Mapping[str, Callable[[DiffusionPipeline, str], DiffusionPipeline]] = 
     "sequential": _sequential_offload,
     "group": _group_offload,
 }
-
-
-def release(device: str) -> None:
-    """Give memory that nothing refers to any more back to the device."""
-    import torch
-
-    gc.collect()
-    if device.startswith("cuda"):
-        torch.cuda.empty_cache()
-    elif device.startswith("xpu"):
-        torch.xpu.empty_cache()
-    elif device == "mps":
-        torch.mps.empty_cache()

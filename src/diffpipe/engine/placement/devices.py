@@ -1,18 +1,19 @@
-"""What devices there are, and on which one a pipeline runs."""
+"""What torch can run on here, on which of it a pipeline runs, and what every kind of device does in its own way."""
 
 from __future__ import annotations
 
-import logging
-import re
+import gc
 import sys
-import warnings
-from textwrap import shorten
+from collections.abc import Mapping
+from types import ModuleType
+from typing import TYPE_CHECKING, NamedTuple
 
 from ...core.errors import UsageError
 from ...memory import device_facts, machine
 from ...memory.device_facts import Device
 
-log = logging.getLogger("diffpipe.engine")
+if TYPE_CHECKING:
+    import torch
 
 
 def devices() -> tuple[Device, ...]:
@@ -65,38 +66,6 @@ def out_of_memory(error: BaseException) -> bool:
     return any(words in str(error) for words in OUT_OF_MEMORY)
 
 
-def quiet_libraries() -> None:
-    """Keep the libraries' progress bars and advice off stderr; real warnings go to the log."""
-    logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)  # torchao's import, which diffusers does if it can
-
-    import diffusers
-    import transformers
-
-    # What diffusers logs as an error, it raises or recovers from.
-    diffusers.utils.logging.set_verbosity_warning()
-    diffusers.utils.logging.disable_default_handler()
-    logging.getLogger("diffusers").addHandler(_CUT)
-    diffusers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    logging.captureWarnings(True)
-    warnings.simplefilter("default")
-
-
-class _Cut(logging.Handler):
-    """Passes on, as a warning of our own, that a prompt is longer than a text encoder reads: diffusers only logs it."""
-
-    WORDS = re.compile(r"following part of your input was truncated because .*?(\d+) tokens: (.*)", re.DOTALL)
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if said := self.WORDS.search(record.getMessage()):
-            lost = shorten(said[2].strip("[]'\" "), 60, placeholder="…")
-            log.warning("the prompt is longer than the %s tokens that a text encoder reads; cut off: %s", said[1], lost)
-
-
-_CUT = _Cut(logging.WARNING)
-
-
 def memory_now(device: str) -> str:
     """Peak memory so far, for the log: of this process, and of the device where it has its own."""
     parts = []
@@ -112,26 +81,67 @@ def memory_now(device: str) -> str:
 
 def peak_memory(device: str) -> int | None:
     """The most bytes of a device's memory that tensors took so far; None where torch does not count them (CPU, MPS)."""
-    import torch
-
-    if device.startswith("cuda"):
-        return int(torch.cuda.max_memory_allocated(device))
-    return int(torch.xpu.max_memory_allocated(device)) if device.startswith("xpu") else None
+    backend = _backend(device)
+    if backend is None or device == "mps":
+        return None
+    return int(backend.max_memory_allocated(device))
 
 
 def device_memory(device: str) -> int | None:
     """Bytes of a device's memory that torch holds; None on the CPU."""
+    backend = _backend(device)
+    if backend is None:
+        return None
+    if hasattr(backend, "memory_reserved"):
+        return int(backend.memory_reserved(device))
+    return int(backend.driver_allocated_memory())  # MPS
+
+
+def release(device: str) -> None:
+    """Give memory that nothing refers to any more back to the device."""
+    gc.collect()
+    if backend := _backend(device):
+        backend.empty_cache()
+
+
+def _backend(device: str) -> ModuleType | None:
+    """Torch's module of a kind of device (torch.cuda, torch.mps, torch.xpu); None for the CPU."""
     import torch
 
-    if device.startswith("cuda"):
-        return int(torch.cuda.memory_reserved(device))
-    if device.startswith("xpu"):
-        return int(torch.xpu.memory_reserved(device))
-    return int(torch.mps.driver_allocated_memory()) if device == "mps" else None
+    kind = device.partition(":")[0]
+    found: ModuleType | None = None if kind == "cpu" else getattr(torch, kind)
+    return found
+
+
+class RandomStates(NamedTuple):
+    """The states of torch's own generators: of the CPU, and of the devices of each kind that is in use."""
+
+    cpu: torch.Tensor
+    others: Mapping[str, list[torch.Tensor]]
+
+    @classmethod
+    def now(cls) -> RandomStates:
+        import torch
+
+        kinds = {kind: getattr(torch, kind, None) for kind in ("cuda", "xpu")}
+        others = {kind: one.get_rng_state_all() for kind, one in kinds.items() if one and one.is_initialized()}
+        if torch.backends.mps.is_available():
+            others["mps"] = [torch.mps.get_rng_state()]
+        return cls(torch.get_rng_state(), others)
+
+    def restore(self) -> None:
+        import torch
+
+        torch.set_rng_state(self.cpu)
+        for kind, states in self.others.items():
+            if kind == "mps":
+                torch.mps.set_rng_state(states[0])
+            else:
+                getattr(torch, kind).set_rng_state_all(states)
 
 
 def _main() -> None:
-    """Say what torch sees, for a process that has no torch (see memory.device_facts)."""
+    """Print what torch sees, for a process that has no torch (see memory.device_facts)."""
     import torch
 
     print(device_facts.as_text(device_facts.from_torch(torch, free="--free" in sys.argv[1:])))

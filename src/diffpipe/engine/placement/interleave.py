@@ -10,13 +10,13 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Generic, NamedTuple, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Generic, ParamSpec, TypeVar
 
 from ..seams import accelerate_seam, diffusers_seam
 from . import apply
+from .devices import RandomStates
 
 if TYPE_CHECKING:
-    import torch
     from diffusers import DiffusionPipeline
 
 P = ParamSpec("P")
@@ -60,27 +60,6 @@ def _copied(pipe: DiffusionPipeline) -> DiffusionPipeline:
     return own
 
 
-class _Noise(NamedTuple):
-    """The states of torch's own generators, on the CPU and on each GPU that is in use."""
-
-    cpu: torch.Tensor
-    gpus: list[torch.Tensor]
-
-    @classmethod
-    def now(cls) -> _Noise:
-        import torch
-
-        used: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-        return cls(torch.get_rng_state(), torch.cuda.get_rng_state_all() if used else [])
-
-    def restore(self) -> None:
-        import torch
-
-        torch.set_rng_state(self.cpu)
-        if self.gpus:
-            torch.cuda.set_rng_state_all(self.gpus)
-
-
 class _Stopped(BaseException):
     """Ends a call that nobody waits for any more."""
 
@@ -94,7 +73,7 @@ class _Call(Generic[T]):
         self.made: list[T] = []
         self.error: BaseException | None = None
         self.stopped = False
-        self.noise: _Noise | None = None  # from where it stopped
+        self.noise: RandomStates | None = None  # from where it stopped
         self.thread = threading.Thread(target=self._run, args=(work, pipe), daemon=True)
         self.thread.start()
 
@@ -117,7 +96,7 @@ class _Call(Generic[T]):
             self.noise.restore()
         self.turn.release()
         self.back.acquire()
-        self.noise = _Noise.now()
+        self.noise = RandomStates.now()
 
     def wait_for(self, component: str) -> None:
         """Called in its own thread: stop here until it is this component's turn."""

@@ -12,6 +12,7 @@ from ...core.choices import DeviceKind
 from ...core.errors import DiffpipeError, Exit
 from ...memory.knobs import describe, next_step, options
 from . import apply as placing
+from . import devices
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -47,7 +48,7 @@ class LoadedPipeline:
             made = self._attempt(work, tried[-1])
             if made is not None:
                 return made[0]
-            placing.release(self.device)
+            devices.release(self.device)
             following = self._next(tried[-1])
             if following is None or not step_down:
                 raise _out_of_memory(tried, following)
@@ -74,7 +75,7 @@ class LoadedPipeline:
         """The pipeline in a placement, loaded anew if that takes other weights or hooks."""
         if self.pipe is None or _heavy(placement) != _heavy(self.placement):
             self.pipe = None
-            placing.release(self.device)
+            devices.release(self.device)
             self.pipe = self.load(placement)
         elif placement != self.placement:
             placing.switch(self.pipe, placement, self.placement)

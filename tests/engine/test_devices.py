@@ -1,0 +1,127 @@
+"""What each kind of device does in its own way: fakes of torch's modules, as a machine has one kind at most."""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+from diffpipe.core.errors import UsageError
+from diffpipe.engine.placement import devices
+from diffpipe.engine.placement.devices import RandomStates
+from diffpipe.memory import device_facts
+from diffpipe.memory.device_facts import Device
+
+
+class Backend(ModuleType):
+    """One of torch's modules, which knows what it was asked for."""
+
+    def __init__(self, name: str, **numbers: int) -> None:
+        super().__init__(name)
+        self.emptied = 0
+        self.states = [torch.tensor([1]), torch.tensor([2])]
+        for function, number in numbers.items():
+            setattr(self, function, lambda *_, number=number: number)
+
+    def empty_cache(self) -> None:
+        self.emptied += 1
+
+    def is_initialized(self) -> bool:
+        return True
+
+    def get_rng_state_all(self) -> list[torch.Tensor]:
+        return [state.clone() for state in self.states]
+
+    def set_rng_state_all(self, states: list[torch.Tensor]) -> None:
+        self.states = states
+
+
+@pytest.fixture
+def backends(monkeypatch: pytest.MonkeyPatch) -> dict[str, Backend]:
+    found = {
+        "cuda": Backend("torch.cuda", max_memory_allocated=10, memory_reserved=20),
+        "xpu": Backend("torch.xpu", max_memory_allocated=30, memory_reserved=40),
+        "mps": Backend("torch.mps", driver_allocated_memory=50),
+    }
+    for name, module in found.items():
+        monkeypatch.setattr(torch, name, module)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("device", "peak", "held"), [("cuda:1", 10, 20), ("xpu", 30, 40), ("mps", None, 50), ("cpu", None, None)]
+)
+def test_memory_of_every_kind_of_device(
+    backends: dict[str, Backend], device: str, peak: int | None, held: int | None
+) -> None:
+    assert (devices.peak_memory(device), devices.device_memory(device)) == (peak, held)
+    devices.release(device)
+    kind = device.partition(":")[0]
+    assert {name: one.emptied for name, one in backends.items()} == {name: int(name == kind) for name in backends}
+
+
+def test_random_numbers_go_on_where_they_were(backends: dict[str, Backend]) -> None:
+    before = RandomStates.now()
+    first = torch.rand(3)
+    backends["cuda"].states, backends["xpu"].states = [torch.tensor([7])], []
+    before.restore()
+    assert torch.equal(torch.rand(3), first)
+    assert [int(state) for state in backends["cuda"].states + backends["xpu"].states] == [1, 2, 1, 2]
+
+
+@pytest.fixture
+def two(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = (Device("cuda:0", "NVIDIA L4", 24), Device("cuda:1", "NVIDIA T4", 16))
+    monkeypatch.setattr(device_facts, "from_torch", lambda torch: found)
+    monkeypatch.setattr(device_facts, "keep", lambda found: None)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "chosen"), [("auto", "cuda:0"), ("cuda", "cuda"), ("cuda:1", "cuda:1"), ("cpu", "cpu")]
+)
+def test_the_device_to_run_on(two: None, wanted: str, chosen: str) -> None:
+    assert devices.choose_device(wanted) == chosen
+
+
+def test_a_device_that_is_not_here(two: None) -> None:
+    with pytest.raises(UsageError) as caught:
+        devices.choose_device("xpu")
+    assert (caught.value.message, caught.value.hint) == (
+        "there is no device 'xpu' here",
+        "available: cuda:0, cuda:1, cpu",
+    )
+
+
+def test_what_results_depend_on_is_the_kind_of_device(two: None) -> None:
+    assert [devices.kind(name) for name in ("cuda", "cuda:1")] == ["cuda: NVIDIA L4", "cuda: NVIDIA T4"]
+    assert devices.kind("cpu").startswith("cpu: ")
+
+
+@pytest.mark.parametrize(
+    ("error", "ran_out"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), True),
+        (RuntimeError("MPS backend out of memory (MPS allocated: 18.1 GB)"), True),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"), True),
+        (MemoryError(), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+    ],
+)
+def test_errors_that_say_that_memory_ran_out(error: BaseException, ran_out: bool) -> None:
+    assert devices.out_of_memory(error) is ran_out
+
+
+def test_another_process_is_answered_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def from_torch(torch: Any, *, free: bool) -> tuple[Device, ...]:
+        return (Device("xpu:0", "Arc", 16, shared=True, free=8 if free else None),)
+
+    monkeypatch.setattr(device_facts, "from_torch", from_torch)
+    monkeypatch.setattr(sys, "argv", ["devices", "--free"])
+    devices._main()
+    (line,) = capsys.readouterr().out.splitlines()
+    assert device_facts._parsed(line) == (Device("xpu:0", "Arc", 16, shared=True, free=8),)
