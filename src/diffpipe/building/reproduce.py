@@ -6,10 +6,9 @@ checked as a prompt file's are, input files are sought by name alone, and code o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from ..batch.argument_checks import checked
 from ..batch.argument_values import from_json, typed_values
@@ -18,26 +17,21 @@ from ..cache.store import Store, check_name
 from ..cache.verify import locate
 from ..catalog.plugins import providers
 from ..catalog.rows import PipelineType
-from ..core.build_spec import BuildSpec, Speed
-from ..core.canonical import digest
-from ..core.configuration import Configuration
+from ..core.build_spec import BuildSpec
+from ..core.configuration import Configuration, Section, Trust
 from ..core.errors import CacheError, NotFoundError, UsageError
 from ..core.flag import MEDIA_KINDS, Arguments
 from ..core.manifest import Manifest
-from ..core.parsing import Fields
-from ..core.source import CHECKPOINTS, Role
-from ..results.metadata import damaged, media_digest, sections_of
+from ..core.source import BASE, CHECKPOINTS, CONFIG, Role
+from ..results.comparison import differences, in_short
+from ..results.document import Document, InputFile, Recipe, SourceFacts, damaged
+from ..results.metadata import media_digest
 from ..sources.key import Report
 from .build import Options, build
 from .fetch import Say
 from .request import Request
 
-# Decibels from which what was made again counts as the same. At 40 dB the root mean square error is 1 % of full scale
-# (2.6 levels of 255), which is taken for invisible in picture coding; the ear hears more: 60 dB is 0.1 %.
-EQUAL = {"picture": 40.0, "frames": 40.0, "sound": 60.0}
-MOST_TOLD = 5  # differences that one message names
-
-Missing = list[tuple[str, str]]  # what is needed: an option, and what to give there
+Find = Callable[[str, InputFile, int], str]  # where the file is of (argument, recorded file, its place in a list)
 
 
 @dataclass(frozen=True)
@@ -57,28 +51,24 @@ class Given:
     offline: bool = False
     quiet: bool = False
 
-    def lora(self, number: int) -> str | None:
-        """Where a local LoRA is, counted from 0."""
-        return self.loras[number] if number < len(self.loras) else None
-
-    def place(self, role: str) -> str | None:
+    def place(self, role: Role) -> str | None:
         """Where a source that is no LoRA is, and where one from the hub or the package is to be taken from instead."""
-        if role.startswith("component:"):
-            return self.components.get(role.removeprefix("component:"))
-        return self.model if role == "base" else self.config
+        if role.kind == "component":
+            return self.components.get(role.name)
+        return self.model if role == BASE else self.config
 
 
 # The pipeline
 
 
-def entry_of(document: Mapping[str, Any], given: Given, store: Store, say: Say, report: Report | None = None) -> Entry:
-    """The pipeline that made a file: from the cache by its key, else built again.
+def entry_of(recipe: Recipe, given: Given, store: Store, say: Say, report: Report | None = None) -> Entry:
+    """The pipeline of a recipe: from the cache by its key, else built again.
 
-    Raises DiffpipeError for a document that was edited, NotFoundError that says which local sources are needed,
+    Raises DiffpipeError for a recipe that was edited, NotFoundError that says which local sources are needed,
     UsageError for a pipeline that would be another one, with what differs.
     """
-    key = document["pipeline"]["key"]
-    if digest(document["config"]) != key:
+    key = recipe.key
+    if recipe.config.key != key:
         raise damaged()
     entry = store.sound(key)
     if entry is not None:
@@ -88,266 +78,226 @@ def entry_of(document: Mapping[str, Any], given: Given, store: Store, say: Say, 
             say(f"{error.message}: building {key[:SHORT]} again")
         else:
             return entry
-    try:
-        spec, row, commits = spec_of(document, given, _places(entry))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise damaged() from error
+    spec, row, commits = spec_of(recipe, given, _places(entry))
     request = Request(spec, row, store, given.offline, fresh=True, commits=commits, check_classes=False)
     resolved = request.resolved(spec, report)
     if resolved.key != key:
-        _refuse(list(differences(document["config"], resolved.config.json)), given.force, say)
-    options = Options(_name(document, resolved.key, store), False, given.offline, given.quiet)
+        _refuse(list(differences(recipe.config.json, resolved.config.json)), given.force, say)
+    options = Options(_name(recipe, resolved.key, store), False, given.offline, given.quiet)
     return build(request, spec, options, say, report).entry
 
 
 def _refuse(different: Sequence[str], force: bool, say: Say) -> None:
-    """Tell how the pipeline is another one. Raises UsageError unless `force`, or where it only lies elsewhere."""
-    told = f"this is not the pipeline that made it: {told_briefly(different)}"
+    """Say how the pipeline is another one. Raises UsageError unless `force`, or where it only lies elsewhere."""
+    problem = f"this is not the pipeline that made it: {in_short(different)}"
     if not force and not all(line.startswith("placement.") for line in different):
-        raise UsageError(told, "give the same sources, or pass --force")
-    say(told)
+        raise UsageError(problem, "give the same sources, or pass --force")
+    say(problem)
 
 
-def told_briefly(different: Iterable[str]) -> str:
-    """A few differences as one line."""
-    listed = list(different)
-    more = len(listed) - MOST_TOLD
-    return "; ".join(listed[:MOST_TOLD]) + (f"; and {more} more" if more > 0 else "")
-
-
-def _places(entry: Entry | None) -> dict[str, str]:
-    """Where a pipeline's sources were at its build, by role, as far as they are still there."""
+def _places(entry: Entry | None) -> dict[Role, str]:
+    """Where a pipeline's sources were at its build, as far as they are still there."""
     recorded = entry.locations() if entry else {}
-    return {str(role): place for role, place in recorded.items() if place and Path(place).exists()}
+    return {role: place for role, place in recorded.items() if place and Path(place).exists()}
 
 
-def _name(document: Mapping[str, Any], key: str, store: Store) -> str:
+def _name(recipe: Recipe, key: str, store: Store) -> str:
     """A name for a pipeline that is built again: its own, unless that is taken."""
-    own = document["pipeline"]["name"]
+    own, other = recipe.name, f"{recipe.config.provider}-{key[:SHORT]}"
     try:
         check_name(own)
     except UsageError:
-        own = ""
-    taken = store.names().get(own) not in (None, key)
-    return f"{document['pipeline']['provider']}-{key[:SHORT]}" if taken or not own else str(own)
+        return other
+    return own if store.names().get(own) in (None, key) else other
 
 
 def spec_of(
-    document: Mapping[str, Any], given: Given, places: Mapping[str, str]
+    recipe: Recipe, given: Given, places: Mapping[Role, str]
 ) -> tuple[BuildSpec, PipelineType, dict[Role, str]]:
-    """The build request of a document, its row, and commits by role for what no request can pin.
+    """The build request of a recipe, its row, and commits by role for what no request can pin.
 
-    `places`: where local sources lie, by role. Raises NotFoundError for a provider that is not here, and for local
-    sources that are not; UsageError for code or pickles without the user's consent.
+    `places`: where local sources lie. Raises NotFoundError for a provider that is not here, and for local sources that
+    are not; UsageError for code or pickles without the user's consent.
     """
-    config = document["config"]
-    row = _row(config["provider"], config["type"])
-    _check_consent(config["trust"], given)
-    sources = {source["role"]: source for source in document["sources"]}
-    sections = dict(sections_of(config))
-    found = _sources(sections, sources, given, places)
-    default = row.pipeline or sources.get("config", sources["base"]).get("pipeline", "")
-    commits = {
-        Role.parse(role): section["commit"]
-        for role, section in sections.items()
-        if section["kind"] == "hub" and role.startswith(("config", "lora:")) and not (role == "config" and given.config)
-    }
+    config, base = recipe.config, recipe.sections[BASE]
+    row = _row(config)
+    _check_consent(config.trust, given)
+    sources = _sources(recipe, given, places)
     spec = BuildSpec(
-        provider=config["provider"],
-        type=config["type"],
-        model=found["base"],
-        pipeline="" if config["pipeline"] == default else config["pipeline"],
-        revision=None if given.model else sections["base"].get("commit"),
-        variant=sections["base"].get("variant") or sources["base"].get("variant"),
-        config=found.get("config"),
-        components={role[10:]: text for role, text in sorted(found.items()) if role.startswith("component:")},
-        loras=tuple(found[f"lora:{number}"] for number in range(len(config["loras"]))),
-        scheduler=config["scheduler"]["class"],
-        scheduler_config=config["scheduler"]["config"],
-        dtype=config["dtype"],
-        device=config["placement"]["device"],
-        placement=Configuration.from_json(Fields(config)).placement,
-        speed=Speed.from_json(Fields(config.get("speed", {}))),
-        allow_pickle=config["trust"]["pickle"],
-        trust_remote_code=config["trust"]["remote_code"],
+        provider=config.provider,
+        type=config.type,
+        model=sources[BASE],
+        pipeline="" if config.pipeline == _usual_class(recipe, row) else config.pipeline,
+        revision=None if given.model else base.commit or None,
+        variant=base.variant or _recorded(recipe, BASE).variant,
+        config=sources.get(CONFIG),
+        components={role.name: text for role, text in sorted(sources.items()) if role.kind == "component"},
+        loras=tuple(sources[Role.lora(number)] for number in range(config.loras)),
+        scheduler=config.scheduler.name,
+        scheduler_config=config.scheduler.settings,
+        dtype=config.dtype,
+        device=config.device,
+        placement=config.placement,
+        speed=config.speed,
+        allow_pickle=config.trust.pickle,
+        trust_remote_code=config.trust.remote_code,
     )
-    return spec, row, commits
+    return spec, row, _commits(recipe, given)
 
 
-def _row(provider: str, kind: str) -> PipelineType:
-    known = providers().get(provider)
-    row = known.type(kind) if known else None
+def _row(config: Configuration) -> PipelineType:
+    known = providers().get(config.provider)
+    row = known.type(config.type) if known else None
     if row is None:
-        raise NotFoundError(
-            f"there is no provider {provider!r} with a type {kind!r} here", "install the plug-in that it comes from"
-        )
+        problem = f"there is no provider {config.provider!r} with a type {config.type!r} here"
+        raise NotFoundError(problem, "install the plug-in that it comes from")
     return row
 
 
-def _check_consent(trust: Mapping[str, Any], given: Given) -> None:
+def _check_consent(trust: Trust, given: Given) -> None:
     """A file from somebody else must not decide that their code runs here."""
-    if trust["remote_code"] and not given.trust_remote_code:
-        raise UsageError(
-            "its pipeline runs code that comes with the model", "read it, then pass --trust-remote-code if you trust it"
-        )
-    if trust["pickle"] and not given.allow_pickle:
-        raise UsageError(
-            "its pipeline was built with --allow-pickle: pickled weights can run code",
-            "pass --allow-pickle if you trust the source",
-        )
+    if trust.remote_code and not given.trust_remote_code:
+        hint = "read it, then pass --trust-remote-code if you trust it"
+        raise UsageError("its pipeline runs code that comes with the model", hint)
+    if trust.pickle and not given.allow_pickle:
+        problem = "its pipeline was built with --allow-pickle: pickled weights can run code"
+        raise UsageError(problem, "pass --allow-pickle if you trust the source")
 
 
-def _sources(
-    sections: Mapping[str, Mapping[str, Any]],
-    sources: Mapping[str, Mapping[str, Any]],
-    given: Given,
-    places: Mapping[str, str],
-) -> dict[str, str]:
-    """Each source as --model, --component or --lora would take it, by role. Raises NotFoundError for local ones."""
-    found: dict[str, str] = {}
-    missing: Missing = []
-    loras = 0
-    for role, section in sections.items():
-        source = sources.get(role, {"kind": section["kind"], "label": "", "files": section.get("files", {})})
-        local = section["kind"] != "hub" and source["kind"] != "embedded"
-        own = None if local else _on_hub(role, section, source) if section["kind"] == "hub" else source["label"]
-        if role.startswith("lora:"):
-            text = own or given.lora(loras) or places.get(role)
-            loras += local
+def _usual_class(recipe: Recipe, row: PipelineType) -> str:
+    """The pipeline class that a request gets which names none."""
+    base = _recorded(recipe, BASE)
+    return row.pipeline or recipe.sources.get(CONFIG, base).pipeline
+
+
+def _recorded(recipe: Recipe, role: Role) -> SourceFacts:
+    if role not in recipe.sources:
+        raise damaged()
+    return recipe.sources[role]
+
+
+def _commits(recipe: Recipe, given: Given) -> dict[Role, str]:
+    """The commits of settings and LoRAs from the hub, which no request can name."""
+    return {
+        role: section.commit
+        for role, section in recipe.sections.items()
+        if section.kind == "hub" and (role.kind == "lora" or (role == CONFIG and not given.config))
+    }
+
+
+# Its sources
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A source that the pipeline needs: its section, and what the recipe says of it, which may leave it out."""
+
+    role: Role
+    section: Section
+    source: SourceFacts | None
+
+    @property
+    def local(self) -> bool:
+        """Whether only its owner has it: it is neither on the hub nor in the package."""
+        return self.section.kind == "local" and not (self.source and self.source.kind == "embedded")
+
+    @property
+    def public(self) -> str | None:
+        """As --model, --component or --lora takes it, where it is not local: owner/name[/FILE or /FOLDER][@COMMIT]."""
+        if self.local:
+            return None
+        if self.section.kind == "local":
+            return self.source.label if self.source else None
+        files = self.section.files or tuple(self.source.files if self.source else ())
+        single = len(files) == 1 and files[0].endswith(CHECKPOINTS)
+        folder = self.section.subfolder if self.section.subfolder != self.role.name else ""
+        commit = f"@{self.section.commit}" if self.role.kind == "component" else ""
+        return "/".join(filter(None, [self.section.repository, files[0] if single else folder])) + commit
+
+    @property
+    def label(self) -> str:
+        """The name that it had."""
+        return (self.source.label if self.source else "") or next(iter(self.section.files), "SOURCE")
+
+    @property
+    def needed(self) -> tuple[str, str]:
+        """The option that says where it is, and what to give there."""
+        if self.role.kind == "component":
+            return "--component", f"{self.role.name}={self.label}"
+        return {"base": "--model", "config": "--config"}.get(self.role.kind, "--lora"), self.label
+
+
+def _sources(recipe: Recipe, given: Given, places: Mapping[Role, str]) -> dict[Role, str]:
+    """Each source as --model, --component or --lora would take it. Raises NotFoundError for local ones."""
+    parts = [_Part(role, section, recipe.sources.get(role)) for role, section in recipe.sections.items()]
+    _check_used(given, parts)
+    loras = iter(given.loras)  # of the local ones, in order
+    found: dict[Role, str] = {}
+    missing: list[tuple[str, str]] = []
+    for part in parts:
+        if part.role.kind == "lora":
+            text = part.public or next(loras, None) or places.get(part.role)
         else:
-            text = given.place(role) or own or places.get(role)
+            text = given.place(part.role) or part.public or places.get(part.role)
         if text is None:
-            missing.append(_needed(role, section, source))
-            continue
-        found[role] = f"{text}@{section['scale']!r}" if role.startswith("lora:") else text
-    _check_used(given, sections, loras)
+            missing.append(part.needed)
+        else:
+            found[part.role] = f"{text}@{part.section.scale!r}" if part.role.kind == "lora" else text
     if missing:
-        listed = " ".join(f"{option} {what}" for option, what in missing)
-        names = ", ".join(what for _, what in missing)
-        raise NotFoundError(f"it was made with local files that are not known here: {names}", f"say where: {listed}")
+        problem = f"it was made with local files that are not known here: {', '.join(what for _, what in missing)}"
+        raise NotFoundError(problem, f"say where: {' '.join(f'{option} {what}' for option, what in missing)}")
     return found
 
 
-def _check_used(given: Given, sections: Mapping[str, Any], loras: int) -> None:
+def _check_used(given: Given, parts: Sequence[_Part]) -> None:
     """Raises UsageError for a place of something that the pipeline does not have."""
-    unknown = [f"--component {name}" for name in given.components if f"component:{name}" not in sections]
-    unknown += ["--config"] if given.config and "config" not in sections else []
-    unknown += [f"--lora {lora}" for lora in given.loras[loras:]]
+    roles = {part.role for part in parts}
+    local = sum(part.local for part in parts if part.role.kind == "lora")
+    unknown = [f"--component {name}" for name in given.components if Role.component(name) not in roles]
+    unknown += ["--config"] if given.config and CONFIG not in roles else []
+    unknown += [f"--lora {lora}" for lora in given.loras[local:]]
     if unknown:
         raise UsageError(f"the pipeline had nothing for {unknown[0]}", "diffpipe inspect shows what it was made of")
-
-
-def _on_hub(role: str, section: Mapping[str, Any], source: Mapping[str, Any]) -> str:
-    """owner/name[/FILE or /FOLDER][@COMMIT] of a repository."""
-    files, name = list(section.get("files") or source["files"]), role.partition(":")[2]
-    single = len(files) == 1 and files[0].endswith(CHECKPOINTS)
-    folder = section["subfolder"] if section["subfolder"] != name else ""
-    inner = files[0] if single else folder
-    commit = f"@{section['commit']}" if role.startswith("component:") else ""
-    return "/".join(filter(None, [section["repository"], inner])) + commit
-
-
-def _needed(role: str, section: Mapping[str, Any], source: Mapping[str, Any]) -> tuple[str, str]:
-    """The option that says where a local source is, and what to give there: the name it had."""
-    what = source["label"] or next(iter(section["files"]), "SOURCE")
-    if role.startswith("component:"):
-        return "--component", f"{role.removeprefix('component:')}={what}"
-    return {"base": "--model", "config": "--config"}.get(role, "--lora"), what
-
-
-def differences(recorded: Any, found: Any, path: str = "") -> Iterator[str]:
-    """What differs between two JSON values, a line a leaf, by its path."""
-    if isinstance(recorded, Mapping) and isinstance(found, Mapping):
-        for name in sorted({*recorded, *found}):
-            yield from differences(recorded.get(name), found.get(name), f"{path}.{name}" if path else str(name))
-    elif isinstance(recorded, list) and isinstance(found, list) and len(recorded) == len(found):
-        for place, (one, other) in enumerate(zip(recorded, found, strict=True)):
-            yield from differences(one, other, f"{path}.{place}")
-    elif recorded != found:
-        both = [_shown(value) for value in (recorded, found)]
-        hashed = all(str(value).startswith(("sha256:", "git:")) for value in (recorded, found))
-        yield f"{path} is another file" if hashed else f"{path}: {both[0]} then, {both[1]} now"
-
-
-def _shown(value: Any) -> str:
-    text = "nothing" if value is None else str(value)
-    return text if len(text) <= 40 else f"{text[:37]}…"
 
 
 # The call
 
 
-def call_of(
-    document: Mapping[str, Any], manifest: Manifest, find: Callable[[str, Mapping[str, Any], int], str]
-) -> Arguments:
-    """The call arguments of a document, media as paths that `find` gives for (argument, recorded file, its place).
+def call_of(document: Document, manifest: Manifest, find: Find) -> Arguments:
+    """The call arguments of a document, media as paths that `find` gives.
 
     Raises UsageError for what the pipeline does not take.
     """
     flags = manifest.flags_by_name
     media = {name for name, flag in flags.items() if flag.kind in MEDIA_KINDS}
-    plain = {name: value for name, value in document["arguments"].items() if value is not None}
-    if plain.keys() & media or document["media"].keys() - media:
+    plain = {name: value for name, value in document.arguments.items() if value is not None}
+    if plain.keys() & media or document.media.keys() - media:
         raise damaged()
     typed_values(plain, from_json, "its settings", flags, {*manifest.arguments, *flags})
-    return checked(flags, {**plain, **{name: _found(name, value, find) for name, value in document["media"].items()}})
-
-
-def _found(name: str, value: Any, find: Callable[[str, Mapping[str, Any], int], str]) -> Any:
-    listed = value if isinstance(value, list) else [value]
-    if not all(isinstance(one, dict) and isinstance(one.get("file"), str) and "digest" in one for one in listed):
-        raise damaged()
-    paths = [find(name, one, place) for place, one in enumerate(listed)]
-    return paths if isinstance(value, list) else paths[0]
+    found = {
+        name: [find(name, one, place) for place, one in enumerate(recorded)]
+        if isinstance(recorded, list)
+        else find(name, recorded, 0)
+        for name, recorded in document.media.items()
+    }
+    return checked(flags, {**plain, **found})
 
 
 def find_media(
-    name: str, recorded: Mapping[str, Any], given: str | None, folders: Iterable[Path], *, force: bool = False
+    name: str, recorded: InputFile, given: str | None, folders: Iterable[Path], *, force: bool = False
 ) -> str:
     """Where an input file is: as `given`, else by its name in one of the folders, with the digest it had.
 
     `force`: take one with another digest, too. Raises NotFoundError where there is none, UsageError for another file.
     """
-    label = Path(recorded["file"]).name  # no more than a name: the document may come from anywhere
+    label = Path(recorded.file).name  # no more than a name: the document may come from anywhere
     places = [Path(given)] if given else [folder / label for folder in folders]
     there = [place for place in places if label and place.exists()]
-    same = [place for place in there if media_digest(place) == recorded["digest"]]
+    same = [place for place in there if media_digest(place) == recorded.digest]
     if same or (there and force):
         return str((same or there)[0])
     if there:
-        raise UsageError(
-            f"{there[0]} is not the {label} that it was made from: the content differs",
-            f"give that with --set {name}=PATH, or pass --force to take this one",
-        )
-    raise NotFoundError(
-        f"the input {given or label} is not here", f"put {label} beside the file, or say where it is: --set {name}=PATH"
-    )
-
-
-# The comparison
-
-
-def verdict(identical: bool, measured: Mapping[str, float | None]) -> tuple[bool, str]:
-    """Whether what was made again is the same, and in which words.
-
-    `measured`: PSNR in dB of "picture", "frames" or "sound", infinite where all is equal, None where sizes differ.
-    """
-    if identical:
-        return True, "identical, byte for byte"
-    if any(value is None for value in measured.values()):
-        return False, "differs in size or length"
-    known = {name: value for name, value in measured.items() if value is not None}
-    if all(value == float("inf") for value in known.values()):
-        return True, f"the same {' and '.join(known)} once decoded; other bytes of the file differ"
-    told = ", ".join(f"{name} PSNR {value:.1f} dB" for name, value in known.items())
-    same = all(value >= EQUAL[name] for name, value in known.items())
-    audible = "audibly" if set(known) == {"sound"} else "visually"
-    return (True, f"{audible} equal, {told}") if same else (False, f"differs, {told}")
-
-
-def changes(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What differs between the documents of a file and of the one made again that can explain a difference."""
-    told = ("pipeline", "config", "sources", "arguments", "media", "seed", "versions", "device", "stepped_down")
-    found = [line for name in told for line in differences(recorded.get(name), now.get(name), name)]
-    size = recorded.get("batch_size") or 1
-    return found + ([f"it was made up to {size} in a call, and now alone"] if size > 1 else [])
+        problem = f"{there[0]} is not the {label} that it was made from: the content differs"
+        raise UsageError(problem, f"give that with --set {name}=PATH, or pass --force to take this one")
+    hint = f"put {label} beside the file, or say where it is: --set {name}=PATH"
+    raise NotFoundError(f"the input {given or label} is not here", hint)

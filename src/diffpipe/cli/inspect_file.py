@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json as jsons
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from ..cache.entry import SHORT
+from ..core.canonical import JsonValue
+from ..core.configuration import Section
 from ..core.errors import DiffpipeError, NotFoundError, UsageError
-from ..results import metadata
+from ..core.source import Role
+from ..results.document import Document, InputFile, ResultFacts, SourceFacts, parsed
 from ..storage import urls
 from . import output, tree
 
@@ -26,15 +29,12 @@ def make() -> Any:
 
 def inspect(file: File, json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     found = texts_of(file)
-    made = metadata.parsed(found["diffpipe"]) if "diffpipe" in found else None
+    made = parsed(found["diffpipe"]) if "diffpipe" in found else None
     if json:
-        output.result_json({"path": str(file), "diffpipe": made, "parameters": found.get("parameters")})
+        said = {"diffpipe": made.json if made else None, "parameters": found.get("parameters")}
+        output.result_json({"path": str(file), **said})
     elif made:
-        try:
-            shown = [(_line(name), _line(value)) for name, value in rows(made)]
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-            raise metadata.damaged() from error
-        output.table(("", ""), shown)
+        output.table(("", ""), [(_line(name), _line(value)) for name, value in rows(made)])
     else:
         output.say(f"{file.name} was made by another tool; this is what it says:")
         output.result(plain(found["parameters"]))
@@ -60,59 +60,64 @@ def texts_of(file: Path) -> dict[str, str]:
     return found
 
 
-def rows(made: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+def rows(made: Document) -> Iterator[tuple[str, JsonValue]]:
     """A document as lines for people: name and value. Digests are left to --json."""
-    pipeline, config = made["pipeline"], made["config"]
-    yield "pipeline", f"{pipeline['class']} ({pipeline['provider']}, {pipeline['type']})"
-    yield "name", pipeline["name"]
-    yield "key", pipeline["key"]
-    sources = {source["role"]: source for source in made["sources"]}
-    for role, section in metadata.sections_of(config):
-        kind, _, name = role.partition(":")
-        yield {"base": "model", "component": name}.get(kind, kind), _source(section, sources.get(role, {}))
-    yield "dtype", config.get("dtype")
-    scheduler = made["components"].get("scheduler")
-    if scheduler:
+    pipeline, config = made.pipeline, made.recipe.config
+    yield "pipeline", f"{pipeline.class_name} ({pipeline.provider}, {pipeline.type})"
+    yield "name", pipeline.name
+    yield "key", pipeline.key
+    for role, section in made.recipe.sections.items():
+        title = {"base": "model", "component": role.name}.get(role.kind, role.kind)
+        yield title, _source(role, section, made.recipe.sources.get(role))
+    yield "dtype", config.dtype
+    if scheduler := made.components.get("scheduler"):
         yield "scheduler", scheduler
-    if config.get("quantization"):
-        quantized = config["quantization"]
-        yield "quantized", f"{quantized.get('mode')} with {quantized.get('backend')}"
-    placed = {name: value for name, value in (config.get("placement") or {}).items() if name != "device"}
-    yield from ((f"placement {name}", value) for name, value in placed.items())
-    for title, told in (("speed", config.get("speed")), ("stepped down to", made.get("stepped_down"))):
-        yield from ((f"{title} {name}", value) for name, value in (told.items() if isinstance(told, dict) else ()))
-    yield "seed", made["seed"]
-    yield from sorted(made["arguments"].items())
-    yield from ((name, _media(value)) for name, value in made["media"].items())
-    yield "result", _result(made["result"])
-    yield "device", made["device"]
-    yield "versions", ", ".join(f"{name} {version}" for name, version in made["versions"].items())
+    if config.quantization:
+        yield "quantized", f"{config.quantization.mode} with {config.quantization.backend}"
+    yield from _switches(made)
+    yield "seed", made.seed
+    yield from sorted(made.arguments.items())
+    yield from ((name, _media(files)) for name, files in made.media.items())
+    yield "result", _result(made.result)
+    yield "device", made.device
+    yield "versions", ", ".join(f"{name} {version}" for name, version in made.versions.items())
 
 
-def _source(section: Mapping[str, Any], source: Mapping[str, Any]) -> str:
+def _switches(made: Document) -> Iterator[tuple[str, JsonValue]]:
+    """What was not as it is by default of how the pipeline was kept in memory and run."""
+    config = made.recipe.config
+    placed = {name: value for name, value in config.placement.to_json().items() if not name.startswith("quantize")}
+    less = made.stepped_down.to_json() if made.stepped_down else {}
+    for title, values in (("placement", placed), ("speed", config.speed.to_json()), ("stepped down to", less)):
+        yield from ((f"{title} {name}", value) for name, value in sorted(values.items()))
+
+
+def _source(role: Role, section: Section, source: SourceFacts | None) -> str:
     """ "owner/name@c0ffee0", "ink.safetensors at 0.5 (local)"."""
-    label = source.get("label") or section.get("repository") or next(iter(section["files"]))
-    commit = f"@{section['commit'][:7]}" if section["kind"] == "hub" else ""
-    scale = f" at {section['scale']:g}" if "scale" in section else ""
-    local = " (local)" if section["kind"] == "local" and source.get("kind") != "embedded" else ""
+    label = (source.label if source else "") or section.repository or next(iter(section.files), "")
+    commit = f"@{section.commit[:7]}" if section.kind == "hub" else ""
+    scale = f" at {section.scale:g}" if role.kind == "lora" else ""
+    local = " (local)" if section.kind == "local" and not (source and source.kind == "embedded") else ""
     return f"{label}{commit}{scale}{local}"
 
 
-def _media(value: Any) -> str:
-    listed = value if isinstance(value, list) else [value]
-    return ", ".join(f"{one.get('file')} ({str(one.get('digest'))[: 7 + SHORT]})" for one in listed)
+def _media(files: InputFile | list[InputFile]) -> str:
+    listed = files if isinstance(files, list) else [files]
+    return ", ".join(f"{one.file} ({one.digest[: 7 + SHORT]})" for one in listed)
 
 
-def _result(result: Mapping[str, Any]) -> str:
+def _result(result: ResultFacts) -> str:
     """ "png, 128 x 128, 2 of 4"."""
-    size = f"{result['width']} x {result['height']}" if {"width", "height"} <= result.keys() else ""
-    names = {"frames": "frames", "fps": "frames a second", "duration": "s", "rate": "Hz", "channels": "channels"}
-    more = [f"{result[name]:g} {unit}" for name, unit in names.items() if isinstance(result.get(name), int | float)]
-    place = f"{result['index'] + 1} of {result['of']}" if result["of"] > 1 else ""
-    return ", ".join(filter(None, [result["format"], size, *more, result.get("role"), place]))
+    sizes = result.sizes
+    size = f"{sizes['width']} x {sizes['height']}" if {"width", "height"} <= sizes.keys() else ""
+    units = {"frames": "frames", "fps": "frames a second", "duration": "s", "rate": "Hz", "channels": "channels"}
+    more = [f"{value:g} {unit}" for name, unit in units.items() if isinstance(value := sizes.get(name), int | float)]
+    place = f"{result.index + 1} of {result.of}" if result.of > 1 else ""
+    role = sizes.get("role")
+    return ", ".join(filter(None, [result.format, size, *more, role if isinstance(role, str) else "", place]))
 
 
-def _line(value: Any) -> str:
+def _line(value: JsonValue) -> str:
     """A value on one line."""
     text = value if isinstance(value, str) else jsons.dumps(value, ensure_ascii=False)
     return plain(text.replace("\n", "⏎"))

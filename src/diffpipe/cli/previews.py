@@ -12,18 +12,17 @@ from typing import Any
 from ..batch.items import Batch
 from ..batch.journal_lines import Record
 from ..core.errors import DiffpipeError, UsageError
-from ..core.flag import FORMATS, MEDIA_KINDS, OutputKind
+from ..core.flag import FORMATS, MEDIA_KINDS, Arguments, OutputKind
 from ..core.manifest import Manifest
 from ..core.request import Artifact, Outcome, Request
 from ..results import gallery
-from ..results.metadata import parsed
+from ..results.document import Document, parsed
 from ..storage import fetching, stores, urls
 from . import output
 from .flags import option
 
 PANEL = "Looking"
 MARK = "diffpipe preview"  # what a preview file says of itself, so that no other file is taken for one
-PLACE = ("kind", "format", "index", "of")  # what a file says of its result that --json does not
 WIDTH = 40  # columns of a preview in a terminal
 
 
@@ -195,14 +194,14 @@ class Looks:
             return
         paths = tuple(self.batch.journal.paths(record))
         with self._forgiving():
-            told = [_told_in(path) for path in paths]
-            called, fps = _call_in(told[0])
+            made = [_document(path) for path in paths]
+            called, fps = _call_in(made[0])
             request = Request(0, record.seed or 0, called, paths, fps=fps, id=record.id, item=record.item)
-            self.add(request, tuple(self._artifact(request, record, *one) for one in zip(paths, told, strict=True)))
+            self.add(request, tuple(self._artifact(request, record, *one) for one in zip(paths, made, strict=True)))
 
-    def _artifact(self, request: Request, record: Record, path: str, told: Mapping[str, Any]) -> Artifact:
-        own = {name: value for name, value in told.get("result", {}).items() if name not in PLACE}
-        return Artifact(path, request.seed, 0, self.manifest.kind, record.seconds, own)
+    def _artifact(self, request: Request, record: Record, path: str, made: Document | None) -> Artifact:
+        sizes = made.result.sizes if made else {}
+        return Artifact(path, request.seed, 0, self.manifest.kind, record.seconds, sizes)
 
     def end(self) -> None:
         with self._forgiving():
@@ -219,21 +218,23 @@ class Looks:
                 self._told = True
 
 
-def _told_in(path: str) -> dict[str, Any]:
-    """What a file says it was made with; {} where it says nothing."""
+def _document(path: str) -> Document | None:
+    """What a file says it was made with; None where it says nothing."""
     from ..engine.media import read_text
 
     text = read_text(fetching.local(path)).get("diffpipe")
-    return parsed(text) if text else {}
+    return parsed(text) if text else None
 
 
-def _call_in(told: Mapping[str, Any]) -> tuple[dict[str, Any], float | None]:
+def _call_in(made: Document | None) -> tuple[Arguments, float | None]:
     """The call arguments, input files by name alone, and the frames a second that were asked for."""
+    if made is None:
+        return {}, None
     media = {
-        name: [one["file"] for one in value] if isinstance(value, list) else value["file"]
-        for name, value in told.get("media", {}).items()
+        name: [file.file for file in files] if isinstance(files, list) else files.file
+        for name, files in made.media.items()
     }
-    return {**told.get("arguments", {}), **media}, told.get("fps")
+    return {**made.arguments, **media}, made.fps
 
 
 def caption(request: Request, batch: Batch) -> str:

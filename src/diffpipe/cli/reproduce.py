@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..batch.output_paths import Outputs, paths, whole_template
-from ..building.reproduce import Given, call_of, changes, entry_of, find_media, verdict
+from ..building.reproduce import Given, call_of, entry_of, find_media
 from ..cache.entry import SHORT, Entry
 from ..cache.store import Store
 from ..core.counter import CompactCounter
@@ -17,7 +17,9 @@ from ..core.errors import DiffpipeError, Exit, UsageError
 from ..core.flag import FORMATS, Arguments, OutputKind
 from ..core.manifest import Manifest
 from ..core.request import Artifact, Request
-from ..results import metadata
+from ..results.comparison import changes, verdict
+from ..results.document import Document, InputFile, parsed
+from ..results.metadata import About
 from ..storage import urls
 from ..storage.disk import temporary_folder
 from . import output, tree
@@ -87,7 +89,7 @@ def _reproduce(file: Path, values: Mapping[str, Any]) -> Exit:
     output.set_up(quiet=values["quiet"], verbose=values["verbose"], log_file=values["log_file"])
     document = _document(file)
     with output.reading("reading") as report:
-        entry = entry_of(document, _given(values), Store(), output.say, report)
+        entry = entry_of(document.recipe, _given(values), Store(), output.say, report)
     manifest = entry.manifest()
     target = _target(document, manifest, file, values["output"], values["overwrite"])
     if values["verify"] and os.path.abspath(target) == os.path.abspath(file):
@@ -104,12 +106,12 @@ def _reproduce(file: Path, values: Mapping[str, Any]) -> Exit:
     return Exit.OK if same else Exit.FAILED
 
 
-def _document(file: Path) -> dict[str, Any]:
+def _document(file: Path) -> Document:
     """What the file says of itself. Raises DiffpipeError for one that diffpipe did not make."""
     found = texts_of(file)
     if "diffpipe" not in found:
         raise DiffpipeError(f"{file.name} was made by another tool", "diffpipe inspect shows what it says")
-    return metadata.parsed(found["diffpipe"])
+    return parsed(found["diffpipe"])
 
 
 def _given(values: Mapping[str, Any]) -> Given:
@@ -126,38 +128,38 @@ def _tell(shown: Mapping[str, Any], lines: Iterable[str], as_json: bool) -> None
         output.result(line)
 
 
-def _target(document: Mapping[str, Any], manifest: Manifest, file: Path, template: str | None, overwrite: bool) -> str:
+def _target(document: Document, manifest: Manifest, file: Path, template: str | None, overwrite: bool) -> str:
     """Where the file goes: as generate would put it. Raises UsageError where it cannot."""
     if template and urls.is_url(template):
         raise UsageError("--output: a file is reproduced here, not at a URL", "name a place on a disk")
     kind: OutputKind = manifest.kind
-    known, recorded = FORMATS[kind], document["result"]["format"]
+    known, recorded = FORMATS[kind], document.result.format
     own = template is not None and Path(template).suffix[1:].lower() in known
     stem = file.stem.replace("{", "{{").replace("}", "}}")
     form = recorded if recorded in known and not own else None
     outputs = Outputs(template, form, overwrite, kind=kind, default=f"{stem}-reproduced.{{ext}}")
-    values = {
-        "name": document["pipeline"]["name"],
-        "key": document["pipeline"]["key"][:SHORT],
+    values: dict[str, int | str] = {
+        "name": document.pipeline.name,
+        "key": document.pipeline.key[:SHORT],
         "id": file.stem,
-        "seed": document["seed"],
-        "prompt": str(document["arguments"].get("prompt") or ""),
+        "seed": document.seed,
+        "prompt": str(document.arguments.get("prompt") or ""),
     }
-    return paths(whole_template(outputs), values, [document["result"]["index"] + 1], outputs, CompactCounter(), ())[0]
+    return paths(whole_template(outputs), values, [document.result.index + 1], outputs, CompactCounter(), ())[0]
 
 
-def _arguments(document: Mapping[str, Any], manifest: Manifest, file: Path, texts: list[str], force: bool) -> Arguments:
+def _arguments(document: Document, manifest: Manifest, file: Path, texts: list[str], force: bool) -> Arguments:
     """The call arguments, input files found."""
     given: dict[str, list[str]] = {}
     for text in texts:
         name, mark, path = text.partition("=")
         name = name.strip().replace("-", "_")
-        if not mark or name not in document["media"]:
-            inputs = ", ".join(document["media"]) or "none"
+        if not mark or name not in document.media:
+            inputs = ", ".join(document.media) or "none"
             raise UsageError(f"--set {text} names no input file of {file.name}", f"its inputs: {inputs}")
         given.setdefault(name, []).append(path)
 
-    def find(name: str, recorded: Mapping[str, Any], place: int) -> str:
+    def find(name: str, recorded: InputFile, place: int) -> str:
         named = given.get(name, [])
         own = named[place] if place < len(named) else None
         return find_media(name, recorded, own, (file.parent, Path()), force=force)
@@ -168,7 +170,7 @@ def _arguments(document: Mapping[str, Any], manifest: Manifest, file: Path, text
 def _made(
     entry: Entry,
     manifest: Manifest,
-    document: Mapping[str, Any],
+    document: Document,
     arguments: Arguments,
     target: str,
     overwrite: bool,
@@ -180,13 +182,13 @@ def _made(
     from ..runners import local
 
     flags = manifest.flags_by_name
-    name, fit = document["pipeline"]["name"], bool(document.get("fit"))
-    about = metadata.About(name, fit, document.get("batch_size") or 1)
-    index, wanted = document["result"]["index"], Path(target)
+    name, fit = document.pipeline.name, document.fit
+    about = About(name, fit, document.batch_size)
+    index, wanted = document.result.index, Path(target)
     wanted.parent.mkdir(parents=True, exist_ok=True)
     with temporary_folder(wanted) as folder:
         path = str(Path(folder, f"result{wanted.suffix}"))
-        request = Request(0, document["seed"], arguments, (path,), fps=document.get("fps"))
+        request = Request(0, document.seed, arguments, (path,), fps=document.fps)
         with output.steps(name, 1) as show:
             read = lambda request: read_media(flags, request.arguments, fit=fit)  # noqa: E731
             on_step = lambda _, done, steps: show("1/1", done, steps)  # noqa: E731
@@ -203,14 +205,14 @@ def _made(
         return Artifact(str(placed), made.seed, index, made.kind, made.seconds, made.details)
 
 
-def _compared(file: Path, made: Path, document: Mapping[str, Any], kind: OutputKind) -> tuple[bool, dict[str, Any]]:
+def _compared(file: Path, made: Path, document: Document, kind: OutputKind) -> tuple[bool, dict[str, Any]]:
     """Whether both are the same, and for --json: the verdict in words, decibels, and what may explain a difference."""
     from ..engine.running import compare
 
     identical = compare.identical(file, made)
     measured = {} if identical else compare.measured(file, made, kind)
     same, words = verdict(identical, measured)
-    now = metadata.parsed(texts_of(made)["diffpipe"])
+    now = parsed(texts_of(made)["diffpipe"])
     psnr = {name: value if value != float("inf") else None for name, value in measured.items()}
     return same, {
         "verdict": words,

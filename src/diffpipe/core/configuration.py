@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from .build_spec import Placement, Speed
 from .canonical import JsonObject, JsonValue, digest
@@ -64,6 +65,37 @@ class Trust:
 
     pickle: bool
     remote_code: bool
+
+
+@dataclass(frozen=True)
+class Section:
+    """What decides the weights of one source: repository and commit on the hub, files by content elsewhere.
+
+    `files`: the paths of those that are loaded, () where the commit decides. `scale`: of a LoRA.
+    """
+
+    kind: Literal["hub", "local"]
+    subfolder: str
+    files: tuple[str, ...]
+    repository: str = ""
+    commit: str = ""
+    variant: str | None = None
+    scale: float = 1.0
+
+    @classmethod
+    def from_json(cls, data: Fields) -> Section:
+        """Raises Misfit for what is no section."""
+        named = data.object("files").names() if isinstance(data.value.get("files"), dict) else data.texts("files", ())
+        kind: Literal["hub", "local"] = data.choice("kind", Literal["hub", "local"])
+        return cls(
+            kind=kind,
+            subfolder=data.text("subfolder", ""),
+            files=tuple(named),
+            repository=data.text("repository") if kind == "hub" else "",
+            commit=data.text("commit") if kind == "hub" else "",
+            variant=data.maybe_text("variant"),
+            scale=data.number("scale", 1.0),
+        )
 
 
 @dataclass(frozen=True)
@@ -135,7 +167,14 @@ def _sections(data: Fields) -> dict[Role, JsonObject]:
     if "config" in data:
         found[CONFIG] = data.object("config").value
     for name, section in data.entries("components"):
-        found[Role.parse(f"component:{name}")] = section.value
+        found[_component(name)] = section.value
     for number, section in enumerate(data.objects("loras")):
         found[Role.lora(number)] = section.value
     return found
+
+
+def _component(name: str) -> Role:
+    try:
+        return Role.parse(f"component:{name}")
+    except ValueError as error:
+        raise Misfit("components has a name that no component has") from error

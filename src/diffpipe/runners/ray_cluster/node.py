@@ -23,6 +23,7 @@ from ...cache.bundle import transfer as bundle
 from ...cache.entry import SHORT, Entry
 from ...cache.store import Store
 from ...cache.verify import locate
+from ...core.configuration import Configuration
 from ...core.errors import CacheError, DiffpipeError, NotFoundError
 from ...core.flag import MEDIA_KINDS, Flag, OutputKind
 from ...core.manifest import Manifest
@@ -30,6 +31,7 @@ from ...core.parsing import Fields
 from ...core.quantization import PACKAGES
 from ...core.request import Artifact, Request
 from ...core.source import BASE, CONFIG, Source
+from ...results.document import Recipe, SourceFacts
 from ...storage import urls
 from ...storage.disk import remove_leftovers
 from ..inputs import reader
@@ -133,13 +135,20 @@ def entry_of(plan: Plan, store: Store) -> Entry:
             )  # fmt: skip
     log.info("building %s", plan.key[:SHORT])
     try:
-        entry = reproduce.entry_of(plan.document, _given(plan), store, lambda line: log.info("%s", line))
+        entry = reproduce.entry_of(_recipe(plan), _given(plan), store, lambda line: log.info("%s", line))
     except NotFoundError as error:
         hint = "pass --bundle with a folder or URL that all nodes reach, or put the same files at the same place there"
         raise NotFoundError(error.message, hint) from error
     if entry.key != plan.key:
         raise CacheError(f"the pipeline came out as {entry.key[:SHORT]}, not {plan.key[:SHORT]}", "pass --bundle")
     return entry
+
+
+def _recipe(plan: Plan) -> Recipe:
+    document = plan.document
+    config = Configuration.from_json(Fields(document["config"]))
+    sources = [SourceFacts.of(Source.from_json(Fields(one))) for one in document["sources"]]
+    return Recipe.of(document["pipeline"]["name"], plan.key, config, sources)
 
 
 def located(key: str, store: Store) -> Entry | None:
