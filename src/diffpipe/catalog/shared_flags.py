@@ -55,7 +55,7 @@ def as_image(pixels: int) -> Flags:
 
 
 def as_given(pixels: int, area: int, least: int) -> Flags:
-    """Flags of sizes in the proportions of the picture or video that is given, `area` pixels unless told otherwise; in
+    """Flags of sizes in the proportions of the picture or video that is given, `area` pixels unless asked otherwise; in
     steps of so many pixels, from `least` on (see `call_at_area`)."""
     side: FlagFields = {
         "multiple_of": pixels,

@@ -28,7 +28,7 @@ ALLEGRO = Provider(
             fps=15.0,
             float32=("vae",),
             quirks={"load": f"{QUIRKS}.allegro:load_allegro"},
-            notes="88 frames by Allegro, 40 by Allegro-T2V-40x720P, unless told otherwise",
+            notes="88 frames by Allegro, 40 by Allegro-T2V-40x720P, unless asked for others",
         ),
     ),
 )

@@ -36,7 +36,7 @@ class Film(NamedTuple):
 # 4:2:0 is what every browser, telephone and editor plays (H.264 in 4:4:4 plays in few), so an MP4's sizes are even.
 # Quality: x264 calls a crf of 17 or 18 visually lossless; 24 is about as good in VP9. Both encoders count threads into
 # what they make: a fixed number, and not the machine's, keeps the bytes the same. x264 also picks its code by processor
-# unless told not to.
+# unless it is asked not to.
 THREADS = 4
 FILMS = {
     "mp4": Film("libx264", {"crf": "17", "preset": "medium", "x264-params": "cpu-independent=1"}, "aac", 2),

@@ -71,21 +71,26 @@ def write_video(
     """
     kind = _ending(path, VIDEO, "frames")
     rate = exact_rate(fps)
-    pictures = [to_image(frame) for frame in frames]
-    if not pictures:
-        raise DiffpipeError("the pipeline made no frames", "ask for one frame or more")
-    if len(sizes := {picture.size for picture in pictures}) > 1:
-        raise DiffpipeError(f"the pipeline made frames of {len(sizes)} sizes", "report this as a bug")
+    pictures = _of_one_size(frames)
     if sound is not None and kind in SILENT:
-        log.warning(
-            "%s: %s holds no sound; it was left out", path.name, "a GIF" if kind == "gif" else "a folder of frames"
-        )
+        what = "a GIF" if kind == "gif" else "a folder of frames"
+        log.warning("%s: %s holds no sound; it was left out", path.name, what)
     if kind == "frames":
         return _frames(pictures, path, overwrite, text)
     if kind == "gif":
         return _whole(path, overwrite, lambda file: encode_gif(pictures, file, rate, text))
     heard = None if sound is None else _checked(sound)
     return _whole(path, overwrite, lambda file: encode_film(pictures, file, kind, rate, heard, text))
+
+
+def _of_one_size(frames: Iterable[Frame]) -> list[Image]:
+    """The frames as pictures, one at least. Raises DiffpipeError for none, and for some of different sizes."""
+    pictures = [to_image(frame) for frame in frames]
+    if not pictures:
+        raise DiffpipeError("the pipeline made no frames", "ask for one frame or more")
+    if len(sizes := {picture.size for picture in pictures}) > 1:
+        raise DiffpipeError(f"the pipeline made frames of {len(sizes)} sizes", "report this as a bug")
+    return pictures
 
 
 def write_audio(sound: Sound, path: Path, *, overwrite: bool = True, text: Mapping[str, str] = NONE) -> Path:

@@ -1,4 +1,4 @@
-"""Peak memory of each stage of a run, as far as the high-water marks of the process and the device tell it."""
+"""Peak memory of each stage of a run, as far as the high-water marks of the process and the device show it."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ class Colours(NamedTuple):
 
 
 def fitted(decoder: Decoder, device: torch.device) -> Colours | None:
-    """The linear map that tells best the colours of pictures from their latents, by least squares.
+    """The linear map that gives best the colours of pictures from their latents, by least squares.
 
     The pictures are encoded by the pipeline's own encoder, so the map suits whatever it was trained on or replaced by.
     They are dead leaves: overlapping discs of any size and colour, whose statistics are those of photographs (Lee,

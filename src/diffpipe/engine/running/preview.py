@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("diffpipe.engine")
 
-PARTS = 5  # previews of a picture unless told otherwise
+PARTS = 5  # previews of a picture unless asked for otherwise
 SHOWN = 4  # of the results of one call, side by side
 LARGEST = 512  # pixels of a preview's longer side
-# Samplers that add fresh noise at each step: where two steps lead cannot be told from them.
+# Samplers that add fresh noise at each step: two steps do not show where they lead.
 STOCHASTIC = ("Ancestral", "SDE", "LCM", "TCD", "DDPM")
 
 

@@ -41,30 +41,51 @@ class _Kept(NamedTuple, Generic[T]):
     size: int
 
 
+class _Memory(Generic[T]):
+    """What was made, by what it was made of, up to `largest` bytes. The least recently used are forgotten first.
+
+    Whoever asks gets copies, so that they may be changed in place.
+    """
+
+    def __init__(self, largest: int) -> None:
+        self.largest = largest
+        self.kept: OrderedDict[Hashable, _Kept[T]] = OrderedDict()
+
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self.kept
+
+    def get(self, key: Hashable) -> T:
+        self.kept.move_to_end(key)
+        return _copy(self.kept[key].made)
+
+    def keep(self, key: Hashable, made: T) -> None:
+        """Keep it unless there is anything in it that cannot be copied."""
+        size = _bytes(made)
+        if size is None:
+            return
+        self.kept[key] = _Kept(_copy(made), size)
+        while sum(kept.size for kept in self.kept.values()) > self.largest:
+            self.kept.popitem(last=False)
+
+
 def remembering(
     encode: Callable[P, T], settings: Callable[[], object] = tuple, largest: int = LARGEST
 ) -> Callable[P, T]:
     """A function of plain values (text, numbers, devices, dtypes) that returns what it did the last time.
 
     `settings`: what else the result depends on. Calls with anything else, such as pictures and tensors, go through.
-    Every call gets copies, so that a pipeline may change them in place. The least recently used are forgotten first.
     """
-    known: OrderedDict[Hashable, _Kept[T]] = OrderedDict()
+    memory: _Memory[T] = _Memory(largest)
 
     @functools.wraps(encode)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
         key = _key([args, kwargs, settings()])
         if key is None:
             return encode(*args, **kwargs)
-        if key in known:
-            known.move_to_end(key)
-            return _copy(known[key].made)
+        if key in memory:
+            return memory.get(key)
         made = encode(*args, **kwargs)
-        size = _bytes(made)
-        if size is not None:
-            known[key] = _Kept(_copy(made), size)
-            while sum(kept.size for kept in known.values()) > largest:
-                known.popitem(last=False)
+        memory.keep(key, made)
         return made
 
     return wrapper

@@ -21,7 +21,7 @@ def load_wan(pipe: WanPipeline) -> None:
 
 
 def call_vace(pipe: WanVACEPipeline, arguments: Arguments) -> BaseOutput:
-    """Make as many frames as the video has, in its proportions, unless told otherwise.
+    """Make as many frames as the video has, in its proportions, unless asked for others.
 
     The pipeline needs both to agree. Raises UsageError for a video of fewer frames than num_frames.
     """
