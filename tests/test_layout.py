@@ -68,6 +68,12 @@ KNOWN_IN = {name: {"engine"} for name in HEAVY} | {
     "textual_image": {"cli"},
     "rich": {"cli", "sources"},
 }
+# Names that begin with an underscore and are documented, or of the standard library.
+NOT_OF_A_LIBRARY = {
+    "diffpipe.__main__": {"_run_exitfuncs", "_exit"},
+    "diffpipe.engine.classes.shapes": {"_replace"},
+    "diffpipe.runners.worker.server": {"_exit"},
+}
 SLOW_TO_IMPORT = HEAVY | {"huggingface_hub", "httpx2", "fsspec", "ray", "pyarrow", "engine"}
 
 
@@ -99,6 +105,23 @@ def test_every_module_has_its_room() -> None:
 
 def test_no_modules_import_each_other_in_a_circle() -> None:
     assert house.circles() == []
+
+
+def test_modules_and_functions_are_short_enough_to_see_whole() -> None:
+    assert house.too_long(house.module_lengths(), house.LONGEST_MODULE) == []
+    assert house.too_long(house.function_lengths(), house.LONGEST_FUNCTION) == []
+
+
+def test_any_stays_rare_and_no_manifest_is_a_dict() -> None:
+    assert house.count_words(r"\bAny\b") < 500
+    assert house.count_words(r"\bmanifest(\(\))?\[\"") == 0
+
+
+def test_what_is_private_of_a_library_stands_in_its_seam() -> None:
+    elsewhere = {
+        module: set(names) for module, names in house.private_names().items() if not module.endswith(house.SEAM)
+    }
+    assert elsewhere == NOT_OF_A_LIBRARY
 
 
 def test_only_the_engine_knows_torch_and_nothing_slow_is_imported_before_it_is_needed() -> None:

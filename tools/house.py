@@ -166,7 +166,10 @@ def private_names(source: Path = SOURCE) -> dict[str, Counter[str]]:
     own = _own_privates(source)
     found: dict[str, Counter[str]] = {}
     for module, path in modules(source).items():
-        names = Counter(name for name in _privates(ast.parse(path.read_text(encoding="utf-8"))) if name not in own)
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        unread = set(map(id, _for_checkers(tree)))
+        found_here = (name for node, name in _privates(tree) if id(node) not in unread)
+        names = Counter(name for name in found_here if name not in own)
         if names:
             found[module] = names
     return found
@@ -194,20 +197,20 @@ def _is_private(name: str) -> bool:
     return name.startswith("_") and not name.startswith("__")
 
 
-def _privates(tree: ast.AST) -> Iterator[str]:
+def _privates(tree: ast.AST) -> Iterator[tuple[ast.AST, str]]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from (part for alias in node.names for part in alias.name.split(".") if _is_private(part))
+            yield from ((node, part) for alias in node.names for part in alias.name.split(".") if _is_private(part))
         elif isinstance(node, ast.ImportFrom) and not node.level and node.module != "__future__":
             parts = [*(node.module or "").split("."), *(alias.name for alias in node.names)]
-            yield from filter(_is_private, parts)
+            yield from ((node, part) for part in parts if _is_private(part))
         elif isinstance(node, ast.Attribute) and not _is_own(node.value) and _is_private(node.attr):
-            yield node.attr
+            yield node, node.attr
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and len(node.args) > 1:
             key = node.args[1]
             named = node.func.id in ("getattr", "setattr", "hasattr", "delattr") and isinstance(key, ast.Constant)
             if named and isinstance(key.value, str) and _is_private(key.value):  # type: ignore[attr-defined]
-                yield key.value  # type: ignore[attr-defined]
+                yield node, key.value  # type: ignore[attr-defined]
 
 
 def report(source: Path) -> dict[str, Any]:

@@ -339,6 +339,13 @@ def _components_of(values: Mapping[str, Any]) -> dict[str, str]:
     named = [component_of(text) for text in values["component"] or []]
     if values.get("controlnet"):
         named.append(("controlnet", values["controlnet"]))
+    seen: set[str] = set()
+    for name, _ in named:
+        if name in seen:
+            twice = name == "controlnet" and values.get("controlnet")
+            given = "--controlnet and --component controlnet= are both given" if twice else "--component is given twice"
+            raise UsageError(f"{name} comes from two places: {given}", "leave one of them out")
+        seen.add(name)
     return dict(sorted(named))
 
 

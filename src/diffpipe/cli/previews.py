@@ -18,7 +18,7 @@ from ..core.request import Artifact, Outcome, Request
 from ..results import gallery
 from ..results.document import Document, parsed
 from ..storage import fetching, stores, urls
-from . import output
+from . import output, textual_image_seam
 from .flags import option
 
 PANEL = "Looking"
@@ -137,7 +137,7 @@ def _in_terminal() -> Callable[[Any], None] | None:
         output.warn("--preview terminal: standard error is no terminal; there are no previews")
         return None
     try:
-        renderable = _renderable()
+        renderable = textual_image_seam.renderable()
     except ImportError:
         raise UsageError(
             "--preview terminal needs the package textual-image", "pip install 'diffpipe[preview]'"
@@ -149,25 +149,6 @@ def _in_terminal() -> Callable[[Any], None] | None:
         console.print(renderable(picture, width=min(WIDTH, console.width), height="auto"))
 
     return show
-
-
-def _renderable() -> Any:
-    """The library's class for this terminal. It asks the terminal by what it takes for stdout and stdin, at import.
-
-    Stdout may be a pipe, so it is given stderr; where stdin is no terminal it must not ask, for it would eat prompts.
-    """
-    stdout = sys.__stdout__
-    asks = sys.stdin is not None and sys.stdin.isatty()
-    try:
-        sys.__stdout__ = sys.stderr if asks else None  # type: ignore[misc,assignment]
-        from textual_image import renderable
-        from textual_image._terminal import get_cell_size
-
-        if asks:
-            get_cell_size()  # kept by the library
-    finally:
-        sys.__stdout__ = stdout  # type: ignore[misc]
-    return renderable.Image if asks else renderable.HalfcellImage
 
 
 # What came out

@@ -7,6 +7,7 @@ hashed, so a moved folder or cache keeps its key (see key.py).
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ from .hub_cache import Repository
 from .named import is_single, repository_and_file, source_kind, split_revision, split_scale
 from .trust import check_suffix, model_index, refuse_own_classes
 
+MOST_FILES = 100_000  # of a local folder; a sharded model has some hundreds
 ADAPTER = re.compile(r"lora|lokr|loha|hada_|\.diff|\.alpha|dora")  # in the names of an adapter's tensors, in any layout
 
 Report = Callable[[str, int], None]
@@ -320,7 +322,7 @@ def _listing(
     root = place_of(text) if kind == "embedded" else Path(text).expanduser()
     names: dict[str, FileInfo | None] = {
         path.relative_to(root).as_posix(): None
-        for path in sorted(root.rglob("*"))
+        for path in sorted(_files_below(root))
         if path.is_file() and not any(part.startswith(".") for part in path.relative_to(root).parts)
     }
     return None, names, lambda path: (root / path).read_text(encoding="utf-8", errors="replace")
@@ -356,3 +358,24 @@ def _sized(path: Path) -> FileInfo:
         return FileInfo(path.stat().st_size, "")
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}", "check the path and its permissions") from error
+
+
+def _files_below(root: Path) -> Iterator[Path]:
+    """The files of a folder and those below it. Links are followed, as diffusers does: models share components so.
+
+    Raises UsageError for a link that leads back to a folder it is in, and for a folder that no model can be.
+    """
+    count = 0
+    for folder, folders, names in os.walk(root, followlinks=True):
+        here = Path(folder).resolve()
+        for name in folders:
+            place = Path(folder, name)
+            if place.is_symlink() and here.is_relative_to(place.resolve()):
+                raise UsageError(f"{place.name} in {root.name} is a link to a folder that it is in", "remove the link")
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        count += len(names)
+        if count > MOST_FILES:
+            raise UsageError(
+                f"{root.name} holds more than {MOST_FILES} files: it is no model", "name the model's folder"
+            )
+        yield from (Path(folder, name) for name in names)
