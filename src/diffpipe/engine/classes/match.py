@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from ...core.canonical import JsonValue
-from ...core.components import kind_of, text_encoders
+from ...core.components import DENOISERS, kind_of, text_encoders
 from ...core.errors import UsageError
 from ..seams.diffusers_seam import constructor_types
 from .lookup import component_class, pipeline_class, pipeline_parts
@@ -112,7 +112,7 @@ def check_widths(classes: Mapping[str, Pair], replaced: Mapping[str, Replaced], 
 
     Raises UsageError, naming the setting that differs.
     """
-    denoiser = next((name for name in ("transformer", "unet") if name in classes), None)
+    denoiser = next((name for name in DENOISERS if name in classes), None)
     if denoiser is None or not replaced:
         return
     involved = classes if denoiser in replaced else replaced

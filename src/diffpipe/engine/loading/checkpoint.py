@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...core.components import DENOISER_ONLY, parts_of_checkpoint
+from ...core.components import DENOISER_ONLY, parts_of_checkpoint, text_encoders
 from ...core.errors import UsageError
 from ...core.source import Source
 from ...storage.tensor_headers import read_safetensors
@@ -42,7 +42,7 @@ class Checkpoint:
         `parts`: components that come from elsewhere.
         """
         held = self.held()
-        if "vae" in held and any(name.startswith("text_encoder") for name in held):
+        if "vae" in held and text_encoders(held):
             return self._whole(cls, parts)
         own = {name: self.component(name) for name in held - parts.keys()}
         made: DiffusionPipeline = cls.from_pretrained(
