@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from diffusers import FluxTransformer2DModel
 
-from diffpipe.engine.loading.stored import Group, slots_of, write_file
+from diffpipe.engine.loading.aligned import Group, slots_of, write_file
 
 TESTS = Path(__file__).resolve().parent.parent / "tests"
 HEADS, HEAD = 24, 128  # of Flux

@@ -29,7 +29,7 @@ from diffpipe.core.parsing import Fields
 from diffpipe.core.quantization import quantized_by_default
 from diffpipe.engine.classes import lookup
 from diffpipe.engine.classes.signature import read_flags
-from diffpipe.engine.loading import fidelity, kernels, quantize, stored
+from diffpipe.engine.loading import aligned, fidelity, kernels, quantize, stored
 from diffpipe.storage.digests import identity
 from diffpipe.storage.tensor_headers import read_safetensors
 
@@ -231,7 +231,7 @@ def test_every_tensor_of_a_file_is_aligned_and_the_library_reads_it(
     record = stored.write(transformer(), file, mode, "quanto")
     header = read_safetensors(file)
     start = 8 + int.from_bytes(file.read_bytes()[:8], "little")
-    places = [tensor.start for name, tensor in header.tensors.items() if not name.startswith(stored.GAP)]
+    places = [tensor.start for name, tensor in header.tensors.items() if not name.startswith(aligned.GAP)]
     assert start % 64 == 0
     assert {place % 64 for place in places} == {0}
     with safe_open(file, "pt") as opened:

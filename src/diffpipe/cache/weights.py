@@ -1,7 +1,7 @@
 """Quantized weights on disk: weights/KEY/, shared by every entry whose weights are the same.
 
 weights/KEY/summary.json          the components, each with its file's digest and identity, and what was measured
-weights/KEY/NAME.safetensors      a component, as engine/stored.py writes and maps it
+weights/KEY/NAME.safetensors      a component, as engine/loading/stored.py writes and maps it
 
 A folder is published by one rename: it is whole or not there. Its key hashes what changes weights and nothing else, so
 entries that differ in scheduler, device or placement share it.

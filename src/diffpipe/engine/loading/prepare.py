@@ -7,13 +7,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ...core.components import is_text_encoder
 from ...core.configuration import Quantization
 from ...core.errors import UsageError
 from ...core.manifest import Located, Manifest, StoredComponent, WeightsSummary
+from ..seams import diffusers_seam
 from . import fidelity, load, quantize, stored
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
 
 log = logging.getLogger("diffpipe.engine")
 
@@ -37,37 +41,54 @@ def store_components(
 ) -> WeightsSummary:
     """Write a pipeline's quantized components, and those its LoRAs change, as folder/NAME.safetensors.
 
-    LoRAs are fused first: quantized weights would drop them silently. Returns each component's record and, for
-    those that the pipeline calls, how far they are from the originals. Raises
-    UsageError if nothing is left to quantize, DiffpipeError where what comes out is not a number, or noise.
+    LoRAs are fused first: quantized weights would drop them silently. Returns each component's record and, for those
+    that the pipeline calls, how far they are from the originals. Raises UsageError if nothing is left to quantize,
+    DiffpipeError where what comes out is not a number, or noise.
     """
     asked = manifest.config.quantization
     assert asked
-    mode, backend = asked.mode, asked.backend
     pipe = load.load(manifest, located, "cpu", quirks)
     names = _fresh(pipe, asked.components, say)
     call = load.hook(quirks["call"]) if "call" in quirks else None
-    references = fidelity.references(pipe, names, list(manifest.flags), call)
-    changed = set(getattr(pipe, "_lora_loadable_modules", ())) & set(pipe.components)
-    kept = sorted(changed - set(names)) if manifest.config.loras else []
-    components: dict[str, StoredComponent] = {}
-    for name in [*names, *(name for name in kept if getattr(pipe, name) is not None)]:
-        module = getattr(pipe, name)
-        say(f"{'quantizing' if name in names else 'storing'} {name}")
-        path = folder / f"{name}.safetensors"
-        excluded = [rest for part, rest in map(_split, asked.exclude) if fnmatchcase(name, part)]
-        record = stored.write(module, path, mode if name in names else "none", backend, excluded)
-        setattr(pipe, name, None)
-        cls = type(module)
-        del module
-        quality = replace(record.quality, comparison=_compared(name, cls, path, references.pop(name, None), mode))
-        components[name] = replace(record, quality=quality)
+    references = fidelity.references(pipe, names, manifest.flags, call)
+    components = {}
+    for name in names:
+        say(f"quantizing {name}")
+        components[name] = _store(pipe, name, asked, folder, references.pop(name, None))
+    for name in _changed_by_loras(pipe, names) if manifest.config.loras else ():
+        say(f"storing {name}")
+        components[name] = _store(pipe, name, replace(asked, mode="none"), folder, None)
     if not any(part.quality.comparison for name, part in components.items() if not is_text_encoder(name)):
         say("the quantized weights could not be compared with the original ones: look at the first results yourself")
-    return WeightsSummary(components, mode, backend)
+    return WeightsSummary(components, asked.mode, asked.backend)
 
 
-def _fresh(pipe: Any, names: Sequence[str], say: Callable[[str], None]) -> list[str]:
+def _store(
+    pipe: DiffusionPipeline, name: str, how: Quantization, folder: Path, reference: fidelity.Reference | None
+) -> StoredComponent:
+    """Write one component and take it out of the pipeline. What is compared is what will be loaded."""
+    path = folder / f"{name}.safetensors"
+    excluded = [rest for part, rest in map(_split, how.exclude) if fnmatchcase(name, part)]
+    module = getattr(pipe, name)
+    record = stored.write(module, path, how.mode, how.backend, excluded)
+    setattr(pipe, name, None)
+    cls = type(module)
+    del module  # its memory goes before the file is read
+    if reference is None:
+        return record
+    measured = fidelity.compare(reference, stored.read(cls, path))
+    log.info("%s in %s: relative error %.4f, cosine %.5f", name, how.mode, *measured.values())
+    fidelity.check(name, measured, how.mode)
+    return replace(record, quality=replace(record.quality, comparison=measured))
+
+
+def _changed_by_loras(pipe: DiffusionPipeline, quantized: Sequence[str]) -> list[str]:
+    """The components that LoRAs may have been fused into and that are not quantized, sorted."""
+    parts = set(diffusers_seam.lora_parts(type(pipe))) & set(pipe.components) - set(quantized)
+    return sorted(name for name in parts if getattr(pipe, name) is not None)
+
+
+def _fresh(pipe: DiffusionPipeline, names: Sequence[str], say: Callable[[str], None]) -> list[str]:
     """The components to quantize, without those that come quantized (GGUF, bitsandbytes) and those left empty."""
     present = [name for name in names if getattr(pipe, name, None) is not None]
     ready = [name for name in present if getattr(getattr(pipe, name), "hf_quantizer", None) is not None]
@@ -82,13 +103,3 @@ def _split(pattern: str) -> tuple[str, str]:
     """COMPONENT.LAYERS of an exclusion."""
     part, _, rest = pattern.partition(".")
     return part, rest
-
-
-def _compared(name: str, cls: Any, path: Path, reference: fidelity.Reference | None, mode: str) -> fidelity.Measured:
-    """The stored component against the original: what is compared is what will be loaded."""
-    if reference is None:
-        return {}
-    measured = fidelity.compare(reference, stored.read(cls, path))
-    log.info("%s in %s: relative error %.4f, cosine %.5f", name, mode, *measured.values())
-    fidelity.check(name, measured, mode)
-    return measured

@@ -6,26 +6,25 @@ import json
 import logging
 import os
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 from ...core.errors import DiffpipeError
 from ...core.manifest import Located, Manifest
+from ...core.source import CHECKPOINTS
 from ...memory import machine
 from ..classes import lookup
 from . import imports, library_logs, quantize
 
 log = logging.getLogger("diffpipe.engine")
 
-WEIGHTS = (".safetensors", ".gguf", ".bin", ".ckpt", ".pt", ".pth")
 SHARE = 0.5  # of the machine's memory, up to which weights are read ahead: more would push out what was read first
 
 
 def start(manifest: Manifest, located: Located) -> None:
     """Import the libraries and a pipeline's own classes, and no others.
 
-    What cannot be imported is told when the pipeline is loaded.
+    What cannot be imported is reported when the pipeline is loaded.
     """
     threading.Thread(target=read_ahead, args=(list(weights(manifest, located)),), daemon=True).start()
     with imports.lean(compiled=manifest.config.speed.compile, absent=absent(manifest, located)):
@@ -37,7 +36,7 @@ def start(manifest: Manifest, located: Located) -> None:
             _import(quantize.backend_for, manifest.stored.how.backend, manifest.stored.how.mode)
 
 
-def _import(find: Any, *names: str) -> None:
+def _import(find: Callable[..., object], *names: str) -> None:
     try:
         find(*names)
     except (DiffpipeError, ImportError, RuntimeError, AttributeError) as error:  # diffusers raises RuntimeError for one
@@ -67,7 +66,7 @@ def weights(manifest: Manifest, located: Located) -> Iterator[Path]:
         yield from (located.weights / f"{name}.safetensors" for name in stored)
     replaced = {*stored, *(role.name for role in located.sources if role.kind == "component")}
     for path, lies in files(manifest, located):
-        if path.endswith(WEIGHTS) and path.partition("/")[0] not in replaced:
+        if path.endswith(CHECKPOINTS) and path.partition("/")[0] not in replaced:
             yield lies
 
 
@@ -82,5 +81,5 @@ def read_ahead(paths: Iterable[Path]) -> None:
         for path, size in sizes.items():
             with path.open("rb") as file:
                 os.posix_fadvise(file.fileno(), 0, size, os.POSIX_FADV_WILLNEED)
-    except OSError as error:  # loading tells it better
+    except OSError as error:  # loading says it better
         log.info("%s cannot be read ahead: %s", error.filename, error.strerror)
