@@ -239,9 +239,9 @@ def test_every_tensor_of_a_file_is_aligned_and_the_library_reads_it(
     module = stored.read(diffusers.FluxTransformer2DModel, file)
     inner = [t for n, p in module.named_parameters() if hasattr(p, "_data") for t in [p._data]]
     assert mode == "none" or all(getattr(t, "_data", t).data_ptr() % 64 == 0 for t in inner)
-    assert record["bytes"] == file.stat().st_size
-    assert record["layers"] == (0 if mode == "none" else 33)
-    assert record["left"] == ({} if mode == "none" else {"proj_out": "excluded"})
+    assert record.bytes == file.stat().st_size
+    assert record.quality.layers == (0 if mode == "none" else 33)
+    assert record.quality.left == ({} if mode == "none" else {"proj_out": "excluded"})
 
 
 def test_a_file_that_was_cut_short_or_is_of_another_diffpipe_is_refused(
@@ -256,6 +256,29 @@ def test_a_file_that_was_cut_short_or_is_of_another_diffpipe_is_refused(
     monkeypatch.setattr(stored, "FORMAT", stored.FORMAT + 1)
     with pytest.raises(CacheError, match="of another diffpipe"):
         stored.read(diffusers.FluxTransformer2DModel, file)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"mode": "fp7"}, "mode is none of none, fp8, int8, int4"),
+        ({"dtype": "__dict__"}, "dtype is none of torch's"),
+        ({"layers": [1]}, "layers is no list of texts"),
+        ({"config": None}, "config.config is missing"),
+    ],
+    ids=str,
+)
+def test_a_file_that_says_of_itself_what_cannot_be_is_refused(
+    transformer: Callable[[], Any], tmp_path: Path, change: dict[str, Any], says: str
+) -> None:
+    file = tmp_path / "transformer.safetensors"
+    stored.write(transformer(), file, "fp8", "quanto")
+    noted = json.loads(read_safetensors(file).metadata["diffpipe"]) | change
+    save_file(load_file(file), file, {"diffpipe": json.dumps(noted)})
+    with pytest.raises(CacheError) as raised:
+        stored.read(diffusers.FluxTransformer2DModel, file)
+    assert raised.value.message == f"the stored weights transformer.safetensors are damaged: {says}"
+    assert "--force" in raised.value.hint
 
 
 def test_a_file_that_another_backend_lays_out_otherwise_is_refused(
@@ -334,6 +357,10 @@ CONFIG: dict[str, Any] = {
 }
 
 
+def key_of(config: dict[str, Any]) -> str | None:
+    return weights.weights_key(Configuration.from_json(Fields(config)))
+
+
 @pytest.mark.parametrize(
     ("change", "same"),
     [
@@ -358,10 +385,6 @@ CONFIG: dict[str, Any] = {
         ],
     ],
 )
-def key_of(config: dict[str, Any]) -> str | None:
-    return weights.weights_key(Configuration.from_json(Fields(config)))
-
-
 def test_the_weights_key_changes_with_what_changes_weights(change: dict[str, Any], same: bool) -> None:
     assert (key_of(CONFIG) == key_of(CONFIG | change)) is same
 

@@ -75,6 +75,8 @@ class About:
         settings, aliases = data.object("config"), data.object("aliases")
         if data.text("dtype") not in DTYPES:
             raise Misfit("dtype is none of torch's")
+        if "config" not in settings:
+            raise Misfit("config.config is missing")
         return cls(
             mode=data.choice("mode", Quantize),
             backend=data.text("backend", ""),
