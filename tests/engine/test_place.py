@@ -24,6 +24,7 @@ from diffusers import (
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
+from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 from transformers import CLIPTextModel
 
 from diffpipe.building.build import Options, build
@@ -34,11 +35,11 @@ from diffpipe.cache.store import Store
 from diffpipe.cache.verify import locate
 from diffpipe.catalog import BUILTIN
 from diffpipe.cli.inspect_file import rows
-from diffpipe.core.build_spec import BuildSpec, Placement
+from diffpipe.core.build_spec import BuildSpec, Placement, Speed
 from diffpipe.core.errors import DiffpipeError, Exit
 from diffpipe.core.request import Artifact, Outcome, Request
 from diffpipe.engine.media import read_text
-from diffpipe.engine.placement import apply, interleave, meter
+from diffpipe.engine.placement import apply, interleave, meter, speed
 from diffpipe.engine.running.media_arguments import read_media
 from diffpipe.results import metadata
 from diffpipe.runners import local
@@ -137,6 +138,15 @@ def test_tiles_are_at_most_512_pixels() -> None:
     pipe = type("Pipe", (), {"components": {"vae": vae}})()
     apply.switch(pipe, Placement(vae_tiling=True))
     assert (vae.use_tiling, vae.tile_sample_min_size, vae.tile_latent_min_size) == (True, 512, 64)
+
+
+def test_an_attention_backend_is_that_of_one_model_alone(checkpoints: Path) -> None:
+    pipe = loaded(checkpoints / "flux", Placement())
+    others = _AttentionBackendRegistry.get_active_backend()
+    speed.apply(pipe, Speed(attention_backend="native-math"))
+    processors = pipe.transformer.attn_processors.values()
+    assert {processor._attention_backend.value for processor in processors} == {"_native_math"}
+    assert _AttentionBackendRegistry.get_active_backend() == others
 
 
 # What a family is called with, besides a prompt, a generator and the kind of output.
