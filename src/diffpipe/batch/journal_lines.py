@@ -112,20 +112,24 @@ def record_of(value: JsonObject) -> Record:
     """Raises Misfit."""
     fields = Fields(value)
     state: State = fields.choice("status", State)
+    record_id, item, seed = fields.text("id"), fields.text("item"), fields.maybe_integer("seed", most=MAX_SEED)
+    if state == "started":
+        paths = fields.texts("paths", ())
+        if len(paths) > MOST_FILES:
+            raise Misfit(f"it has more than {MOST_FILES} files")
+        return Record(record_id, item, state, seed, paths)
     files = fields.objects("files")
-    paths = fields.texts("paths", ())
-    if max(len(files), len(paths)) > MOST_FILES:
+    if len(files) > MOST_FILES:
         raise Misfit(f"it has more than {MOST_FILES} files")
     return Record(
-        fields.text("id"),
-        fields.text("item"),
+        record_id,
+        item,
         state,
-        fields.maybe_integer("seed", most=MAX_SEED),
-        paths,
-        tuple(map(_file_of, files)),
-        fields.number("seconds", 0.0),
-        fields.texts("warnings", ()),
-        fields.maybe_text("error"),
+        seed,
+        files=tuple(map(_file_of, files)),
+        seconds=fields.number("seconds", 0.0),
+        warnings=fields.texts("warnings", ()),
+        error=fields.maybe_text("error"),
     )
 
 
