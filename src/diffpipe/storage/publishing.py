@@ -10,7 +10,7 @@ from pathlib import Path
 
 from .disk import give_name, share, temporary_file
 from .presence import stamp
-from .stores import OBJECT_STORES, FileSystem, explained, open_store
+from .stores import OBJECT_STORES, FileSystem, check_writable, explained, open_store
 from .urls import on_disk, shown, split
 
 THEN = "go on with --resume"  # what to do once what was wrong is mended
@@ -19,12 +19,14 @@ THEN = "go on with --resume"  # what to do once what was wrong is mended
 def publish(made: Path, url: str, *, overwrite: bool) -> None:
     """Put a finished local file at a URL: who reads there sees what was there before, or all of it.
 
-    Raises FileExistsError where a file is and `overwrite` is not given, AccessError, CacheError if it cannot be made.
+    Raises FileExistsError where a file is and `overwrite` is not given, UsageError for a URL that can only be read,
+    AccessError, CacheError if it cannot be made.
     """
     if place := on_disk(url):
         with explained(url, "write", THEN):
             _publish_on_disk(made, Path(place), overwrite)
         return
+    check_writable(url)
     store, path = open_store(url, "write", THEN)
     if not overwrite and stamp(url) is not None:  # not every store refuses, when asked to, to replace an object
         raise FileExistsError(shown(url))

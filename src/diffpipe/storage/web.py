@@ -51,7 +51,7 @@ class Web:
     """Web servers as a store (see stores.Reads). Raises OSError and httpx2's errors, which stores.explained reads."""
 
     def info(self, url: str) -> Mapping[str, object]:
-        response = _client(os.getpid()).head(url)
+        response = _sent("HEAD", url, {})
         if not response.is_success:  # many a server answers GET alone, as it does for URLs that are signed for GET
             response = _answer(url, {})
             response.close()
@@ -151,15 +151,21 @@ class WebFile(io.RawIOBase):
             try:
                 if self._response is None:
                     self._go_on()
-                began = time.monotonic()
-                data = next(self._chunks, b"")
-                self._check_pace(len(data), time.monotonic() - began)
-                return data
+                return self._waited_for()
             except TransportError:
                 self._end()
                 if not pauses or not self._parts:
                     raise
                 time.sleep(pauses.pop(0))
+
+    def _waited_for(self) -> bytes:
+        """What the connection brings next. Raises TimeoutError for one that brings too little in the time waited."""
+        data, began = b"", time.monotonic()
+        try:
+            data = next(self._chunks, b"")
+        finally:
+            self._check_pace(len(data), time.monotonic() - began)
+        return data
 
     def _check_pace(self, count: int, seconds: float) -> None:
         count, seconds = self._slow[0] + count, self._slow[1] + seconds
@@ -203,8 +209,7 @@ def _client(process: int) -> Client:
 
 def _answer(url: str, headers: Mapping[str, str]) -> Response:
     """The beginning of an answer that brings a file, or a part of one. Raises FileNotFoundError and Refused."""
-    client = _client(os.getpid())
-    response = client.send(client.build_request("GET", url, headers=headers), stream=True)
+    response = _sent("GET", url, headers)
     if response.is_success and not (url.startswith("https:") and response.url.scheme != "https"):
         return response
     response.close()
@@ -213,6 +218,21 @@ def _answer(url: str, headers: Mapping[str, str]) -> Response:
     if response.status_code in (404, 410):
         raise FileNotFoundError(errno.ENOENT, "the server has no such file")
     raise Refused(response.status_code, response.reason_phrase)
+
+
+def _sent(method: str, url: str, headers: Mapping[str, str]) -> Response:
+    """The beginning of an answer, whatever it says; that to HEAD is closed."""
+    from httpx2 import RemoteProtocolError
+
+    client = _client(os.getpid())
+    request = client.build_request(method, url, headers=headers)
+    try:
+        response = client.send(request, stream=True)
+    except RemoteProtocolError:  # a connection that was kept may have been closed by the server meanwhile
+        response = client.send(request, stream=True)
+    if method == "HEAD":
+        response.close()
+    return response
 
 
 def _length(response: Response) -> int | None:
