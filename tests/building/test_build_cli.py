@@ -559,6 +559,15 @@ REFUSED_BY_DIFFUSERS: dict[str, tuple[str, int, str, str]] = {
         "diffusers 0.42.1 has no pipeline 'os'",
         "check the name, or install the diffusers that has it",
     ),
+    **{
+        f"{name} for a class": (
+            f"custom --model {{}}/flux --class {name}",
+            2,
+            f"diffusers 0.42.1 has no pipeline '{name}'",
+            "",
+        )
+        for name in ("os.system", "__loader__", "AutoencoderKL")
+    },
     "a device that is not here": (
         "flux --model {}/flux --device cuda:7",
         2,
