@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 RAY = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
-PATIENCE = 60.0  # seconds in which a node must be there
+PATIENCE = 300.0  # seconds in which a node must be there, however busy the machine is
 
 
 @dataclass

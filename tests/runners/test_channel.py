@@ -19,6 +19,7 @@ import pytest
 from conftest import IS_ROOT
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from subprocesses import until
 
 from diffpipe.cache.store import Store
 from diffpipe.core.errors import CacheError
@@ -196,13 +197,6 @@ def test_a_channel_that_another_thread_reads_is_closed(connected: Callable[[], t
         worker.send({"last": 1})
         assert reading.result() == {"last": 1}
     assert descriptors() < before
-
-
-def until(true: Callable[[], object], within: float = 30) -> None:
-    end = time.monotonic() + within
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 # What is no message

@@ -15,25 +15,31 @@ from typing import Any
 
 import manifests
 import pytest
-from conftest import Cli
+from conftest import Cli, Warm
+from PIL import Image
 from ray_nodes import Nodes, children, nodes, private
+from subprocesses import PATIENCE, first_on_path, runs, until
 
 from diffpipe.cache.store import Store
 from diffpipe.core.errors import DiffpipeError, Exit, NotFoundError, UsageError
 from diffpipe.core.manifest import Manifest
 from diffpipe.core.request import Outcome, Request
 from diffpipe.runners.job import CHUNK, Ears, Job
-from diffpipe.runners.ray_cluster import cluster as clusters
-from diffpipe.runners.ray_cluster import input_files, node
-from diffpipe.runners.ray_cluster.cluster import Cluster, shares_of
-from diffpipe.runners.ray_cluster.dispatch import AHEAD, MOST, Flow
+from diffpipe.runners.ray_cluster import input_files, node_pipeline, node_versions
+from diffpipe.runners.ray_cluster.cluster import Cluster, check_installed
+from diffpipe.runners.ray_cluster.connection import check_address
+from diffpipe.runners.ray_cluster.dispatch import AHEAD, MOST, Dispatcher
+from diffpipe.runners.ray_cluster.nodes import Node
+from diffpipe.runners.ray_cluster.row_maker import MOST_DEATHS
+from diffpipe.runners.ray_cluster.shares import shares_of
+from diffpipe.runners.ray_cluster.worker_spec import WorkerSpec
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="nodes on one machine need Linux")
 
 
 @pytest.fixture(scope="module")
-def demo(cli: Cli) -> None:
-    cli("build", "demo", check=True)
+def demo(warm: Warm) -> None:
+    warm("build", "demo", check=True)
 
 
 @pytest.fixture(scope="module")
@@ -45,11 +51,11 @@ def ray_nodes(cli: Cli, demo: None) -> Iterator[Nodes]:
 
 
 @pytest.fixture
-def items(cli: Cli, tmp_path: Path) -> tuple[Path, dict[str, bytes]]:
+def items(warm: Warm, demo: None, tmp_path: Path) -> tuple[Path, dict[str, bytes]]:
     """A file of prompts, and what the local runner makes of it."""
     file = tmp_path / "p.jsonl"
     file.write_text("".join(f'{{"id": "i{at}", "prompt": "a fox", "seed": {at}}}\n' for at in range(8)))
-    cli("generate", "demo", "--prompts-from", file, "-o", f"{tmp_path}/local/", check=True)
+    warm("generate", "demo", "--prompts-from", file, "-o", f"{tmp_path}/local/", check=True)
     return file, pictures(tmp_path / "local")
 
 
@@ -75,7 +81,7 @@ def test_a_run_with_a_killed_worker_makes_what_the_local_runner_makes(
         assert first, run.communicate()
         makers = {pid for pid, line in children(ray_nodes.processes[0].pid).items() if "Maker" in line}
         os.kill(min(makers), signal.SIGKILL)
-        rest, said = run.communicate(timeout=120)
+        rest, said = run.communicate(timeout=PATIENCE)
     told = [
         json.loads(line) for line in [first, *rest.splitlines()]
     ]  # results alone, whatever Ray has to say of a killed worker
@@ -103,25 +109,21 @@ def test_a_stream_is_made_as_it_comes_on_a_cluster_of_its_own(cli: Cli, demo: No
             assert run.stdout.readline().endswith(".png\n")  # before the next line is there
         below = set(children(run.pid))
         run.send_signal(signal.SIGINT)
-        rest, said = run.communicate(timeout=60)
+        rest, said = run.communicate(timeout=PATIENCE)
     assert (run.returncode, rest) == (130, "")
     assert said.splitlines()[-1] == "interrupted"
     assert len(pictures(tmp_path / "out")) == 2
-    ends = time.monotonic() + 10
-    while (left := [pid for pid in below if Path(f"/proc/{pid}").exists()]) and time.monotonic() < ends:
-        time.sleep(0.1)
-    assert left == []
+    until(lambda: not any(map(runs, below)))
 
 
 def test_another_node_gets_what_it_needs_and_one_with_other_versions_is_refused(
-    cli: Cli, demo: None, checkpoints: Path, tmp_path: Path
+    cli: Cli, warm: Warm, checkpoints: Path, tmp_path: Path
 ) -> None:
-    source = Path(checkpoints) / "flux"
-    cli("build", "flux", "--type", "img2img", "--model", source, "--name", "tiny", check=True)
-    cli("generate", "demo", "--prompt", "a fox", "-o", f"{tmp_path}/in.png", check=True)
+    warm("build", "flux", "--type", "img2img", "--model", checkpoints / "flux", "--name", "tiny", check=True)
+    Image.new("RGB", (128, 128), "red").save(tmp_path / "in.png")
     call = ["generate", "tiny", "--prompt", "x", "--image", f"{tmp_path}/in.png", "--seed", "1", "--count", "2"]
     call += ["--num-inference-steps", "2"]
-    cli(*call, "-o", f"{tmp_path}/local/", check=True)
+    warm(*call, "-o", f"{tmp_path}/local/", check=True)
     with nodes() as made:
         made.add(cli.home, 0)
         made.add(tmp_path / "second", 1)
@@ -131,7 +133,7 @@ def test_another_node_gets_what_it_needs_and_one_with_other_versions_is_refused(
         fake = tmp_path / "fake" / "diffusers-0.1.0.dist-info"
         fake.mkdir(parents=True)
         (fake / "METADATA").write_text("Metadata-Version: 2.1\nName: diffusers\nVersion: 0.1.0\n")
-        made.add(tmp_path / "third", 1, {"PYTHONPATH": str(fake.parent)})
+        made.add(tmp_path / "third", 1, {"PYTHONPATH": first_on_path(fake.parent)})
         refused = cli(*call, "-o", f"{tmp_path}/refused/", *where, env=made.environment)
     assert len(done.stdout.splitlines()) == 2
     assert pictures(tmp_path / "ray") == pictures(tmp_path / "local")
@@ -144,9 +146,11 @@ def test_another_node_gets_what_it_needs_and_one_with_other_versions_is_refused(
     assert not (tmp_path / "refused").exists()
 
 
-def test_a_node_builds_the_pipeline_from_what_pins_it(cli: Cli, copy_of: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_node_builds_the_pipeline_from_what_pins_it(
+    cli: Cli, warm: Warm, copy_of: Callable[..., Path], tmp_path: Path
+) -> None:
     source = copy_of("flux")
-    cli("build", "flux", "--model", source, "--name", "pinned", check=True)
+    warm("build", "flux", "--model", source, "--name", "pinned", check=True)
     entry = Store(cli.home).find("pinned")
     manifest = entry.manifest()
     document = {
@@ -154,25 +158,17 @@ def test_a_node_builds_the_pipeline_from_what_pins_it(cli: Cli, copy_of: Callabl
         "config": manifest.config.json,
         "sources": [source.to_json() for source in manifest.sources],
     }
-    plan = node.Plan(
-        entry.key,
-        document,
-        {str(role): place for role, place in entry.locations().items()},
-        {},
-        {},
-        driver="",
-        root="",
-        folder="",
-        umask=0o22,
+    spec = WorkerSpec(
+        entry.key, document, {str(role): place for role, place in entry.locations().items()}, {}, Job(), driver="", root="", folder="", umask=0o22
     )
-    made = node.entry_of(plan, Store(tmp_path / "second"))
+    made = node_pipeline.entry_of(spec, Store(tmp_path / "second"))
     assert (made.key, made.folder.parent.parent) == (entry.key, tmp_path / "second")
-    assert node.located(entry.key, Store(tmp_path / "second")) == made
+    assert node_pipeline.located(entry.key, Store(tmp_path / "second")) == made
     source.rename(tmp_path / "moved")
     with pytest.raises(NotFoundError) as told:
-        node.entry_of(plan, Store(tmp_path / "third"))
+        node_pipeline.entry_of(spec, Store(tmp_path / "third"))
     assert told.value.hint.startswith("pass --bundle with a folder or URL")
-    assert node.located(entry.key, Store(tmp_path / "second")) is None
+    assert node_pipeline.located(entry.key, Store(tmp_path / "second")) is None
 
 
 @pytest.mark.parametrize(
@@ -181,7 +177,7 @@ def test_a_node_builds_the_pipeline_from_what_pins_it(cli: Cli, copy_of: Callabl
 )
 def test_an_address_that_leads_nowhere_is_refused_before_ray_waits_for_it(address: str, says: str) -> None:
     with pytest.raises(UsageError, match=says):
-        clusters._check_address(address)
+        check_address(address)
 
 
 @pytest.mark.parametrize(
@@ -211,7 +207,7 @@ def test_a_dry_run_starts_nothing(cli: Cli, demo: None) -> None:
 def test_without_the_extra_the_command_that_installs_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UsageError) as told:
-        clusters.check_installed()
+        check_installed()
     assert told.value.hint == "pip install 'diffpipe[ray]'"
 
 
@@ -277,9 +273,9 @@ def make(cli: Cli, ray_nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyP
         where = Cluster(ray_nodes.address, workers)
         ears = Ears(lambda request, done, steps: None, print)
         with in_this_process():
-            from diffpipe.runners.ray_cluster import run as ray
+            from diffpipe.runners.ray_cluster.runner import run_on_ray
 
-            yield from ray.run(entry, entry.manifest(), requests(), Job(**job), ears, where, stub(tmp_path))
+            yield from run_on_ray(entry, entry.manifest(), requests(), Job(**job), ears, where, stub(tmp_path))
 
     return run
 
@@ -293,14 +289,14 @@ def in_this_process() -> Iterator[None]:
     yield
 
 
-def test_every_item_comes_once_though_a_worker_and_the_feed_die(make: Make, ray_nodes: Nodes, tmp_path: Path) -> None:
+def test_every_item_comes_once_though_a_worker_and_the_queue_die(make: Make, ray_nodes: Nodes, tmp_path: Path) -> None:
     ids = ["a", "once", "wait", *(f"n{at}" for at in range(30))]
     run = make(ids, several=True)
     found = [next(run)]
-    while "wait" not in (tmp_path / "begun").read_text():
-        time.sleep(0.05)
-    (feeding,) = [pid for pid, line in children(ray_nodes.processes[0].pid).items() if line.startswith("ray::Feed")]
-    os.kill(feeding, signal.SIGKILL)
+    until(lambda: "wait" in (tmp_path / "begun").read_text())
+    processes = children(ray_nodes.processes[0].pid)
+    (queue,) = [pid for pid, line in processes.items() if line.startswith("ray::RequestQueue")]
+    os.kill(queue, signal.SIGKILL)
     (tmp_path / "go").touch()
     found += run
     assert sorted(one.request.id for one in found) == sorted(ids)
@@ -315,19 +311,20 @@ def test_an_item_that_kills_every_worker_fails_alone(make: Make, tmp_path: Path)
     assert found.keys() == {"a", "kill", "b"}
     assert (found["a"], found["b"]) == (None, None)
     assert found["kill"]
-    assert found["kill"].message == f"{node.MOST_DEATHS} workers died while making it"
-    assert (tmp_path / "begun").read_text().splitlines().count("kill True") == node.MOST_DEATHS - 1
+    assert found["kill"].message == f"{MOST_DEATHS} workers died while making it"
+    assert (tmp_path / "begun").read_text().splitlines().count("kill True") == MOST_DEATHS - 1
 
 
 def test_requests_are_drawn_a_few_ahead_of_the_work(make: Make, tmp_path: Path) -> None:
     drawn: list[str] = []
     run = make(["a", *(f"wait{at}" for at in range(50))], drawn, several=True)
     first = next(run)
-    time.sleep(2)
+    until(lambda: "wait0" in (tmp_path / "begun").read_text())
     seen = len(drawn)
     (tmp_path / "go").touch()
     assert len([first, *run]) == 51
-    assert 1 < seen <= AHEAD * MOST + 1 < 200
+    # While no item was made, a row is one; once "a" was, in no time, the next row is as long as may be.
+    assert 1 < seen <= AHEAD + MOST < 51
     assert len(drawn) == 51
 
 
@@ -364,8 +361,8 @@ class Broken(list[str]):
 # What needs no cluster
 
 
-def of_node(name: str, cpus: float, gpus: float = 0) -> dict[str, Any]:
-    return {"NodeID": name, "Resources": {"CPU": cpus, "GPU": gpus}}
+def of_node(name: str, cpus: float, gpus: float = 0) -> Node:
+    return Node(name, f"host-{name}", "127.0.0.1", cpus, gpus)
 
 
 @pytest.mark.parametrize(
@@ -384,10 +381,10 @@ def of_node(name: str, cpus: float, gpus: float = 0) -> dict[str, Any]:
     ],
 )
 def test_workers_and_their_shares(
-    there: list[dict[str, Any]], asked: Cluster, shares: tuple[int, float, float, list[str]]
+    there: list[Node], asked: Cluster, shares: tuple[int, float, float, list[str]]
 ) -> None:
     found = shares_of(there, asked)
-    assert (found.workers, found.cpus, found.gpus, [one["NodeID"] for one in found.nodes]) == shares
+    assert (found.workers, found.cpus, found.gpus, [one.id for one in found.nodes]) == shares
 
 
 def test_shares_that_no_node_has_are_refused() -> None:
@@ -406,28 +403,26 @@ TORCHAO = {"mode": "int8", "backend": "torchao", "version": "1", "components": [
 
 def test_which_versions_decide() -> None:
     always = ("diffpipe", "diffusers", "transformers", "torch")
-    assert node.deciding(manifest()) == (*always, "pillow")
-    full = manifest(
-        "video", loras=[{}], quantization={"mode": "int8", "backend": "torchao", "version": "1", "components": []}
-    )
-    assert node.deciding(full) == (*always, "av", "torchao", "peft")
+    assert node_versions.deciding(manifest()) == (*always, "pillow")
+    full = manifest("video", loras=[{}], quantization=TORCHAO)
+    assert node_versions.deciding(full) == (*always, "av", "torchao", "peft")
 
 
 def test_differing_versions_are_told_with_those_here() -> None:
     here = {"Python": "3.11", "torch": "2.13.0", "peft": "0.21"}
-    assert node.differing(here, dict(here)) == []
-    assert node.differing(here, {"Python": "3.12", "torch": "2.13.0"}) == [
+    assert node_versions.differing(here, dict(here)) == []
+    assert node_versions.differing(here, {"Python": "3.12", "torch": "2.13.0"}) == [
         "Python 3.12 (here 3.11)",
         "peft missing (here 0.21)",
     ]
-    assert "+" not in node.found(["torch"])["torch"]
+    assert "+" not in node_versions.installed(["torch"])["torch"]
 
 
 def test_rows_are_as_long_as_is_worth_the_drivers_time() -> None:
     def size(seconds: float, workers: int = 2, config: dict[str, Any] | None = None, **job: Any) -> int:
-        flow = Flow(None, iter(()), Job(**{"several": True, **job}), workers, manifest(**(config or {})))
-        flow.seconds = seconds
-        return flow.size()
+        dispatcher = Dispatcher(None, iter(()), Job(**{"several": True, **job}), workers, manifest(**(config or {})))
+        dispatcher.seconds = seconds
+        return dispatcher.size()
 
     assert [size(seconds) for seconds in (0.0, 5.0, 0.2, 0.001)] == [1, 1, 3, MOST]
     assert size(2.0, workers=1000) == 10

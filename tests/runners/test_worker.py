@@ -19,6 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from manifests import config_json, manifest
+from subprocesses import until
 
 from diffpipe.cache.store import Store
 from diffpipe.cli import workers
@@ -154,13 +155,6 @@ def start(store: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..
     until(lambda: not list(Path("spool").iterdir()))
 
 
-def until(true: Callable[[], object], within: float = 60) -> None:
-    end = time.monotonic() + within
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
 def found(store: Store) -> Link:
     told: list[str] = []
     link = lifecycle.find(store, KEY, told.append)
@@ -219,7 +213,7 @@ def test_a_pipeline_that_cannot_be_loaded(
     gate = threading.Event()
 
     def fails(*_: object) -> None:
-        gate.wait(5)
+        gate.wait(60)
         raise CacheError("the weights changed", "build it again")
 
     monkeypatch.setattr(local, "Session", fails)

@@ -80,13 +80,13 @@ def run(
     total: int | None,
 ) -> Iterator[Outcome]:
     """What becomes of each request, in any order, with progress on stderr."""
-    from ..runners.ray_cluster import run as ray
     from ..runners.ray_cluster.cluster import Cluster
+    from ..runners.ray_cluster.runner import run_on_ray
 
     shares = values["workers"], values["gpus_per_worker"], _folder(values["bundle"] or "")
     with output.items(job.about.name if job.about else manifest.provider, total) as bar:
         where = Cluster(values["ray_address"] or "auto", *shares, watch=bar.workers, say=output.say)
-        for outcome in ray.run(entry, manifest, requests, job, ears, where):
+        for outcome in run_on_ray(entry, manifest, requests, job, ears, where):
             bar.item()
             yield outcome
 

@@ -5,35 +5,38 @@ from __future__ import annotations
 import itertools
 import math
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ...core.manifest import Manifest
 from ...core.request import Request
+from .. import inputs
 from ..job import CHUNK, Job
-from ..wire import request_json
-from . import node
-from .cluster import ANSWER
+from .nodes import ANSWER_TIMEOUT
+from .request_queue import Row
+
+if TYPE_CHECKING:
+    from ray.actor import ActorHandle
 
 AHEAD = 3  # rows a worker: the one in work, the next at its door, and one to give
 ROW_SECONDS = 0.5  # of work in a row, at least: a row costs the driver some 10 ms (tools/measure_ray.py memory)
 DRIVER_SECONDS = 0.02  # between two rows at least: with more workers, each gets longer rows
 MOST = 32  # requests in a row
-LOOK = 1.0  # seconds between looks at how the workers are
+POLL = 1.0  # seconds between looks at how the workers are
 
 
 @dataclass
-class Flow:
-    """Requests on their way: drawn by a thread, given to the feed in rows, and kept until their row comes back."""
+class Dispatcher:
+    """Draws requests in a thread, gives them to the queue in rows, and keeps each row until it comes back."""
 
-    feed: Any
+    queue: ActorHandle
     requests: Iterator[Request]
     job: Job
     workers: int
     manifest: Manifest
-    rows: dict[int, list[Request]] = field(default_factory=dict)
+    rows: dict[int, Sequence[Request]] = field(default_factory=dict)
     seconds: float = 0.0  # an item takes, 0 while none was made
     given: int = 0
     ended: bool = False
@@ -42,25 +45,25 @@ class Flow:
 
     def __post_init__(self) -> None:
         self.free = threading.Semaphore(self.workers * AHEAD)
-        self.media = node.media_names(self.manifest.flags_by_name)
+        self.flags = self.manifest.flags_by_name
 
     @contextmanager
-    def started(self, ray: Any, watch: Callable[[int], None]) -> Iterator[None]:
-        """Draw requests and look after the feed for as long as the block runs."""
-        threads = [
-            threading.Thread(target=self._draw, daemon=True),
-            threading.Thread(target=self._look_after, args=(ray, watch), daemon=True),
-        ]
-        for thread in threads:
+    def started(self, watch: Callable[[int], None]) -> Iterator[None]:
+        """Draw requests and look after the queue for as long as the block runs."""
+        import ray
+
+        drawing = threading.Thread(target=self._draw, daemon=True)
+        looking = threading.Thread(target=self._look_after, args=(watch,), daemon=True)
+        for thread in (drawing, looking):
             thread.start()
         try:
             yield
         finally:
             self.stopping.set()
             self.free.release()
-            threads[1].join()
+            looking.join()
             with suppress(Exception):
-                ray.kill(self.feed)
+                ray.kill(self.queue)
 
     def size(self) -> int:
         """How many requests the next row gets: those of one call, or so many that rows are worth the driver's time."""
@@ -87,33 +90,35 @@ class Flow:
         self.ended = True
         self._give({})
 
-    def _give(self, rows: Mapping[int, list[Request]], *, all_of: bool = False, again: bool = False) -> None:
-        given = {number: self._told(drawn) for number, drawn in rows.items()}
-        self.feed.give.remote(given, self.given, ended=self.ended, all_of=all_of, again=again)
+    def _give(self, rows: Mapping[int, Sequence[Request]], *, all_of: bool = False, again: bool = False) -> None:
+        given = {number: self._row(drawn) for number, drawn in rows.items()}
+        self.queue.give.remote(given, self.given, ended=self.ended, all_of=all_of, again=again)
 
-    def _told(self, drawn: list[Request]) -> tuple[list[dict[str, Any]], list[str]]:
-        """A row as the feed takes it, with the input files of its requests."""
-        values = [r.arguments[name] for r in drawn for name in self.media & r.arguments.keys()]
-        listed = [one for value in values for one in (value if isinstance(value, list) else [value])]
-        return [request_json(request) for request in drawn], listed
+    def _row(self, drawn: Sequence[Request]) -> Row:
+        media = (path for request in drawn for path in inputs.paths(inputs.media_of(request.arguments, self.flags)))
+        return Row(tuple(drawn), frozenset(media))
 
-    def _look_after(self, ray: Any, watch: Callable[[int], None]) -> None:
-        """Tell of the workers. A feed that is new, or came back from a kill with nothing, is told what is in work."""
+    def _look_after(self, watch: Callable[[int], None]) -> None:
+        """Report how many workers are busy. A queue that is new, or came back empty from a kill, gets what is in
+        work."""
+        import ray
+
         known = None
         while not self.stopping.is_set():
             with suppress(ray.exceptions.RayError):
-                life, busy = ray.get(self.feed.state.remote(), timeout=ANSWER)
+                life, busy = ray.get(self.queue.state.remote(), timeout=ANSWER_TIMEOUT)
                 if life != known:
                     self._give(dict(self.rows), all_of=True, again=known is not None)
                 known = life
                 watch(busy)
-            self.stopping.wait(LOOK)
+            self.stopping.wait(POLL)
 
-    def back(self, number: int, seconds: float) -> list[Request]:
-        """A row's requests, once: [] for one that came before."""
-        if (drawn := self.rows.pop(number, None)) is None:
-            return []
+    def back(self, number: int, seconds: float) -> Sequence[Request]:
+        """A row's requests, once: none for one that came before. `seconds`: an item of it took."""
+        drawn = self.rows.pop(number, None)
+        if drawn is None:
+            return ()
         self.seconds = (self.seconds or seconds) * 0.8 + seconds * 0.2
-        self.feed.drop.remote(number)
+        self.queue.drop.remote(number)
         self.free.release()
         return drawn

@@ -1,0 +1,44 @@
+"""What every worker of a run is given. Nothing of it is weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+
+from ...core.manifest import Located, Manifest
+from ...core.request import Outcome, Request
+from ..job import Job
+from ..local import How
+
+
+@dataclass(frozen=True)
+class WorkerSpec:
+    """`document`: what reproduce.entry_of builds the pipeline from. `places`: where its local sources lie on the
+    driver's machine, by role. `versions`: of the packages that decide, here. `driver`: the id of the driver's node;
+    `root`, `folder`, `umask`: its cache, its working folder and how it makes files, which workers on that node share.
+    `gpus`: of each worker. `bundle`: where bundles lie, "" for nowhere.
+    """
+
+    key: str
+    document: Mapping[str, Any]
+    places: Mapping[str, str]
+    versions: Mapping[str, str]
+    job: Job
+    driver: str
+    root: str
+    folder: str
+    umask: int
+    gpus: float = 0.0
+    bundle: str = ""
+
+
+class LoadedPipeline(Protocol):
+    """What makes requests: local.Session, or what takes its place in measurements without an engine."""
+
+    def outcomes(self, requests: Iterable[Request], how: How) -> Iterator[Outcome]: ...
+
+    def memory_now(self) -> str: ...
+
+
+Load: TypeAlias = Callable[[Manifest, Located], LoadedPipeline]
