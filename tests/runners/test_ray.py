@@ -152,15 +152,8 @@ def test_a_node_builds_the_pipeline_from_what_pins_it(
     source = copy_of("flux")
     warm("build", "flux", "--model", source, "--name", "pinned", check=True)
     entry = Store(cli.home).find("pinned")
-    manifest = entry.manifest()
-    document = {
-        "pipeline": {"key": entry.key, "provider": manifest.provider, "name": "pinned"},
-        "config": manifest.config.json,
-        "sources": [source.to_json() for source in manifest.sources],
-    }
-    spec = WorkerSpec(
-        entry.key, document, {str(role): place for role, place in entry.locations().items()}, {}, Job(), driver="", root="", folder="", umask=0o22
-    )
+    places = entry.locations()
+    spec = WorkerSpec(entry.manifest(), "pinned", places, {}, Job(), driver="", root="", folder="", umask=0o22)
     made = node_pipeline.entry_of(spec, Store(tmp_path / "second"))
     assert (made.key, made.folder.parent.parent) == (entry.key, tmp_path / "second")
     assert node_pipeline.located(entry.key, Store(tmp_path / "second")) == made

@@ -13,7 +13,7 @@ from ...cache.verify import locate
 from ...core.canonical import JsonObject
 from ...core.errors import CacheError, DiffpipeError, NotFoundError
 from ...core.parsing import Fields
-from ...core.source import BASE, CONFIG, Source
+from ...core.source import BASE, CONFIG
 from ..wire import error_json, error_of
 from .nodes import on_node
 from .worker_spec import WorkerSpec
@@ -25,17 +25,17 @@ def entry_of(spec: WorkerSpec, store: Store) -> Entry:
     """The pipeline on this node. Raises DiffpipeError where nothing gives the key of the spec."""
     if entry := located(spec.key, store):
         return entry
-    trust = spec.document["config"]["trust"]
+    trust = spec.manifest.config.trust
     if spec.bundle:
         log.info("fetching %s from a bundle", spec.key[:SHORT])
         with suppress(NotFoundError):  # no bundle of this pipeline there
             return transfer.load(
                 store, spec.bundle, expect_key=spec.key,
-                allow_pickle=trust["pickle"], trust_remote_code=trust["remote_code"],
+                allow_pickle=trust.pickle, trust_remote_code=trust.remote_code,
             )  # fmt: skip
     log.info("building %s", spec.key[:SHORT])
     try:
-        entry = reproduce.entry_of(spec.document, _given(spec), store, lambda line: log.info("%s", line))
+        entry = reproduce.entry_of(_document(spec), _given(spec), store, lambda line: log.info("%s", line))
     except NotFoundError as error:
         hint = "pass --bundle with a folder or URL that all nodes reach, or put the same files at the same place there"
         raise NotFoundError(error.message, hint) from error
@@ -56,19 +56,28 @@ def located(key: str, store: Store) -> Entry | None:
     return entry
 
 
+def _document(spec: WorkerSpec) -> JsonObject:
+    """What pins the pipeline, as files say what they were made with."""
+    manifest = spec.manifest
+    return {
+        "pipeline": {"key": manifest.key, "provider": manifest.provider, "name": spec.name},
+        "config": manifest.config.json,
+        "sources": [source.to_json() for source in manifest.sources],
+    }
+
+
 def _given(spec: WorkerSpec) -> reproduce.Given:
     """Local sources that lie here where they lie on the driver's machine, and the consent given at the build."""
-    sources = [Source.from_json(Fields(one)) for one in spec.document["sources"]]
-    local = [(s.role, spec.places.get(str(s.role), "")) for s in sources if s.kind in ("folder", "file")]
-    places = {role: place for role, place in local if os.path.exists(place)}
-    trust = spec.document["config"]["trust"]
+    local = [source.role for source in spec.manifest.sources if source.kind in ("folder", "file")]
+    places = {role: spec.places[role] for role in local if os.path.exists(spec.places.get(role, ""))}
+    trust = spec.manifest.config.trust
     return reproduce.Given(
         model=places.get(BASE),
         config=places.get(CONFIG),
         components={role.name: place for role, place in places.items() if role.kind == "component"},
-        loras=[place for role, place in sorted(places.items()) if role.kind == "lora"],
-        allow_pickle=trust["pickle"],
-        trust_remote_code=trust["remote_code"],
+        loras=[places[role] for role in sorted((r for r in places if r.kind == "lora"), key=lambda r: int(r.name))],
+        allow_pickle=trust.pickle,
+        trust_remote_code=trust.remote_code,
         quiet=True,
     )
 

@@ -78,9 +78,7 @@ def on_node(node_id: str) -> NodeAffinitySchedulingStrategy:
     return NodeAffinitySchedulingStrategy(node_id, soft=False)
 
 
-def check_nodes(
-    nodes: Sequence[Node], spec: WorkerSpec, manifest: Manifest, entry: Entry, cluster: Cluster
-) -> None:
+def check_nodes(nodes: Sequence[Node], spec: WorkerSpec, manifest: Manifest, entry: Entry, cluster: Cluster) -> None:
     """Ask each node that may get a worker for its versions. Raises DiffpipeError that names all that differ.
 
     Where a node lacks the pipeline and bundles have a place, the bundle is put there.

@@ -84,19 +84,10 @@ def run_on_ray(
 def _spec(entry: Entry, manifest: Manifest, job: Job, cluster: Cluster, gpus: float) -> WorkerSpec:
     import ray
 
-    document = {
-        "pipeline": {
-            "key": entry.key,
-            "provider": manifest.provider,
-            "name": job.about.name if job.about else f"{manifest.provider}-{entry.key[:SHORT]}",
-        },
-        "config": manifest.config.json,
-        "sources": [source.to_json() for source in manifest.sources],
-    }
     return WorkerSpec(
-        key=entry.key,
-        document=document,
-        places={str(role): place for role, place in entry.locations().items()},
+        manifest=manifest,
+        name=job.about.name if job.about else f"{manifest.provider}-{entry.key[:SHORT]}",
+        places=entry.locations(),
         versions=installed(deciding(manifest)),
         job=job,
         driver=ray.get_runtime_context().get_node_id(),

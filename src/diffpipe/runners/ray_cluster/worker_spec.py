@@ -4,25 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 
 from ...core.manifest import Located, Manifest
 from ...core.request import Outcome, Request
+from ...core.source import Role
 from ..job import Job
 from ..local import How
 
 
 @dataclass(frozen=True)
 class WorkerSpec:
-    """`document`: what reproduce.entry_of builds the pipeline from. `places`: where its local sources lie on the
-    driver's machine, by role. `versions`: of the packages that decide, here. `driver`: the id of the driver's node;
-    `root`, `folder`, `umask`: its cache, its working folder and how it makes files, which workers on that node share.
-    `gpus`: of each worker. `bundle`: where bundles lie, "" for nowhere.
+    """`name`: the pipeline's. `places`: where its local sources lie on the driver's machine. `versions`: of the
+    packages that decide, here. `driver`: the id of the driver's node; `root`, `folder`, `umask`: its cache, its working
+    folder and how it makes files, which workers on that node share. `gpus`: of each worker. `bundle`: where bundles
+    lie, "" for nowhere.
     """
 
-    key: str
-    document: Mapping[str, Any]
-    places: Mapping[str, str]
+    manifest: Manifest
+    name: str
+    places: Mapping[Role, str]
     versions: Mapping[str, str]
     job: Job
     driver: str
@@ -31,6 +32,10 @@ class WorkerSpec:
     umask: int
     gpus: float = 0.0
     bundle: str = ""
+
+    @property
+    def key(self) -> str:
+        return self.manifest.key
 
 
 class LoadedPipeline(Protocol):
