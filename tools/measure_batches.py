@@ -38,7 +38,7 @@ def overhead(items: int, one_prompt: bool) -> bool:
     rows = [{"prompt": prompt, "seed": at, "id": str(at)} for at, prompt in enumerate(prompts)]
     Path("p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     bare, loading, ready = 0.0, 0.0, 0.0
-    real_load, real_run = load.load, local.run
+    real_load, real_run = load.load, local.run_here
     pipes: list[Any] = []
 
     def loaded(*args: Any) -> Any:
@@ -59,7 +59,7 @@ def overhead(items: int, one_prompt: bool) -> bool:
             call_bare(pipes[1], prompts[at], at)
             bare += time.perf_counter() - started
 
-    load.load, local.run = loaded, in_turns
+    load.load, local.run_here = loaded, in_turns
     sys.argv = ["diffpipe", "generate", "demo", "--prompts-from", "p.jsonl", "-o", "out/", "--json", "-q"]
     import torch  # noqa: F401  (what both need to be imported is not the batch's)
 

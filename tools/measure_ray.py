@@ -262,15 +262,15 @@ def memory(items: int) -> bool:
     os.environ |= private(Path.cwd())
     from diffpipe.cache.store import Store
     from diffpipe.core.request import Request
-    from diffpipe.runners.job import Ears, Job
+    from diffpipe.runners.job import Callbacks, Job
     from diffpipe.runners.ray_cluster.cluster import Cluster
     from diffpipe.runners.ray_cluster.runner import run_on_ray
 
     entry = Store().find("demo")
     requests = (Request(at, at, {"prompt": "a fox"}, (f"out/{at}.png",), id=str(at)) for at in range(items))
-    ears = Ears(lambda request, done, steps: None, print)
+    callbacks = Callbacks(lambda request, done, steps: None, print)
     early, most, started, count = 0.0, 0.0, 0.0, 0
-    for _ in run_on_ray(entry, entry.manifest(), requests, Job(several=True), ears, Cluster("local", 1), Nothing):
+    for _ in run_on_ray(entry, entry.manifest(), requests, Job(several=True), callbacks, Cluster("local", 1), Nothing):
         count += 1
         started = started or time.perf_counter()
         if count == items // 100:

@@ -43,6 +43,7 @@ from diffpipe.engine.placement import apply, interleave, meter, speed
 from diffpipe.engine.running.media_arguments import read_media
 from diffpipe.results import metadata
 from diffpipe.runners import local
+from diffpipe.runners.settings import RunSettings
 
 SIZE = {"width": 64, "height": 64, "num_inference_steps": 2}
 CAST = Placement(layerwise_casting=True)
@@ -265,10 +266,17 @@ class Runner:
         flags = manifest.flags_by_name
         requests = (self.request(name, number) for number in range(count))
         item = Item([])
-        memory = local.Memory(step_down, chunk, item.told.append, item.noted.extend)
-        read = lambda request: read_media(flags, request.arguments)  # noqa: E731
-        how = local.How(read, lambda *_: None, batch_size, about, memory=memory)
-        item.outcomes.extend(local.run(manifest, locate(self.entry, manifest), requests, how))
+        settings = RunSettings(
+            read=lambda request: read_media(flags, request.arguments),
+            on_step=lambda *_: None,
+            batch_size=batch_size,
+            about=about,
+            side_by_side=chunk,
+            step_down=step_down,
+            on_warning=item.told.append,
+            record=item.noted.extend,
+        )
+        item.outcomes.extend(local.run_here(manifest, locate(self.entry, manifest), requests, settings))
         return item
 
     def request(self, name: str, number: int) -> Request:

@@ -14,7 +14,8 @@ from diffpipe.cache.verify import locate
 from diffpipe.core.request import Request
 from diffpipe.engine.running import prompt_cache
 from diffpipe.engine.running.prompt_cache import install, remembering
-from diffpipe.runners import local
+from diffpipe.runners.local import run_here
+from diffpipe.runners.settings import RunSettings
 
 
 class Encoder:
@@ -105,8 +106,8 @@ def test_pictures_are_the_same_with_it_and_without(warm: Warm, tmp_path: Path, m
             Request(at, at, {"prompt": prompt, "guidance_scale": scale, **small}, (str(tmp_path / name / f"{at}.png"),))
             for at, (prompt, scale) in enumerate(calls)
         ]
-        how = local.How(lambda request: request.arguments, lambda *_: None)
-        done = list(local.run(manifest, locate(entry, manifest), requests, how))
+        settings = RunSettings(lambda request: request.arguments, lambda *_: None)
+        done = list(run_here(manifest, locate(entry, manifest), requests, settings))
         assert [outcome.error for outcome in done] == [None] * len(calls)
         return [Path(outcome.artifacts[0].path).read_bytes() for outcome in done]
 

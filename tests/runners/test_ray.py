@@ -24,7 +24,7 @@ from diffpipe.cache.store import Store
 from diffpipe.core.errors import DiffpipeError, Exit, NotFoundError, UsageError
 from diffpipe.core.manifest import Manifest
 from diffpipe.core.request import Outcome, Request
-from diffpipe.runners.job import CHUNK, Ears, Job
+from diffpipe.runners.job import SIDE_BY_SIDE, Callbacks, Job
 from diffpipe.runners.ray_cluster import input_files, node_pipeline, node_versions
 from diffpipe.runners.ray_cluster.cluster import Cluster, check_installed
 from diffpipe.runners.ray_cluster.connection import check_address
@@ -264,11 +264,11 @@ def make(cli: Cli, ray_nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyP
                 yield Request(at, at, {"prompt": "x"}, (str(tmp_path / f"{at}.png"),), id=name)
 
         where = Cluster(ray_nodes.address, workers)
-        ears = Ears(lambda request, done, steps: None, print)
+        callbacks = Callbacks(lambda request, done, steps: None, print)
         with in_this_process():
             from diffpipe.runners.ray_cluster.runner import run_on_ray
 
-            yield from run_on_ray(entry, entry.manifest(), requests(), Job(**job), ears, where, stub(tmp_path))
+            yield from run_on_ray(entry, entry.manifest(), requests(), Job(**job), callbacks, where, stub(tmp_path))
 
     return run
 
@@ -421,7 +421,7 @@ def test_rows_are_as_long_as_is_worth_the_drivers_time() -> None:
     assert size(2.0, workers=1000) == 10
     assert size(0.001, several=False) == 1
     assert [size(seconds, batch_size=4) for seconds in (5.0, 0.1)] == [4, 4]
-    assert size(5.0, config={"placement": {"cpu_offload": "component"}}) == CHUNK
+    assert size(5.0, config={"placement": {"cpu_offload": "component"}}) == SIDE_BY_SIDE
 
 
 def test_files_and_folders_are_carried_whole(tmp_path: Path) -> None:

@@ -30,8 +30,9 @@ from diffpipe.core.request import Artifact, Outcome, Request
 from diffpipe.core.source import Role
 from diffpipe.memory import machine
 from diffpipe.memory.device_facts import Device
-from diffpipe.runners import local
-from diffpipe.runners.job import Ears, Job
+from diffpipe.runners.job import Callbacks, Job
+from diffpipe.runners.outcomes import as_diffpipe_error
+from diffpipe.runners.settings import RunSettings
 from diffpipe.runners.wire import Answer
 from diffpipe.runners.worker import channel, client, clients, lifecycle, memory_check, places, runner, server
 from diffpipe.runners.worker.channel import Channel
@@ -75,19 +76,19 @@ class FakeSession:
     def device_memory(self) -> int | None:
         return None
 
-    def outcomes(self, requests: list[Request], how: local.How) -> Iterator[Outcome]:
+    def outcomes(self, requests: list[Request], settings: RunSettings) -> Iterator[Outcome]:
         for request in requests:
             error = None
             try:
-                self.make(request, how)
+                self.make(request, settings)
             except CacheError:
                 raise
             except Exception as caught:
-                error = local.as_ours(caught)
+                error = as_diffpipe_error(caught)
             made = Artifact(request.paths[0], request.seed, request.index, "image", 0.1)
             yield Outcome(request, () if error else (made,), (f"made {request.paths[0]}",), error)
 
-    def make(self, request: Request, how: local.How) -> None:
+    def make(self, request: Request, settings: RunSettings) -> None:
         what = request.arguments["prompt"]
         if what == "memory":
             raise DiffpipeError("no memory", "less", Exit.OUT_OF_MEMORY)
@@ -96,11 +97,11 @@ class FakeSession:
         if what == "bug":
             raise RuntimeError("oh")
         if what == "short of memory":
-            how.memory.tell(f"{request.id}: out of memory, trying VAE slicing")
+            settings.on_warning(f"{request.id}: out of memory, trying VAE slicing")
         if what == "loud":
-            how.memory.tell("x" * 3_000_000)
+            settings.on_warning("x" * 3_000_000)
         for step in range(10_000 if what == "slow" else 1):
-            how.on_step(request, step, 10_000)
+            settings.on_step(request, step, 10_000)
             time.sleep(0.001)
         Path(request.paths[0]).write_bytes(Path(request.arguments.get("image") or os.devnull).read_bytes())
 
@@ -119,7 +120,7 @@ def store(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
 @pytest.fixture
 def start(store: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., server.Worker]]:
     """Starts a worker in a thread of this process: start(keep). All have ended, and left nothing, at the test's end."""
-    monkeypatch.setattr(local, "Session", FakeSession)
+    monkeypatch.setattr(server, "Session", FakeSession)
     monkeypatch.setattr(server, "locate", lambda *_: {})
     monkeypatch.setattr(server, "POLL", 0.02)
     monkeypatch.setattr(lifecycle, "HEARTBEAT", 0.05)
@@ -166,9 +167,9 @@ def request(number: int, prompt: str = "fine", **arguments: Any) -> Request:
     return Request(number, number, {"prompt": prompt, **arguments}, (f"{number}.png",), id=str(number))
 
 
-def heard() -> tuple[list[str], Ears]:
+def heard() -> tuple[list[str], Callbacks]:
     told: list[str] = []
-    return told, Ears(lambda request, done, steps: None, told.append)
+    return told, Callbacks(lambda request, done, steps: None, told.append)
 
 
 def run(store: Store, requests: list[Request], job: Job = SEVERAL, link: Link | None = None) -> list[Outcome]:
@@ -216,7 +217,7 @@ def test_a_pipeline_that_cannot_be_loaded(
         gate.wait(60)
         raise CacheError("the weights changed", "build it again")
 
-    monkeypatch.setattr(local, "Session", fails)
+    monkeypatch.setattr(server, "Session", fails)
     start()
     link = found(store)
     gate.set()
@@ -239,9 +240,9 @@ def test_paths_come_back_as_they_were_typed(store: Store, start: Callable[..., s
 def test_lines_for_the_user_are_heard(store: Store, start: Callable[..., server.Worker]) -> None:
     """As those of an item that ran out of memory and was made with less."""
     start()
-    told, ears = heard()
+    told, callbacks = heard()
     requests = [request(0), request(1, "short of memory")]
-    made = list(runner.run_on_worker(found(store), lambda: found(store), MANIFEST, requests, SEVERAL, ears))
+    made = list(runner.run_on_worker(found(store), lambda: found(store), MANIFEST, requests, SEVERAL, callbacks))
     assert [outcome.error for outcome in made] == [None, None]
     assert told == ["1: out of memory, trying VAE slicing"]
 
@@ -607,8 +608,8 @@ def test_an_item_that_workers_die_of_is_given_up(store: Store) -> None:
 
     requests = [replace(request(at), id=name) for at, name in enumerate(["bad", "good", "fine"])]
     thread = stand_in(store, dies, 4)
-    told, ears = heard()
-    made = list(runner.run_on_worker(found(store), lambda: found(store), MANIFEST, requests, SEVERAL, ears))
+    told, callbacks = heard()
+    made = list(runner.run_on_worker(found(store), lambda: found(store), MANIFEST, requests, SEVERAL, callbacks))
     thread.join()
     assert asked == ["bad False", "bad True", "bad True", "good False"]
     assert [(one.request.id, one.error and one.error.message) for one in made] == [

@@ -662,14 +662,14 @@ def test_metadata_name_an_input_and_its_content_and_no_more() -> None:
 
 
 def test_a_store_that_refuses_a_result_ends_the_run() -> None:
-    from diffpipe.runners.local import _outcomes
+    from diffpipe.runners.outcomes import outcomes_of
 
     def make(requests: list[Request]) -> Any:
         Store.raises["put"] = PermissionError("no")
         return [written("red", "store://a/x.png")]
 
     with pytest.raises(AccessError, match=r"access to store://a/x\.png is denied"):
-        _outcomes([Request(0, 1, {}, ("store://a/x.png",))], make)
+        outcomes_of([Request(0, 1, {}, ("store://a/x.png",))], make)
 
 
 def test_media_are_read_from_urls() -> None:

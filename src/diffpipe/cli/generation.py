@@ -26,7 +26,7 @@ from ..core.manifest import Manifest
 from ..core.request import Outcome, Request
 from ..results.metadata import About
 from ..runners import inputs
-from ..runners.job import Ears, Job, Previews
+from ..runners.job import Callbacks, Job, Previews
 from . import batch_run, output, previews, ray_options, workers
 from .shared_arguments import batch_of
 
@@ -131,26 +131,27 @@ class Generation:
     def _outcomes(self, requests: Iterator[Request]) -> Iterator[Outcome]:
         """What becomes of each request, wherever it is made."""
         if self.values["runner"] == "ray":
-            ears = Ears(lambda request, done, steps: None, _once)
-            made = ray_options.run(self.values, self.entry, self.manifest, requests, self.job, ears, self.total)
+            callbacks = Callbacks(lambda request, done, steps: None, _once)
+            made = ray_options.run(self.values, self.entry, self.manifest, requests, self.job, callbacks, self.total)
             yield from previews.watched(made, self.views)
             return
         with output.steps(self.reference, self.total or 0) as show:
             seen = self.previews
-            ears = Ears(_numbered(show, self.total), _once, seen.show if seen else None)
+            callbacks = Callbacks(_numbered(show, self.total), _once, seen.show if seen else None)
             link = self.worker.find()
             if link:
-                made = self.worker.run(link, requests, self.job, ears, alone=self.alone)
+                made = self.worker.run(link, requests, self.job, callbacks, alone=self.alone)
             else:
-                made = self._here(requests, ears)
+                made = self._here(requests, callbacks)
             yield from previews.watched(made, self.views)
 
-    def _here(self, requests: Iterator[Request], ears: Ears) -> Iterator[Outcome]:
+    def _here(self, requests: Iterator[Request], callbacks: Callbacks) -> Iterator[Outcome]:
         """What becomes of each request, made in this process."""
-        from ..runners import local
+        from ..runners.local import run_here
+        from ..runners.settings import settings_of
 
-        how = local.how_of(self.job, ears, self.read, functools.partial(measured.add, self.entry.folder))
-        return local.run(self.manifest, self.located, requests, how)
+        settings = settings_of(self.job, callbacks, self.read, functools.partial(measured.add, self.entry.folder))
+        return run_here(self.manifest, self.located, requests, settings)
 
 
 def _once(line: str) -> None:

@@ -11,7 +11,7 @@ from ..cache.entry import Entry
 from ..core.errors import UsageError
 from ..core.manifest import Manifest
 from ..core.request import Outcome, Request
-from ..runners.job import Ears, Job
+from ..runners.job import Callbacks, Job
 from ..storage import urls
 from . import output
 from .flags import option
@@ -76,7 +76,7 @@ def run(
     manifest: Manifest,
     requests: Iterator[Request],
     job: Job,
-    ears: Ears,
+    callbacks: Callbacks,
     total: int | None,
 ) -> Iterator[Outcome]:
     """What becomes of each request, in any order, with progress on stderr."""
@@ -86,7 +86,7 @@ def run(
     shares = values["workers"], values["gpus_per_worker"], _folder(values["bundle"] or "")
     with output.items(job.about.name if job.about else manifest.provider, total) as bar:
         where = Cluster(values["ray_address"] or "auto", *shares, watch=bar.workers, say=output.say)
-        for outcome in run_on_ray(entry, manifest, requests, job, ears, where):
+        for outcome in run_on_ray(entry, manifest, requests, job, callbacks, where):
             bar.item()
             yield outcome
 

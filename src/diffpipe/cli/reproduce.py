@@ -179,7 +179,8 @@ def _made(
     from ..cache.verify import locate
     from ..engine import media
     from ..engine.running.media_arguments import read_media
-    from ..runners import local
+    from ..runners.local import run_here
+    from ..runners.settings import RunSettings
 
     flags = manifest.flags_by_name
     name, fit = document.pipeline.name, document.fit
@@ -192,9 +193,8 @@ def _made(
         with output.steps(name, 1) as show:
             read = lambda request: read_media(flags, request.arguments, fit=fit)  # noqa: E731
             on_step = lambda _, done, steps: show("1/1", done, steps)  # noqa: E731
-            how = local.How(read, on_step, about=about, memory=local.Memory(tell=output.warn))
-            runs = local.run(manifest, locate(entry, manifest), [request], how)
-            (outcome,) = runs
+            settings = RunSettings(read, on_step, about=about, on_warning=output.warn)
+            (outcome,) = run_here(manifest, locate(entry, manifest), [request], settings)
         if outcome.error:
             raise outcome.error
         if not 0 <= index < len(outcome.artifacts):

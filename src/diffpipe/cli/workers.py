@@ -17,7 +17,7 @@ from ..cache.store import Store
 from ..core.errors import CacheError, DiffpipeError, NotFoundError, UsageError
 from ..core.manifest import Manifest
 from ..core.request import Outcome, Request
-from ..runners.job import Ears, Job
+from ..runners.job import Callbacks, Job
 from ..storage.disk import readable
 from . import output, tree
 from .flags import option
@@ -242,7 +242,9 @@ class PipelineWorker:
             output.say(f"memory is short: stopped the worker of {names}, idle for {duration(ended.idle)}")
         return lifecycle.start(self.store, self.entry.key, self.kept)
 
-    def run(self, link: Link, requests: Iterator[Request], job: Job, ears: Ears, *, alone: bool) -> Iterator[Outcome]:
+    def run(
+        self, link: Link, requests: Iterator[Request], job: Job, callbacks: Callbacks, *, alone: bool
+    ) -> Iterator[Outcome]:
         """What becomes of each request. `alone`: it is the only one, and fails if the worker dies of it."""
         from ..runners.worker import lifecycle, places, publishing, runner
 
@@ -250,7 +252,7 @@ class PipelineWorker:
 
         def make(made_here: Iterator[Request]) -> Iterator[Outcome]:
             keep = self.wish.seconds
-            return runner.run_on_worker(link, self.start, self.manifest, made_here, job, ears, keep, steps, tries)
+            return runner.run_on_worker(link, self.start, self.manifest, made_here, job, callbacks, keep, steps, tries)
 
         yield from publishing.run(make, requests)
         if self.wish.seconds == 0:

@@ -1,4 +1,4 @@
-"""How a run's requests are made, as plain data that another process can be given; and who hears of it."""
+"""How a run's requests are made, as plain data that another process can be given; and what it reports."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..results.metadata import About
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-CHUNK = 20  # items that are made side by side where components are offloaded
+SIDE_BY_SIDE = 20  # items that are made side by side where components are offloaded
 MOST = 2**31 - 1  # of a count
 
 
@@ -66,10 +66,10 @@ def _previews_of(fields: Fields) -> Previews:
 
 
 @dataclass(frozen=True)
-class Ears:
-    """Who hears of a run while it goes: each step of a request (steps done, steps in all), lines for the user, and
+class Callbacks:
+    """What a run reports while it goes: each step of a request (steps done, steps in all), warnings for the user, and
     previews."""
 
     on_step: Callable[[Request, int, int], None]
-    tell: Callable[[str], None]
-    show: Callable[[Image], None] | None = None
+    on_warning: Callable[[str], None]
+    on_preview: Callable[[Image], None] | None = None

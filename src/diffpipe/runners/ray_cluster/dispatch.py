@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from ...core.manifest import Manifest
 from ...core.request import Request
 from .. import inputs
-from ..job import CHUNK, Job
+from ..job import SIDE_BY_SIDE, Job
 from .nodes import ANSWER_TIMEOUT
 from .request_queue import Row
 
@@ -70,7 +70,7 @@ class Dispatcher:
         if not self.job.several:
             return 1
         if self.manifest.config.placement.cpu_offload != "none" and self.job.batch_size == 1:
-            return CHUNK  # they may be made side by side
+            return SIDE_BY_SIDE  # they may be made side by side
         wanted = max(ROW_SECONDS, self.workers * DRIVER_SECONDS)
         fast = min(MOST, math.ceil(wanted / self.seconds)) if self.seconds else 1
         return max(self.job.batch_size, fast // self.job.batch_size * self.job.batch_size)

@@ -21,8 +21,9 @@ from ...core.request import Artifact, Outcome, Request
 from ...storage import urls
 from ...storage.disk import remove_leftovers
 from ..inputs import media_of, reader
-from ..job import Ears
-from ..local import How, Session, how_of
+from ..job import Callbacks
+from ..local import Session
+from ..settings import RunSettings, settings_of
 from ..wire import Answer
 from .input_files import Files, State, content, lay_out
 from .made_row import MadeRequest, MadeRow, Sizes
@@ -81,9 +82,9 @@ class RowMaker:
         except Exception as error:
             raise DiffpipeError(f"{label}: {type(error).__name__}: {error}", "--traceback shows where") from error
         self.flags = manifest.flags_by_name
-        ears = Ears(lambda request, done, steps: None, self.lines.append)
-        read = reader(self.flags, spec.job.fit, ears.tell)
-        self.how = how_of(spec.job, ears, read, functools.partial(measured.add, entry.folder))
+        callbacks = Callbacks(lambda request, done, steps: None, self.lines.append)
+        read = reader(self.flags, spec.job.fit, callbacks.on_warning)
+        self.settings = settings_of(spec.job, callbacks, read, functools.partial(measured.add, entry.folder))
 
     def _entry(self) -> Entry:
         """The pipeline in this node's cache; on the driver's own node the driver has looked at it."""
@@ -108,8 +109,8 @@ class RowMaker:
         stopped = None
         try:
             ready = (self._begin(number, place, taken) for place in left)
-            how = one_by_one(self.how) if taken.again else self.how
-            for place, outcome in zip(left, self.session.outcomes(ready, how), strict=True):
+            settings = one_by_one(self.settings) if taken.again else self.settings
+            for place, outcome in zip(left, self.session.outcomes(ready, settings), strict=True):
                 made[place] = self._sent(outcome, taken.requests[place], files)
         except DiffpipeError as error:  # as a full disk, which ends the whole run
             stopped = error
@@ -195,9 +196,9 @@ def _pack(artifact: Artifact, request: Request, files: list[bytes]) -> tuple[Art
     return replace(artifact, path=path), {name: len(data) for name, data in read.items()}
 
 
-def one_by_one(how: How) -> How:
+def one_by_one(settings: RunSettings) -> RunSettings:
     """One request a call, so that one that kills its worker is known."""
-    return replace(how, batch_size=1, memory=replace(how.memory, chunk=1))
+    return replace(settings, batch_size=1, side_by_side=1)
 
 
 def _lost() -> MadeRequest:

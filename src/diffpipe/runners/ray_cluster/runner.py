@@ -28,8 +28,9 @@ from ...core.parsing import Misfit
 from ...core.request import Artifact, Outcome, Request
 from ...storage import urls
 from ...storage.disk import mark, umask
-from ..job import Ears, Job
-from ..local import Session, told
+from ..job import Callbacks, Job
+from ..local import Session
+from ..outcomes import log_line
 from . import ray_seam
 from .cluster import Cluster
 from .connection import connected
@@ -60,7 +61,7 @@ def run_on_ray(
     manifest: Manifest,
     requests: Iterator[Request],
     job: Job,
-    ears: Ears,
+    callbacks: Callbacks,
     cluster: Cluster,
     load: Load = Session,
 ) -> Iterator[Outcome]:
@@ -78,7 +79,7 @@ def run_on_ray(
         cluster.say(f"Ray{', started here' if own else ''}: {where}")
         dispatcher = Dispatcher(_queue(spec), requests, job, shares.workers, manifest)
         with dispatcher.started(cluster.watch):
-            yield from _outcomes(dispatcher, spec, shares, ears, load)
+            yield from _outcomes(dispatcher, spec, shares, callbacks, load)
 
 
 def _spec(entry: Entry, manifest: Manifest, job: Job, cluster: Cluster, gpus: float) -> WorkerSpec:
@@ -194,15 +195,17 @@ def _stopped(error: Exception) -> DiffpipeError:
 # What comes back
 
 
-def _outcomes(dispatcher: Dispatcher, spec: WorkerSpec, shares: Shares, ears: Ears, load: Load) -> Iterator[Outcome]:
+def _outcomes(
+    dispatcher: Dispatcher, spec: WorkerSpec, shares: Shares, callbacks: Callbacks, load: Load
+) -> Iterator[Outcome]:
     """What became of each request, as its row comes back."""
     for row in _rows(_dataset(dispatcher.queue, spec, shares, load)):
-        yield from _of_row(dispatcher, row, ears)
+        yield from _of_row(dispatcher, row, callbacks)
     if dispatcher.error:
         raise dispatcher.error
 
 
-def _of_row(dispatcher: Dispatcher, row: _Row, ears: Ears) -> Iterator[Outcome]:
+def _of_row(dispatcher: Dispatcher, row: _Row, callbacks: Callbacks) -> Iterator[Outcome]:
     made = row.made
     drawn = dispatcher.back(row.number, made.seconds())
     if made.stopped and not made.requests:
@@ -210,7 +213,7 @@ def _of_row(dispatcher: Dispatcher, row: _Row, ears: Ears) -> Iterator[Outcome]:
     if not drawn:
         return
     for line in made.lines:
-        ears.tell(line)
+        callbacks.on_warning(line)
     left = row.files
     for request, one in zip(drawn, made.requests, strict=True):
         if one is None:
@@ -225,7 +228,7 @@ def _of_row(dispatcher: Dispatcher, row: _Row, ears: Ears) -> Iterator[Outcome]:
                     files, left = _split(left, sizes)
                 artifacts.append(_received(artifact, files, request))
         outcome = replace(one.answer, artifacts=tuple(artifacts)).outcome(request)
-        log.info("%s; %s, %s", told(outcome), made.memory, made.node)
+        log.info("%s; %s, %s", log_line(outcome), made.memory, made.node)
         yield outcome
     if made.stopped:
         raise made.stopped

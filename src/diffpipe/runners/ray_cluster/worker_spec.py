@@ -10,7 +10,7 @@ from ...core.manifest import Located, Manifest
 from ...core.request import Outcome, Request
 from ...core.source import Role
 from ..job import Job
-from ..local import How
+from ..settings import RunSettings
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,12 @@ class WorkerSpec:
         return self.manifest.key
 
 
-class LoadedPipeline(Protocol):
+class RequestMaker(Protocol):
     """What makes requests: local.Session, or what takes its place in measurements without an engine."""
 
-    def outcomes(self, requests: Iterable[Request], how: How) -> Iterator[Outcome]: ...
+    def outcomes(self, requests: Iterable[Request], settings: RunSettings) -> Iterator[Outcome]: ...
 
     def memory_now(self) -> str: ...
 
 
-Load: TypeAlias = Callable[[Manifest, Located], LoadedPipeline]
+Load: TypeAlias = Callable[[Manifest, Located], RequestMaker]

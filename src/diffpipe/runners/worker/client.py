@@ -20,7 +20,7 @@ from ...storage import fetching, urls
 from ...storage.digests import identity
 from ...storage.disk import umask
 from .. import inputs
-from ..job import Ears, Job
+from ..job import Callbacks, Job
 from . import channel, lifecycle, protocol
 from .channel import Lost
 from .lifecycle import Link
@@ -49,8 +49,8 @@ class PendingGroup:
 class Client:
     """One run's connection to a worker. Its methods raise Lost where the worker is gone."""
 
-    def __init__(self, link: Link, flags: Mapping[str, Flag], ears: Ears) -> None:
-        self.link, self.flags, self.ears = link, flags, ears
+    def __init__(self, link: Link, flags: Mapping[str, Flag], callbacks: Callbacks) -> None:
+        self.link, self.flags, self.callbacks = link, flags, callbacks
         self.sent: dict[Content, int] = {}  # files of the requests that were sent last, and their numbers
         self.numbers = itertools.count()
 
@@ -142,13 +142,13 @@ class Client:
 
     def _hear(self, message: FromWorker, requests: Sequence[Request]) -> None:
         if isinstance(message, Step) and message.place < len(requests):
-            self.ears.on_step(requests[message.place], message.done, message.steps)
+            self.callbacks.on_step(requests[message.place], message.done, message.steps)
         elif isinstance(message, Notice):
-            self.ears.tell(message.line)
-        elif isinstance(message, Picture) and self.ears.show:
+            self.callbacks.on_warning(message.line)
+        elif isinstance(message, Picture) and self.callbacks.on_preview:
             from ...engine.running.preview import picture_of
 
-            self.ears.show(picture_of(message.data))
+            self.callbacks.on_preview(picture_of(message.data))
 
     def files(self, request: Request) -> Iterator[str]:
         """The input files that a request names."""

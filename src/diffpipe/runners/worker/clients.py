@@ -15,7 +15,7 @@ from ...core.request import Outcome, Request
 from ...storage import urls
 from .. import inputs
 from ..job import Job
-from ..local import How
+from ..settings import RunSettings
 from .channel import Channel, Lost
 from .protocol import Failed, FilePiece, FromWorker, Going, Make, Refused, Status, Welcome
 
@@ -59,7 +59,7 @@ class ConnectedClient:
     job: Job | None = None
     umask: int = 0o077
     steps: bool = False
-    settings: How | None = None
+    settings: RunSettings | None = None
     arguments: Arguments = field(default_factory=dict)
 
     def send(self, message: FromWorker | Welcome | Refused | Going | Status) -> None:

@@ -15,8 +15,9 @@ from ...core.manifest import Manifest
 from ...core.request import Outcome, Request
 from ...storage import urls
 from ...storage.disk import remove_leftovers
-from .. import inputs, local
-from ..job import CHUNK, Ears, Job
+from .. import inputs
+from ..job import SIDE_BY_SIDE, Callbacks, Job
+from ..outcomes import groups
 from .channel import Lost
 from .client import Client, PendingGroup
 from .lifecycle import Link
@@ -34,7 +35,7 @@ def run_on_worker(
     manifest: Manifest,
     requests: Iterable[Request],
     job: Job,
-    ears: Ears,
+    callbacks: Callbacks,
     keep: float | None = None,
     steps: bool = False,
     tries: int = TRIES,
@@ -48,7 +49,7 @@ def run_on_worker(
     run = _Run(manifest, requests, job, tries)
     flags = manifest.flags_by_name
     while True:
-        client = Client(link, flags, ears)
+        client = Client(link, flags, callbacks)
         try:
             side_by_side = client.begin(job, keep, steps)
             yield from run.made_by(client, side_by_side)
@@ -60,7 +61,7 @@ def run_on_worker(
             yield from run.lost(client, error)
             if run.finished():
                 return
-            ears.tell("the worker ended; another one goes on")
+            callbacks.on_warning("the worker ended; another one goes on")
             link = restart()
         finally:
             client.link.channel.close()
@@ -167,8 +168,8 @@ def _free(request: Request) -> bool:
 def _groups(requests: Iterable[Request], manifest: Manifest, job: Job, side_by_side: bool) -> Iterator[list[Request]]:
     """Requests in order, those together that one answer is about."""
     if not (side_by_side and job.several and job.batch_size == 1):
-        yield from local.groups(requests, manifest, job.batch_size)
+        yield from groups(requests, manifest, job.batch_size)
         return
     waiting = iter(requests)
-    while several := list(itertools.islice(waiting, CHUNK)):
+    while several := list(itertools.islice(waiting, SIDE_BY_SIDE)):
         yield several

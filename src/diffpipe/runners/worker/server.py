@@ -30,9 +30,11 @@ from ...cache.verify import locate
 from ...core.errors import DiffpipeError, Exit
 from ...core.request import Outcome, Request
 from ...memory.machine import resident
-from .. import local
 from ..inputs import reader
-from ..job import Ears, Job
+from ..job import Callbacks, Job
+from ..local import Session
+from ..outcomes import as_diffpipe_error, log_line
+from ..settings import RunSettings, settings_of
 from ..wire import Answer
 from . import channel, lifecycle, places, protocol
 from .channel import Channel, Lost
@@ -82,7 +84,7 @@ class Worker:
         self.entrance = (
             threading.Lock()
         )  # held to let a client in, to let none in any more, to count what they wait for
-        self.session: local.Session | None = None
+        self.session: Session | None = None
         self.side_by_side = False
         self.requests = 0
         self.stopping = self.retiring = False
@@ -109,7 +111,7 @@ class Worker:
 
     def _load(self) -> None:
         try:
-            session = local.Session(self.manifest, locate(self.entry, self.manifest))
+            session = Session(self.manifest, locate(self.entry, self.manifest))
         except DiffpipeError:
             raise
         except Exception as error:
@@ -138,12 +140,12 @@ class Worker:
                     break  # sent with all that is left, or to nobody
                 self.requests += 1
                 assert self.session
-                log_line = f"{local.told(outcome)}; {self.session.memory_now()}"
-                client.send(Answered(Answer.of(outcome), log_line))
+                line = f"{log_line(outcome)}; {self.session.memory_now()}"
+                client.send(Answered(Answer.of(outcome), line))
         except DiffpipeError as error:
             client.fail(error)
         except Exception as error:
-            client.fail(local.as_ours(error))
+            client.fail(as_diffpipe_error(error))
         finally:
             os.umask(0o077)
             with self.entrance:
@@ -157,7 +159,7 @@ class Worker:
         client.settings = client.settings or self._settings(client, client.job)
         yield from group.renamed(self.session.outcomes(group.requests, client.settings))
 
-    def _settings(self, client: ConnectedClient, job: Job) -> local.How:
+    def _settings(self, client: ConnectedClient, job: Job) -> RunSettings:
         """How a client's requests are made, and what it hears of them."""
 
         def on_step(request: Request, done: int, steps: int) -> None:
@@ -166,13 +168,13 @@ class Worker:
                 place = next(at for at, one in enumerate(self.current.requests) if one is request)
                 client.send(Step(place, done, steps))
 
-        def tell(line: str) -> None:
+        def on_warning(line: str) -> None:
             client.send(Notice(self.current.named(line) if self.current else line))
 
-        ears = Ears(on_step, tell, lambda picture: client.send(Picture(_png(picture))))
-        read = reader(self.flags, job.fit, ears.tell)
-        how = local.how_of(job, ears, read, functools.partial(measured.add, self.entry.folder))
-        return replace(how, before_writing=functools.partial(self._stop_if_unwanted, client))
+        callbacks = Callbacks(on_step, on_warning, lambda picture: client.send(Picture(_png(picture))))
+        read = reader(self.flags, job.fit, on_warning)
+        settings = settings_of(job, callbacks, read, functools.partial(measured.add, self.entry.folder))
+        return replace(settings, before_writing=functools.partial(self._stop_if_unwanted, client))
 
     def _stop_if_unwanted(self, client: ConnectedClient) -> None:
         if client.left or self.stopping:

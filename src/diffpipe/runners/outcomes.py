@@ -1,0 +1,92 @@
+"""What becomes of requests, whatever is raised while they are made; and which of them go into one call."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeAlias
+
+from ..core.errors import DiffpipeError, Exit
+from ..core.flag import MEDIA_KINDS
+from ..core.manifest import Manifest
+from ..core.request import Artifact, Outcome, Request
+
+log = logging.getLogger("diffpipe.run")
+
+Make: TypeAlias = Callable[[list[Request]], Sequence[Sequence[Artifact]]]  # the files of requests that go together
+
+
+def groups(requests: Iterable[Request], manifest: Manifest, size: int) -> Iterator[list[Request]]:
+    """Requests in order, up to `size` of them together where they differ in seed and prompts alone."""
+    texts = {flag.name for flag in manifest.flags if flag.kind == "text" and "prompt" in flag.name}
+    media = {flag.name for flag in manifest.flags if flag.kind in MEDIA_KINDS}
+
+    def shared(request: Request) -> object:
+        """What must be equal within a group; the request itself where it must be alone."""
+        plain = all(isinstance(request.arguments[name], str) for name in texts & request.arguments.keys())
+        if size == 1 or not plain or len(request.paths) > 1 or media & request.arguments.keys():
+            return request
+        same = {name: None if name in texts else value for name, value in request.arguments.items()}
+        return same, request.fps
+
+    for _, alike in itertools.groupby(requests, key=shared):
+        while group := list(itertools.islice(alike, size)):
+            yield group
+
+
+def outcomes_of(group: list[Request], make: Make) -> list[Outcome]:
+    """The outcomes of requests that are made together; where that fails, each is made by itself.
+
+    Raises DiffpipeError for what would fail the others too: a full disk, a store that refuses results.
+    """
+    warnings = _Warnings()
+    try:
+        with warnings:
+            made = make(group)
+    except Exception as error:  # whatever happens to one item must not cost the others
+        if getattr(error, "exit_code", None) in (Exit.CACHE, Exit.ACCESS):
+            raise
+        if len(group) > 1:
+            log.info("a call of %d failed (%s): one by one", len(group), error)
+            return [one for request in group for one in outcomes_of([request], make)]
+        return [Outcome(group[0], warnings=tuple(warnings.texts), error=as_diffpipe_error(error))]
+    texts = tuple(warnings.texts)
+    return [Outcome(request, tuple(files), texts) for request, files in zip(group, made, strict=True)]
+
+
+def as_diffpipe_error(error: Exception) -> DiffpipeError:
+    """An error as it is shown to the user."""
+    if isinstance(error, DiffpipeError):
+        return error
+    ours = DiffpipeError(f"{type(error).__name__}: {error}", "this is a bug: run again with --traceback and report it")
+    ours.__cause__ = error
+    return ours
+
+
+class _Warnings(logging.Handler):
+    """Collects the warnings that diffpipe logs in this thread while it is entered."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.texts: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.thread == self.thread:
+            self.texts.append(record.getMessage())
+
+    def __enter__(self) -> None:
+        self.thread = threading.get_ident()
+        logging.getLogger("diffpipe").addHandler(self)
+
+    def __exit__(self, *_: object) -> None:
+        logging.getLogger("diffpipe").removeHandler(self)
+
+
+def log_line(outcome: Outcome) -> str:
+    """An outcome as a line of the log."""
+    if outcome.error:
+        return f"seed {outcome.request.seed}: {outcome.error.message}"
+    first = outcome.artifacts[0]
+    return f"seed {outcome.request.seed}: {first.seconds:.2f} s -> {first.path}"
