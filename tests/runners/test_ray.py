@@ -421,7 +421,7 @@ def test_rows_are_as_long_as_is_worth_the_drivers_time() -> None:
     assert size(2.0, workers=1000) == 10
     assert size(0.001, several=False) == 1
     assert [size(seconds, batch_size=4) for seconds in (5.0, 0.1)] == [4, 4]
-    assert size(5.0, config={"placement": {"cpu_offload": "component"}}) == SIDE_BY_SIDE
+    assert size(5.0, config={"placement": {"device": "cpu", "cpu_offload": "model"}}) == SIDE_BY_SIDE
 
 
 def test_files_and_folders_are_carried_whole(tmp_path: Path) -> None:

@@ -21,6 +21,8 @@ from PIL import Image
 from subprocesses import PATIENCE, first_on_path, runs, until
 
 from diffpipe.cache.store import Store
+from diffpipe.cli.workers import KeepWarm, PipelineWorker
+from diffpipe.runners.worker import folder as worker_folder
 from diffpipe.runners.worker import lifecycle, places
 
 SIZE = ("--width", 64, "--height", 64, "--num-inference-steps", 2)
@@ -49,14 +51,18 @@ def workers(cli: Cli, warm: Warm, checkpoints: Path) -> Iterator[Callable[[str],
     warm("build", "wan", *video, check=True)
     first = {"demo": FOX, "edit": ("edit", "--image", "s.png", "--prompt", "a cat", "--num-inference-steps", 2)}
     first["video"] = ("video", "--video", "frames", "--prompt", "a fox", "--num-inference-steps", 2, "--max-area", 1024)
-    Image.new("RGB", (128, 128), "red").save(cli.cwd / "s.png")
-    (cli.cwd / "frames").mkdir()
+    (cli.cwd / "inputs/frames").mkdir(parents=True)
+    Image.new("RGB", (128, 128), "red").save(cli.cwd / "inputs/s.png")
     for number in range(5):
-        Image.new("RGB", (32, 32), (40 * number, 90, 0)).save(cli.cwd / "frames" / f"{number}.png")
+        Image.new("RGB", (32, 32), (40 * number, 90, 0)).save(cli.cwd / "inputs/frames" / f"{number}.png")
 
     def started(name: str) -> int:
         if name not in [one for status in statuses(cli) for one in status["names"]]:
-            cli("generate", *first[name], *KEPT, "--seed", 9, "-o", f"first-{name}.{{ext}}", "--overwrite", check=True)
+            words = ("generate", *first[name], *KEPT, "--seed", 9, "-o", f"first-{name}.{{ext}}", "--overwrite")
+            folder = cli.cwd / "gone"  # which the worker outlives
+            shutil.copytree(cli.cwd / "inputs", folder)
+            cli(*words, cwd=folder, check=True)
+            shutil.rmtree(folder)
         return next(int(status["pid"]) for status in statuses(cli) if name in status["names"])
 
     yield started
@@ -68,7 +74,7 @@ def workers(cli: Cli, warm: Warm, checkpoints: Path) -> Iterator[Callable[[str],
 def work(workers: Callable[[str], int], cli: Cli, tmp_path: Path) -> Path:
     """A folder with pictures, frames and prompts."""
     work = tmp_path / "work"
-    shutil.copytree(cli.cwd / "frames", work / "frames")
+    shutil.copytree(cli.cwd / "inputs/frames", work / "frames")
     for name, colour in {"red": "red", "blue": "navy"}.items():
         Image.new("RGB", (128, 128), colour).save(work / f"{name}.png")
     Image.new("RGB", (128, 64), "green").save(work / "wide.png")
@@ -202,13 +208,14 @@ def test_a_folder_of_frames_is_sent(both: Both) -> None:
     assert both("video", *words, "--json")[0] == 0
 
 
-def test_a_pipe_is_read_once(cli: Cli, workers: Callable[[str], int], work: Path) -> None:
+def test_a_pipe_is_read_once(cli: Cli, warm: Warm, workers: Callable[[str], int], work: Path) -> None:
     workers("edit")
-    line = " ".join(map(str, ("--prompt", "fox", "--seed", 1, "--num-inference-steps", 2, "--no-metadata")))
-    for name, more in (("there", ""), ("here", "--no-worker")):
-        command = f"{sys.executable} -m diffpipe generate edit --image <(cat red.png) {line} -o {name}.png {more}"
-        done = subprocess.run(["bash", "-c", command], cwd=work, env=cli.environment(), capture_output=True, text=True)
-        assert (done.returncode, done.stderr) == (0, "")
+    words = ("--prompt", "fox", "--seed", 1, "--num-inference-steps", 2, "--no-metadata")
+    line = " ".join(map(str, words))
+    command = f"{sys.executable} -m diffpipe generate edit --image <(cat red.png) {line} -o there.png"
+    done = subprocess.run(["bash", "-c", command], cwd=work, env=cli.environment(), capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    warm("generate", "edit", "--image", "red.png", *words, "-o", "here.png", "--no-worker", cwd=work, check=True)
     assert (work / "there.png").read_bytes() == (work / "here.png").read_bytes()
 
 
@@ -293,44 +300,6 @@ def test_resume_makes_what_is_left(cli: Cli, workers: Callable[[str], int], work
     assert "1 made, 3 done before" in again.stderr
 
 
-def test_a_killed_worker_costs_a_batch_nothing(cli: Cli, warm: Warm, workers: Callable[[str], int], work: Path) -> None:
-    process = workers("demo")
-    rows = [{"prompt": f"a fox {number}", "seed": number} for number in range(40)]
-    (work / "k.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    words = ("generate", "demo", "--prompts-from", "k.jsonl", *SIZE)
-    env = cli.environment()
-    line = [sys.executable, "-m", "diffpipe", *map(str, words), "-o", "k/", *KEPT]
-    with subprocess.Popen(line, cwd=work, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
-        assert run.stdout
-        for _ in range(5):
-            run.stdout.readline()
-        os.kill(process, signal.SIGKILL)
-        _, err = run.communicate()
-    assert run.returncode == 0, err
-    assert err == "warning: the worker ended; another one goes on\n40 made\n"
-    warm(*words, "-o", "w/", "--no-worker", cwd=work, check=True)
-    made, whole = tree(work / "k"), tree(work / "w")
-    assert {name: made[name] for name in made if "journal" not in name} == {
-        name: whole[name] for name in whole if "journal" not in name
-    }
-    done = [line for line in (work / "k/demo.journal.jsonl").read_text().splitlines() if '"done"' in line]
-    assert len(done) == len({json.loads(line)["id"] for line in done}) == 40
-
-
-def test_a_single_item_whose_worker_dies_fails(cli: Cli, workers: Callable[[str], int], work: Path) -> None:
-    process = workers("demo")
-    with running(cli, work, *SLOW, "-o", "slow.png") as run:
-        until(lambda: busy(cli))
-        os.kill(process, signal.SIGKILL)
-        out, err = run.communicate(timeout=PATIENCE)
-    assert (run.returncode, out) == (1, "")
-    assert err == (
-        "error: the worker ended while it made this\n"
-        "  try: memory may have run out; --no-worker makes it in this process\n"
-    )
-    assert list(work.glob("*.tmp")) == list(work.glob("slow*")) == []
-
-
 @contextmanager
 def running(cli: Cli, work: Path, *words: object) -> Iterator[subprocess.Popen[str]]:
     """A client that does not outlive the test."""
@@ -394,27 +363,69 @@ def descriptors(process: int) -> tuple[int, int]:
     return len(os.listdir(f"/proc/{process}/fd")), len(os.listdir(f"/proc/{process}/task"))
 
 
+# Workers that are killed
+
+
+def test_a_killed_worker_costs_a_batch_nothing(cli: Cli, warm: Warm, workers: Callable[[str], int], work: Path) -> None:
+    process = workers("demo")
+    rows = [{"prompt": f"a fox {number}", "seed": number} for number in range(40)]
+    (work / "k.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ("generate", "demo", "--prompts-from", "k.jsonl", *SIZE)
+    env = cli.environment()
+    line = [sys.executable, "-m", "diffpipe", *map(str, words), "-o", "k/", *KEPT]
+    with subprocess.Popen(line, cwd=work, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+        assert run.stdout
+        for _ in range(5):
+            run.stdout.readline()
+        os.kill(process, signal.SIGKILL)
+        _, err = run.communicate()
+    assert run.returncode == 0, err
+    assert err == "warning: the worker ended; another one goes on\n40 made\n"
+    warm(*words, "-o", "w/", "--no-worker", cwd=work, check=True)
+    made, whole = tree(work / "k"), tree(work / "w")
+    assert {name: made[name] for name in made if "journal" not in name} == {
+        name: whole[name] for name in whole if "journal" not in name
+    }
+    done = [line for line in (work / "k/demo.journal.jsonl").read_text().splitlines() if '"done"' in line]
+    assert len(done) == len({json.loads(line)["id"] for line in done}) == 40
+
+
+def test_a_single_item_whose_worker_dies_fails(cli: Cli, workers: Callable[[str], int], work: Path) -> None:
+    process = workers("edit")
+    slow = ("edit", "--image", "red.png", *SLOW[1:])
+    with running(cli, work, *slow, "-o", "slow.png") as run:
+        until(lambda: busy(cli))
+        os.kill(process, signal.SIGKILL)
+        out, err = run.communicate(timeout=PATIENCE)
+    assert (run.returncode, out) == (1, "")
+    assert err == (
+        "error: the worker ended while it made this\n"
+        "  try: memory may have run out; --no-worker makes it in this process\n"
+    )
+    assert list(work.glob("*.tmp")) == list(work.glob("slow*")) == []
+
+
 # Starting and stopping
 
 
 def test_list_and_stop(cli: Cli, workers: Callable[[str], int]) -> None:
-    process = workers("demo")
-    (found,) = [one for one in json.loads(cli.light("worker", "list", "--json").stdout) if one["names"] == ["demo"]]
+    process = workers("video")
+    (found,) = [one for one in json.loads(cli.light("worker", "list", "--json").stdout) if one["names"] == ["video"]]
     assert found.pop("memory") > 50_000_000
     assert found.pop("requests") > 0
     assert found.pop("idle") >= 0
-    key = Store(cli.home).key("demo")
+    key = Store(cli.home).key("video")
     rest = {"device_memory": None, "loaded": True, "busy": False, "keep": 600.0, "clients": 0}
-    assert found == {"names": ["demo"], "key": key, "pid": process, **rest}
+    assert found == {"names": ["video"], "key": key, "pid": process, **rest}
     table = cli.light("worker", "list").stdout.splitlines()
     assert table[0].split() == ["PIPELINE", "KEY", "PROCESS", "MEMORY", "STATE", "REQUESTS", "KEPT", "FOR"]
-    assert any(re.match(rf"demo +\w+ +{process} +[\d.]+ MB +idle for \w+ +\d+ +10m$", line) for line in table)
-    done = cli.light("worker", "stop", "demo")
-    assert (done.returncode, done.stdout) == (0, "stopped demo\n")
+    assert any(re.match(rf"video +\w+ +{process} +[\d.]+ MB +idle for \w+ +\d+ +10m$", line) for line in table)
+    done = cli.light("worker", "stop", "video")
+    assert (done.returncode, done.stdout) == (0, "stopped video\n")
     until(lambda: not runs(process))
-    done = cli.light("worker", "stop", "demo")
+    done = cli.light("worker", "stop", "video")
     assert (done.returncode, done.stderr) == (
-        3, "error: no worker of demo runs\n  try: diffpipe worker list shows those that do\n",
+        3, "error: no worker of video runs\n  try: diffpipe worker list shows those that do\n",
     )  # fmt: skip
 
 
@@ -438,16 +449,15 @@ def test_stop_ends_an_item_at_its_next_step(cli: Cli, workers: Callable[[str], i
 
 
 def test_idle_time_and_zero(cli: Cli, warm: Warm, workers: Callable[[str], int], work: Path) -> None:
-    process = workers("demo")
-    cli("generate", *FOX, "-o", "a.png", "--keep-warm", "1s", cwd=work, check=True)
-    until(lambda: not runs(process))
-    process = workers("demo")
-    cli("generate", *FOX, "-o", "b.png", "--keep-warm", "0", cwd=work, check=True)
-    until(lambda: not runs(process))
-    assert "demo" not in [one for status in statuses(cli) for one in status["names"]]
-    warm("generate", *FOX, "-o", "c.png", "--keep-warm", "0", cwd=work, check=True)  # starts none
-    assert "demo" not in [one for status in statuses(cli) for one in status["names"]]
-    assert (work / "a.png").read_bytes() == (work / "b.png").read_bytes() == (work / "c.png").read_bytes()
+    demo, edit = workers("demo"), workers("edit")
+    there = cli("generate", *FOX, "-o", "a.png", "--keep-warm", "1s", cwd=work, check=True)
+    words = ("edit", "--image", "red.png", "--prompt", "a cat", "--seed", 1, "--num-inference-steps", 2)
+    cli("generate", *words, "-o", "b.png", "--keep-warm", "0", cwd=work, check=True)
+    until(lambda: not runs(demo) and not runs(edit))
+    assert not {"demo", "edit"} & {one for status in statuses(cli) for one in status["names"]}
+    here = warm("generate", *FOX, "-o", "a.png", "--overwrite", "--keep-warm", "0", cwd=work, check=True)
+    assert told(there) == told(here)
+    assert "demo" not in [one for status in statuses(cli) for one in status["names"]]  # it started none
 
 
 def test_the_environment_asks_for_one(cli: Cli, work: Path) -> None:
@@ -503,37 +513,29 @@ def test_a_worker_that_does_not_come_up(warm: Warm, work: Path, runtime: Path) -
     assert plain.stdout == "u.png\n"
 
 
-def test_without_unix_sockets_the_run_loads_the_pipeline_itself(cli: Cli, work: Path) -> None:
+def test_without_unix_sockets_the_run_loads_the_pipeline_itself(cli: Cli, warm: Warm, work: Path) -> None:
     """Said where a worker is asked for; refused where it is insisted on."""
     (work / "site").mkdir()
     (work / "site/sitecustomize.py").write_text(NO_SOCKETS)
     env = {"PYTHONPATH": first_on_path("site")}
-    words = ("generate", *FOX, "-o", "n.png", "--overwrite")
-    insisting = cli(*words, *KEPT, cwd=work, env=env)
-    assert (insisting.returncode, insisting.stdout, insisting.stderr) == (
-        6, "", "error: this system has no Unix sockets, which workers need\n"
-        "  try: do without --keep-warm: each run loads the pipeline itself\n",
-    )  # fmt: skip
-    asking = cli(*words, cwd=work, env={**env, "DIFFPIPE_KEEP_WARM": "5m"}, check=True)
-    assert asking.stdout == "n.png\n"
-    assert asking.stderr == (
-        "warning: this system has no Unix sockets, which workers need: no worker is used "
-        "(do without --keep-warm: each run loads the pipeline itself)\n"
-    )
-    plain = cli(*words, cwd=work, env=env, check=True)
-    assert (plain.stdout, plain.stderr) == ("n.png\n", "")
+    why = "this system has no Unix sockets, which workers need"
+    hint = "do without --keep-warm: each run loads the pipeline itself"
+    insisting = cli("generate", *FOX, "-o", "n.png", *KEPT, cwd=work, env=env)
+    assert (insisting.returncode, insisting.stdout, insisting.stderr) == (6, "", f"error: {why}\n  try: {hint}\n")
+    asking = cli("generate", *FOX, "-o", "n.png", cwd=work, env={**env, "DIFFPIPE_KEEP_WARM": "5m"}, check=True)
+    assert (asking.stdout, asking.stderr) == ("n.png\n", f"warning: {why}: no worker is used ({hint})\n")
     listed = cli("worker", "list", cwd=work, env=env, check=True)
-    assert listed.stderr == "no worker runs: this system has no Unix sockets, which workers need\n"
+    assert listed.stderr == f"no worker runs: {why}\n"
 
 
-def test_it_outlives_the_folder_it_was_started_from(cli: Cli, work: Path) -> None:
-    cli("worker", "stop", "--all", check=True)
-    (work / "gone").mkdir()
-    cli("generate", *FOX, "-o", "x.png", *KEPT, cwd=work / "gone", check=True)
-    shutil.rmtree(work / "gone")
-    before = served(cli)
-    cli("generate", *FOX, "-o", "x.png", cwd=work, check=True)
-    assert served(cli) == before + 1
+def test_without_unix_sockets_who_asks_for_no_worker_hears_of_none(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(worker_folder, "supported", lambda: False)
+    store = Store(cli.home)
+    entry = store.find("demo")
+    assert PipelineWorker(store, entry, entry.manifest(), KeepWarm(allowed=True)).find() is None
+    assert capsys.readouterr() == ("", "")
 
 
 def test_a_cache_of_its_own_has_workers_of_its_own(
@@ -564,7 +566,6 @@ def test_a_pipeline_that_cannot_be_loaded_is_told_as_without(cli: Cli, warm: War
     warm("build", "demo", "--model", work / "model", "--name", "own", "--dtype", "float32", check=True)
     weights = next((work / "model/transformer").glob("*.safetensors"))
     weights.write_bytes(weights.read_bytes()[:1000])
-    cli("worker", "stop", "--all", check=True)
     words = ("generate", "own", "--prompt", "a fox", "--seed", 1, *SIZE, "-o", "x.png")
     there, here = cli(*words, *KEPT, cwd=work), warm(*words, "--no-worker", cwd=work)
     assert told(there) == told(here)

@@ -32,6 +32,7 @@ def connected(address: str) -> Iterator[bool]:
     import ray
     import ray.data
 
+    ray_seam.log_missing()
     ray_seam.keep_off_stdout()
     if ray.is_initialized():
         yield False

@@ -62,6 +62,14 @@ def keep_off_stdout() -> None:
         worker.print_to_stdstream = logged
 
 
+def log_missing() -> None:
+    """Say in the log, where it takes such lines, which of them do not apply to the Ray that is installed."""
+    if log.isEnabledFor(logging.INFO):
+        for seam in seams():
+            if not seam.applies:
+                log.info("ray: no %s as diffpipe knows it: %s", seam.name, seam.without)
+
+
 def set_up_data(most_loads: int) -> None:
     """Settings of Ray Data for this process. `most_loads`: workers that may die one after the other while they load."""
     import ray.data

@@ -14,8 +14,8 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
+from ...core.canonical import JsonObject
 from ...core.errors import CacheError
 from ...core.parsing import Misfit, parse_json
 
@@ -24,7 +24,6 @@ PIECE = 1 << 20  # bytes of a file that go into one message
 MESSAGE_TIMEOUT = 10.0  # seconds in which the rest of a begun message must come, or any of it be taken
 BACKLOG = 64
 ENDING = ".sock"
-Message = dict[str, Any]
 
 
 class Lost(Exception):
@@ -57,7 +56,7 @@ class Channel:
                 except OSError as error:
                     raise Lost(str(error)) from error
 
-    def receive(self, timeout: float | None) -> Message | None:
+    def receive(self, timeout: float | None) -> JsonObject | None:
         """The next message; None where none begins within so many seconds. Raises Lost."""
         with self._lock:
             if self._closed:
@@ -110,7 +109,7 @@ def _frame(message: Mapping[str, object]) -> bytes:
     return struct.pack(">I", len(data)) + data
 
 
-def _message(data: bytes) -> Message:
+def _message(data: bytes) -> JsonObject:
     try:
         message = parse_json(data, LARGEST, "the message")
     except Misfit as error:

@@ -55,10 +55,10 @@ def _within(folder: Path, request: Request) -> Request:
 def _published(outcome: Outcome, request: Request) -> Outcome:
     """The outcome of a request as it came, its files put where it wants them."""
     published = [_put(made, request) for made in outcome.artifacts]
-    told = [f"{asked} was made by another process meanwhile; wrote {made.path}"
+    moved = [f"{asked} was made by another process meanwhile; wrote {made.path}"
         for made, asked in published if made.path != asked]  # fmt: skip
     artifacts = tuple(made for made, _ in published)
-    return replace(outcome, request=request, artifacts=artifacts, warnings=(*outcome.warnings, *told))
+    return replace(outcome, request=request, artifacts=artifacts, warnings=(*outcome.warnings, *moved))
 
 
 def _put(made: Artifact, request: Request) -> tuple[Artifact, str]:
