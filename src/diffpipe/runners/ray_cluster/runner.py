@@ -12,8 +12,6 @@ from __future__ import annotations
 import itertools
 import logging
 import os
-import shutil
-import tempfile
 import time
 import warnings
 from collections.abc import Iterator
@@ -22,12 +20,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...cache.store import SHORT, Entry
-from ...core.errors import CacheError, DiffpipeError
+from ...core.errors import DiffpipeError
 from ...core.manifest import Manifest
 from ...core.parsing import Misfit
 from ...core.request import Artifact, Outcome, Request
 from ...storage import urls
-from ...storage.disk import mark, umask
+from ...storage.disk import temporary_folder, umask, unwritable
 from ..job import Callbacks, Job
 from ..local import Session
 from ..outcomes import log_line
@@ -262,14 +260,9 @@ def _received(artifact: Artifact, files: dict[str, bytes], request: Request) -> 
     path = Path(artifact.path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=mark(path), suffix=".tmp"))
-        try:
+        with temporary_folder(path) as folder:
             lay_out(files, folder / path.name)
             written = write.publish(folder / path.name, path, overwrite=request.overwrite)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
     except OSError as error:
-        raise CacheError(
-            f"cannot write {path}: {error.strerror or error}", "make room, then go on with --resume"
-        ) from error
+        raise unwritable(str(path), error, "choose another --output, then go on with --resume") from error
     return replace(artifact, path=str(written))
