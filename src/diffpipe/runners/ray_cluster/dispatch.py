@@ -20,7 +20,7 @@ from .request_queue import Row
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
 
-AHEAD = 3  # rows a worker: the one in work, the next at its door, and one to give
+AHEAD = 3  # rows a worker: the one in work, the next one for it, and one to give
 ROW_SECONDS = 0.5  # of work in a row, at least: a row costs the driver some 10 ms (tools/measure_ray.py memory)
 DRIVER_SECONDS = 0.02  # between two rows at least: with more workers, each gets longer rows
 MOST = 32  # requests in a row
