@@ -8,12 +8,14 @@ from contextlib import suppress
 
 from ...building import reproduce
 from ...cache.bundle import transfer
-from ...cache.store import SHORT, Entry, Store
+from ...cache.entry import SHORT, Entry
+from ...cache.store import Store
 from ...cache.verify import locate
 from ...core.canonical import JsonObject
 from ...core.errors import CacheError, DiffpipeError, NotFoundError
 from ...core.parsing import Fields
 from ...core.source import BASE, CONFIG
+from ...results.document import Recipe, SourceFacts
 from ..wire import error_json, error_of
 from .nodes import on_node
 from .worker_spec import WorkerSpec
@@ -35,7 +37,7 @@ def entry_of(spec: WorkerSpec, store: Store) -> Entry:
             )  # fmt: skip
     log.info("building %s", spec.key[:SHORT])
     try:
-        entry = reproduce.entry_of(_document(spec), _given(spec), store, lambda line: log.info("%s", line))
+        entry = reproduce.entry_of(_recipe(spec), _given(spec), store, lambda line: log.info("%s", line))
     except NotFoundError as error:
         hint = "pass --bundle with a folder or URL that all nodes reach, or put the same files at the same place there"
         raise NotFoundError(error.message, hint) from error
@@ -56,14 +58,10 @@ def located(key: str, store: Store) -> Entry | None:
     return entry
 
 
-def _document(spec: WorkerSpec) -> JsonObject:
+def _recipe(spec: WorkerSpec) -> Recipe:
     """What pins the pipeline, as files say what they were made with."""
     manifest = spec.manifest
-    return {
-        "pipeline": {"key": manifest.key, "provider": manifest.provider, "name": spec.name},
-        "config": manifest.config.json,
-        "sources": [source.to_json() for source in manifest.sources],
-    }
+    return Recipe.of(spec.name, manifest.key, manifest.config, list(map(SourceFacts.of, manifest.sources)))
 
 
 def _given(spec: WorkerSpec) -> reproduce.Given:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...cache.bundle import transfer
-from ...cache.store import Entry, Store
+from ...cache.entry import Entry
+from ...cache.store import Store
 from ...core.errors import DiffpipeError
 from ...core.manifest import Manifest
 from ...core.parsing import Fields, Misfit

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...cache import measured
-from ...cache.store import Entry, Store
+from ...cache.entry import Entry
+from ...cache.store import Store
 from ...cache.verify import locate
 from ...core.errors import DiffpipeError
 from ...core.request import Artifact, Outcome, Request

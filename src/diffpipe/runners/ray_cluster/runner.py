@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...cache.store import SHORT, Entry
+from ...cache.entry import SHORT, Entry
 from ...core.errors import DiffpipeError
 from ...core.manifest import Manifest
 from ...core.parsing import Misfit
