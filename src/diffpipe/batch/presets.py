@@ -9,6 +9,7 @@ from pathlib import Path
 from ..core.canonical import JsonObject, canonical_json
 from ..core.errors import NotFoundError, UsageError
 from ..core.flag import Flag
+from ..storage.disk import user_path
 from .argument_values import argument_name, from_json, json_of, typed_values
 
 LARGEST = 1 << 24  # bytes of a preset; far more than call arguments take
@@ -32,7 +33,7 @@ def preset(reference: str, folder: Path) -> JsonObject:
 
 
 def _preset_path(reference: str, folder: Path) -> Path:
-    path = Path(reference).expanduser()
+    path = user_path(reference)
     if path.suffix.lower() in (".toml", ".json") or len(path.parts) != 1:
         return path
     return next((found for ending in (".toml", ".json") if (found := folder / f"{reference}{ending}").exists()), path)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from ..core.build_spec import BuildSpec, Placement
+from ..storage.disk import user_path
 
 
 def command_of(spec: BuildSpec, name: str) -> tuple[str, ...]:
@@ -63,7 +63,7 @@ def absolute(source: str) -> str:
     path, mark, scale = source.rpartition("@")
     for text, rest in ((source, ""), (path, mark + scale)):
         if text and os.path.exists(os.path.expanduser(text)):
-            return str(Path(text).expanduser().absolute()) + rest
+            return str(user_path(text).absolute()) + rest
     return source
 
 

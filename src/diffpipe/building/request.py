@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from pathlib import Path
 
 from ..cache.store import Store
 from ..catalog.rows import PipelineType
@@ -15,6 +14,7 @@ from ..core.source import Role, Source
 from ..sources import hub_client
 from ..sources.key import Report, Resolved, resolve
 from ..sources.pin import Context, Pinned, pin
+from ..storage.disk import user_path
 from .command import absolute
 
 
@@ -65,7 +65,7 @@ class Request:
         """
 
         def named(source: str) -> str:
-            path = Path(source).expanduser()
+            path = user_path(source)
             known = self.store.digests.known(path) if path.is_file() else None
             return known.digest if known else absolute(source)
 

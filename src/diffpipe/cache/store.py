@@ -27,7 +27,7 @@ from ..core.manifest import Manifest
 from ..core.parsing import Fields, Misfit
 from ..core.source import Role, Source
 from ..storage.digests import DigestCache
-from ..storage.disk import temporary_folder, write_atomic, write_json
+from ..storage.disk import temporary_folder, user_path, write_atomic, write_json
 from .entry import KEY, SHORT, Entry, mend_by, movable, sources_in
 from .records import SourcesRecord, Summary
 from .sealed import read_json, write_all
@@ -41,7 +41,7 @@ def home() -> Path:
     """The cache folder: DIFFPIPE_HOME, or the platform's user cache folder."""
     named = os.environ.get("DIFFPIPE_HOME")
     if named:
-        return Path(named).expanduser().absolute()
+        return user_path(named).absolute()
     from platformdirs import user_cache_path
 
     return user_cache_path("diffpipe")

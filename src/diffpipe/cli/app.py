@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import importlib
 import os
 import re
@@ -11,7 +10,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from .. import __version__
-from ..core.errors import CacheError, DiffpipeError, Exit, UsageError
+from ..core.errors import DiffpipeError, Exit, NotFoundError, UsageError
 from . import output, tree
 
 COMMANDS = {
@@ -48,14 +47,15 @@ def main() -> None:
     output.forgive()
     traceback = "--traceback" in sys.argv or bool(os.environ.get("DIFFPIPE_TRACEBACK"))
     arguments = [word for word in sys.argv[1:] if word != "--traceback"]
-    if arguments == ["--version"]:
-        output.result(f"diffpipe {__version__}")
-        sys.exit(Exit.OK)
     if COMPLETE in os.environ:
         from typer.completion import get_completion_inspect_parameters
 
         get_completion_inspect_parameters()  # registers the shells; typer.Typer() does it, groups of one's own do not
     try:
+        if arguments == ["--version"]:
+            output.result(f"diffpipe {__version__}")
+            sys.exit(Exit.OK)
+        _check_working_folder()
         code = root()(args=arguments, prog_name="diffpipe", standalone_mode=False)
         if code == Exit.INTERRUPTED:
             print("interrupted", file=sys.stderr)
@@ -70,13 +70,29 @@ def main() -> None:
             raise
         if hasattr(error, "format_message"):
             _refuse(error)
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            output.fail(CacheError(f"the disk is full: {error.filename or 'where the output goes'}", "free some space"))
-            sys.exit(Exit.CACHE)
+        if isinstance(error, OSError) and (known := _of_the_users_doing(error)):
+            output.fail(known)
+            sys.exit(known.exit_code)
         output.fail(
             DiffpipeError(f"{type(error).__name__}: {error}", "this is a bug: run again with --traceback and report it")
         )
         sys.exit(Exit.FAILED)
+
+
+def _check_working_folder() -> None:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        if COMPLETE in os.environ or {"--help", "-h"} & set(sys.argv):
+            return
+        # Paths mean nothing here, and torch's libraries end a process that loads them.
+        raise NotFoundError("the working folder is not there any more", "cd to one that is") from None
+
+
+def _of_the_users_doing(error: OSError) -> DiffpipeError | None:
+    from ..storage import disk  # which a run without errors need not wait for
+
+    return disk.of_the_users_doing(error)
 
 
 def _refuse(error: Any) -> None:

@@ -9,7 +9,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,15 @@ class _Redacting(logging.Formatter):
         return redact(super().format(record))
 
 
+class _LogFile(logging.FileHandler):
+    """A log file; where it cannot be written any more, as its disk is full, the run goes on without it."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        self.setLevel(logging.CRITICAL + 1)  # no more of them
+        warn(f"the log {self.baseFilename} ends here: {getattr(error, 'strerror', None) or error}")
+
+
 def set_up(*, quiet: bool = False, verbose: bool = False, log_file: Path | None = None) -> None:
     """Choose what is shown. The log of `-v` and --log-file has a line a stage, with times, and never a token.
 
@@ -45,7 +54,7 @@ def set_up(*, quiet: bool = False, verbose: bool = False, log_file: Path | None 
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)] if verbose else []
     if log_file:
         try:
-            handlers.append(logging.FileHandler(log_file, encoding="utf-8"))
+            handlers.append(_LogFile(log_file, encoding="utf-8"))
         except OSError as error:
             raise CacheError(
                 f"cannot write the log {log_file}: {error.strerror}", "choose another --log-file"
@@ -74,10 +83,11 @@ def warned(text: str) -> bool:
 
 
 def fail(error: DiffpipeError) -> None:
-    """An error's two lines on stderr."""
-    print(redact(f"error: {error.message}"), file=sys.stderr)
-    if error.hint:
-        print(redact(f"  try: {error.hint}"), file=sys.stderr)
+    """An error's two lines on stderr; where that cannot be written, the exit code alone says it."""
+    with suppress(OSError):
+        print(redact(f"error: {error.message}"), file=sys.stderr)
+        if error.hint:
+            print(redact(f"  try: {error.hint}"), file=sys.stderr)
 
 
 def result(line: str, *, flush: bool = True) -> None:

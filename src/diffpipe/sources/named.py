@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-from pathlib import Path
 
 from ..core.errors import NotFoundError, UsageError
 from ..core.source import CHECKPOINTS, EMBEDDED, SourceKind
+from ..storage.disk import user_path
 
 REPOSITORY = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 
@@ -19,7 +19,7 @@ def source_kind(text: str) -> SourceKind:
     """
     if text.startswith(EMBEDDED):
         return "embedded"
-    path = Path(text).expanduser()
+    path = user_path(text)
     if path.is_dir():
         return "folder"
     if path.is_file():
@@ -39,7 +39,7 @@ def split_scale(text: str) -> tuple[str, float]:
     Raises UsageError for a scale that is no number.
     """
     source, mark, scale = text.rpartition("@")
-    if not mark or Path(text).expanduser().exists():
+    if not mark or user_path(text).exists():
         return text, 1.0
     try:
         value = float(scale)
@@ -54,7 +54,7 @@ def repository_and_file(text: str) -> tuple[str, str]:
     """owner/name/FILE -> repository and file; ("", "") unless it has that form and no such local path exists."""
     owner, _, rest = text.partition("/")
     name, _, inner = rest.partition("/")
-    if not inner or not REPOSITORY.fullmatch(f"{owner}/{name}") or Path(text).expanduser().exists():
+    if not inner or not REPOSITORY.fullmatch(f"{owner}/{name}") or user_path(text).exists():
         return "", ""
     return f"{owner}/{name}", inner
 
@@ -62,10 +62,10 @@ def repository_and_file(text: str) -> tuple[str, str]:
 def split_revision(text: str) -> tuple[str, str]:
     """SOURCE[@REVISION] of a component; an @ in the name of a local one is part of it."""
     source, mark, revision = text.rpartition("@")
-    return (source, revision) if mark and not Path(text).expanduser().exists() else (text, "")
+    return (source, revision) if mark and not user_path(text).exists() else (text, "")
 
 
 def is_single(text: str) -> bool:
     """Whether a component's source is one file, here or on the hub."""
     inner = repository_and_file(split_revision(text)[0])[1]
-    return Path(text).expanduser().is_file() or inner.endswith(CHECKPOINTS)
+    return user_path(text).is_file() or inner.endswith(CHECKPOINTS)

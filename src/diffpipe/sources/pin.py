@@ -21,6 +21,7 @@ from ..core.build_spec import BuildSpec
 from ..core.components import DENOISER_ONLY, parts_of_checkpoint
 from ..core.errors import DiffpipeError, NotFoundError, UsageError
 from ..core.source import BASE, CHECKPOINTS, CONFIG, EMBEDDED, FileInfo, Role, Source, SourceKind, place_of
+from ..storage.disk import user_path
 from ..storage.tensor_headers import read_safetensors
 from . import hub, model_files
 from .hub_cache import Repository
@@ -287,7 +288,7 @@ def _pin_lora(number: int, text: str, spec: BuildSpec, context: Context) -> tupl
 
 
 def _pin_file(role: Role, text: str, context: Context, *, allow_pickle: bool = False) -> tuple[Source, str]:
-    path = Path(text).expanduser().absolute()
+    path = user_path(text).absolute()
     check_suffix(path.name, allow_pickle)
     if path.suffix == ".safetensors":
         read_safetensors(path)
@@ -319,7 +320,7 @@ def _listing(
         return repository.commit, dict(repository.files), lambda path: hub.read_text(repository, path, context.offline)
     if revision:
         raise UsageError(f"--revision {revision} means nothing for the local folder {text}", "leave --revision out")
-    root = place_of(text) if kind == "embedded" else Path(text).expanduser()
+    root = place_of(text) if kind == "embedded" else user_path(text)
     names: dict[str, FileInfo | None] = {
         path.relative_to(root).as_posix(): None
         for path in sorted(_files_below(root))
@@ -345,9 +346,9 @@ def _source(
     if kind == "hub":
         known = {path: info for path in chosen if (info := names[path])}
         return Source(role, "hub", text, known, commit, variant, subfolder), ""
-    root = parent or (place_of(text) if kind == "embedded" else Path(text).expanduser().absolute())
+    root = parent or (place_of(text) if kind == "embedded" else user_path(text).absolute())
     infos = {path: _sized(root / path) for path in sorted(chosen)}
-    label = text if kind == "embedded" else Path(text).expanduser().resolve().name
+    label = text if kind == "embedded" else user_path(text).resolve().name
     location = text if kind == "embedded" else str(root / next(iter(infos)) if kind == "file" else root)
     return Source(role, kind, label, infos, None, variant, subfolder), location
 

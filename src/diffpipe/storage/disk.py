@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Iterator
@@ -14,10 +15,22 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ..core.canonical import canonical_json
-from ..core.errors import CacheError
+from ..core.errors import CacheError, DiffpipeError, UsageError
 
 CHUNK = 1 << 20  # bytes of a file that are held at a time
+LONGEST_SHOWN = 100  # characters of a name in a message
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no space, no quota, or larger than the disk or a limit allows
+
+
+def user_path(text: str) -> Path:
+    """The path that a user wrote, ~ and ~NAME as their homes. Raises UsageError where there is no such user."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        who = text.partition("/")[0]
+        raise UsageError(
+            f"there is no home folder of {shortened(who)}", f"write ./{shortened(text)} for a name that begins so"
+        ) from None
 
 
 # Whole or not at all
@@ -29,8 +42,9 @@ def replacing(path: Path, *, within: Path | None = None, shared: bool = False) -
 
     A reader, or a crash, sees the old file or the new one and never a part. `within` is the folder of the temporary
     file, on the same disk, where it is not the file's own. `shared` opens it to others as the umask does; else it is
-    this user's alone.
+    this user's alone. Raises UsageError where a device, pipe or socket would be replaced.
     """
+    check_replaceable(path)
     with temporary_file(path, within) as temporary:
         with temporary.open("wb") as stream:
             yield stream
@@ -63,11 +77,23 @@ def temporary_folder(path: Path, within: Path | None = None) -> Iterator[Path]:
 
 
 def give_name(temporary: Path, path: Path, *, overwrite: bool) -> None:
-    """Give a finished file its name. Raises FileExistsError where that is taken, unless it may `overwrite`."""
+    """Give a finished file its name. Raises FileExistsError where that is taken, unless it may `overwrite`, and
+    UsageError where a device, pipe or socket has it."""
+    check_replaceable(path)
     if overwrite or not _linked(temporary, path):
         os.replace(temporary, path)
     else:
         temporary.unlink()
+
+
+def check_replaceable(path: Path) -> None:
+    """Raises UsageError for a device, pipe or socket: a rename would put a file in its place, for everybody."""
+    try:
+        mode = os.lstat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode) or stat.S_ISDIR(mode)):
+        raise UsageError(f"{path} is a device, pipe or socket, which a file cannot replace", "name a file")
 
 
 def _linked(temporary: Path, path: Path) -> bool:
@@ -151,6 +177,21 @@ def readable(count: float) -> str:
 
 
 # What disks say
+
+
+def shortened(name: str) -> str:
+    """A name as a message can hold it."""
+    return name if len(name) <= LONGEST_SHOWN else f"{name[:LONGEST_SHOWN]}…"
+
+
+def of_the_users_doing(error: OSError) -> DiffpipeError | None:
+    """What an error of a disk means whichever file it is about; None for one that only the file's user can explain."""
+    where = shortened(str(error.filename or "the file"))
+    if error.errno == errno.ENAMETOOLONG:
+        return UsageError(f"the name {where} is longer than a disk can hold", "choose a shorter one")
+    if is_full(error):
+        return CacheError(f"there is no room for {where if error.filename else 'the output'}", "free some space")
+    return None
 
 
 def is_full(error: BaseException) -> bool:

@@ -5,6 +5,7 @@ Settings and credentials of a store are those of its fsspec package.
 
 from __future__ import annotations
 
+import errno
 import functools
 import re
 from collections.abc import Iterator, Mapping
@@ -13,7 +14,7 @@ from typing import IO, Literal, Protocol
 
 from ..core.errors import AccessError, CacheError, DiffpipeError, NotFoundError, UsageError
 from . import web
-from .disk import is_full, reason
+from .disk import is_full, reason, shortened
 from .urls import DISK, hidden, is_url, shown, split
 
 READ_ONLY = ("http", "https", "github", "data", "zip", "tar", "libarchive", "reference", "generic")
@@ -168,6 +169,8 @@ def in_words(place: str, error: Exception, doing: Doing = "read", then: str = AG
     if isinstance(error, DiffpipeError):
         return error
     where = shown(place)
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        return UsageError(f"the name {shortened(where)} is longer than a disk can hold", "choose a shorter one")
     if _denied(error):
         return AccessError(f"access to {where} is denied", _credentials(place))
     if is_full(error):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import IO
 
 from . import urls
-from .disk import remove_leftovers, replacing
+from .disk import remove_leftovers, replacing, user_path
 from .presence import stamp
 from .stores import check_writable, explained, in_words, own_store, reader
 
@@ -28,7 +28,7 @@ def inside(place: str, name: str) -> str:
 def path_of(place: str) -> Path | None:
     """The path of a file on this machine's disks; None for one elsewhere."""
     if not urls.is_url(place):
-        return Path(place).expanduser()
+        return user_path(place)
     here = urls.on_disk(place)
     return Path(here) if here else None
 

@@ -17,7 +17,7 @@ from ...core.manifest import Manifest, WeightsSummary
 from ...core.source import FileInfo, Role, file_of, place_of
 from ...sources.trust import refuse_code
 from ...storage import stores, streams, urls
-from ...storage.disk import CHUNK, check_free, readable
+from ...storage.disk import CHUNK, check_free, readable, user_path
 from .. import blobs, weights
 from ..entry import SHORT, Entry
 from ..records import record_sources
@@ -302,7 +302,7 @@ def _publish(store: Store, bundled: Contents, locations: Mapping[Role, str], com
 
 def _command(bundled: Contents, source: str, options: Options) -> list[str]:
     """The command that imports it again, from any folder."""
-    place = urls.shown(source) if urls.is_url(source) else str(Path(source).expanduser().absolute())
+    place = urls.shown(source) if urls.is_url(source) else str(user_path(source).absolute())
     words = ["diffpipe", "pipelines", "import", place]
     words += ["--name", options.name or bundled.name] if options.name or bundled.name else []
     return words + ["--allow-pickle"] * options.allow_pickle + ["--trust-remote-code"] * options.trust_remote_code
