@@ -304,7 +304,9 @@ class Store:
 
     def unused_pins(self, keys: Collection[str]) -> list[str]:
         """The requests whose pins are for no entry of `keys`."""
-        names = listdir(self.root / "pins")
+        names = [
+            name for name in listdir(self.root / "pins") if not name.endswith(".tmp")
+        ]  # a build may be writing those
         return [name for name in names if (read_json(self.root / "pins" / name) or {}).get("key") not in keys]
 
     def set_pins(self, request: str, key: str, sources: Iterable[Source]) -> None:
