@@ -343,18 +343,18 @@ def test_nothing_is_written_there(server: Server, tmp_path: Path) -> None:
         publishing.publish(tmp_path / "x", f"{server.url}/x.png", overwrite=True)
 
 
-def test_a_picture_of_a_web_server_is_an_input(warm: Cli, server: Server, tmp_path: Path) -> None:
+def test_a_picture_of_a_web_server_is_an_input(cli: Cli, server: Server, tmp_path: Path) -> None:
     Image.new("RGB", (64, 64), "green").save(tmp_path / "green.png")
     server.files["/green.png"] = (tmp_path / "green.png").read_bytes()
     server.files["/prompts.jsonl"] = (json.dumps({"id": "a", "prompt": "a fox"}) + "\n").encode()
-    warm("build", "demo", "--type", "img2img", check=True)
+    cli("build", "demo", "--type", "img2img", check=True)
     call = ("generate", "demo-img2img", "--seed", 1, "--num-inference-steps", 2)
-    warm(*call, "--prompt", "a fox", "--image", "green.png", "-o", "local.png", cwd=tmp_path, check=True)
+    cli(*call, "--prompt", "a fox", "--image", "green.png", "-o", "local.png", cwd=tmp_path, check=True)
     prompts = ("--prompts-from", f"{server.url}/prompts.jsonl", "-o", "away.png", "--overwrite")
-    warm(*call, *prompts, "--image", f"{server.url}/green.png", cwd=tmp_path, check=True)
+    cli(*call, *prompts, "--image", f"{server.url}/green.png", cwd=tmp_path, check=True)
     with Image.open(tmp_path / "local.png") as local, Image.open(tmp_path / "away.png") as away:
         assert local.tobytes() == away.tobytes()
-    refused = warm(*call, "--prompt", "a fox", "--image", f"{server.url}/none.png", cwd=tmp_path)
+    refused = cli(*call, "--prompt", "a fox", "--image", f"{server.url}/none.png", cwd=tmp_path)
     assert refused.returncode == Exit.NOT_FOUND
     assert f"--image: there is no file {server.url}/none.png" in refused.stderr
 
