@@ -621,7 +621,8 @@ def test_bundles_share_their_files_and_prune_removes_those_of_no_entry(made: Mad
     there.remove("styled")
     planned = prune.plan(there, None)
     assert (set(planned.imported), planned.entries) == (digests(both) - digests(plain), ())
-    assert [line.partition(" (")[0] for line in planned.lines()] == ["1 imported files"]
+    lines = [line.partition(" (")[0] for line in planned.lines()]
+    assert lines == ["1 imported files", "1 locks of what is gone"]
     prune.execute(there, planned)
     assert blobs_of(there) == digests(plain)
     assert problems(there.find("flux")) == []

@@ -463,7 +463,7 @@ def test_pipelines_remove(stocked: tuple[Cli, str, str], forge: Forge) -> None:
     done = cli("pipelines", "remove", "flux", check=True)
     assert (done.stdout, done.stderr) == ("", f"removed flux; {first[:12]} stays, it has other names\n")
     shown = json.loads(cli("pipelines", "remove", "second-name", "--json", check=True).stdout)
-    assert shown == {"removed": "second-name", "key": first, "entry_removed": True}
+    assert shown == {"removed": "second-name", "key": first, "entry_removed": True, "stays": ""}
     assert cli("pipelines", "remove", "flux").returncode == 3
     cli("pipelines", "remove", other[:6], check=True)
     assert (Store(cli.home).keys(), Store(cli.home).names()) == ([], {})
@@ -473,7 +473,8 @@ def test_pipelines_remove(stocked: tuple[Cli, str, str], forge: Forge) -> None:
 def test_pipelines_prune(stocked: tuple[Cli, str, str], tmp_path: Path) -> None:
     cli, first, other = stocked
     nothing = json.loads(cli("pipelines", "prune", "--json", check=True).stdout)
-    assert nothing == {"dry_run": False, "entries": [], "names": [], "leftovers": [], "weights": [], "imported": []}
+    empty = {"entries": [], "names": [], "leftovers": [], "weights": [], "imported": [], "records": {}}
+    assert nothing == {"dry_run": False, **empty}
     truncated(cli.home / "pipelines" / first / "manifest.json")
     os.utime(cli.home / "pipelines" / other / "summary.json", (time.time() - 10 * 86400,) * 2)
     planned = json.loads(cli("pipelines", "prune", "--dry-run", "--unused-for", "10", "--json", check=True).stdout)
@@ -483,7 +484,9 @@ def test_pipelines_prune(stocked: tuple[Cli, str, str], tmp_path: Path) -> None:
     }
     assert set(Store(cli.home).keys()) == {first, other}
     done = cli("pipelines", "prune", check=True)
-    assert done.stdout == f"{first[:12]} is damaged\n"
+    assert done.stdout.splitlines()[0] == f"{first[:12]} is damaged"
+    assert not (cli.home / "locks" / f"{first}.lock").exists()
+    assert (cli.home / "locks" / f"{other}.lock").exists()
     assert Store(cli.home).names() == {"other": other}
     assert cli("pipelines", "prune", "--unused-for", "-1").returncode == 2
 
