@@ -313,7 +313,7 @@ def test_the_weights_that_are_loaded_are_read_ahead(
     monkeypatch.setattr(os, "POSIX_FADV_WILLNEED", 3, raising=False)
     start.read_ahead(both)
     start.read_ahead([tmp_path / "gone"])
-    monkeypatch.setattr(start.devices, "host_memory", lambda: 39)
+    monkeypatch.setattr(start.machine, "host_memory", lambda: 39)
     start.read_ahead(both)  # more than half of the memory
     assert read == [10, 10]
 

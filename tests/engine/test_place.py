@@ -41,7 +41,7 @@ from diffpipe.core.request import Artifact, Outcome, Request
 from diffpipe.engine.media import read_text
 from diffpipe.engine.placement import apply, interleave, meter, speed
 from diffpipe.engine.running.media_arguments import read_media
-from diffpipe.results import metadata
+from diffpipe.results import document, metadata
 from diffpipe.runners import local
 from diffpipe.runners.settings import RunSettings
 
@@ -386,9 +386,9 @@ def test_the_file_of_an_item_that_stepped_down_says_so_and_no_other(runner: Runn
     run = runner("about", count=9, about=metadata.About("tiny"))
     assert [outcome.error for outcome in run.outcomes] == [None] * 9
     paths = [Path(outcome.artifacts[0].path) for outcome in run.outcomes]
-    documents = [metadata.parsed(read_text(path)["diffpipe"]) for path in paths]
-    assert [document.get("stepped_down") for document in documents] == [None] * 7 + [TILED, None]
-    assert {tuple(document["config"]["placement"].items()) for document in documents} == {(("device", "cpu"),)}
+    documents = [document.parsed(read_text(path)["diffpipe"]) for path in paths]
+    assert [one.json.get("stepped_down") for one in documents] == [None] * 7 + [TILED, None]
+    assert {one.recipe.config.placement for one in documents} == {Placement()}
     shown = [row for row in rows(documents[7]) if row[0].startswith("stepped down")]
     assert shown == [("stepped down to vae_slicing", True), ("stepped down to vae_tiling", True)]
 

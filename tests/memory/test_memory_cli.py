@@ -119,8 +119,8 @@ def test_automatic_keeps_all_resident_that_fits(
     done = warm(*flux, "--memory", "auto", "--device", "cpu", "--name", "auto", check=True)
     assert done.stderr.splitlines()[0] == "memory: as it is: everything fits as it is"
     found = manifest(warm, "auto")
-    assert found["config"]["placement"] == {"device": "cpu", "memory": "auto"}
-    assert found["placement_reason"] == "everything fits as it is"
+    assert found.config.json["placement"] == {"device": "cpu", "memory": "auto"}
+    assert found.placement_reason == "everything fits as it is"
     lines = warm("pipelines", "show", "auto", check=True).stdout.splitlines()
     assert "memory    as it is: everything fits as it is" in lines
     assert pictures(warm, "auto", tmp_path, "--count", 2) == plain

@@ -47,7 +47,7 @@ def parts_of_checkpoint(tensors: Iterable[str], components: Collection[str]) -> 
     and vae for the autoencoder; cond_stage_model, conditioner and text_encoders for text encoders; the denoiser is the
     rest.
     """
-    prefixes = {name.split(".", 1)[0] for name in tensors}
+    prefixes = {name.split(".", 1)[0] for name in tensors} - {"__metadata__"}
     found: set[str] = set()
     if prefixes & {"first_stage_model", "vae"}:
         found |= {name for name in components if name in AUTOENCODERS}
