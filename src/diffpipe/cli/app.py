@@ -11,7 +11,7 @@ from typing import Any
 
 from .. import __version__
 from ..core.errors import DiffpipeError, Exit, NotFoundError, UsageError
-from . import output, tree
+from . import output, tree, typer_seam
 
 COMMANDS = {
     "build": "Resolve, check and name a pipeline, and keep it in the cache.",
@@ -48,9 +48,7 @@ def main() -> None:
     traceback = "--traceback" in sys.argv or bool(os.environ.get("DIFFPIPE_TRACEBACK"))
     arguments = [word for word in sys.argv[1:] if word != "--traceback"]
     if COMPLETE in os.environ:
-        from typer.completion import get_completion_inspect_parameters
-
-        get_completion_inspect_parameters()  # registers the shells; typer.Typer() does it, groups of one's own do not
+        typer_seam.register_shells()  # typer.Typer() does it, groups of one's own do not
     try:
         if arguments == ["--version"]:
             output.result(f"diffpipe {__version__}")

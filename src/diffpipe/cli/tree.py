@@ -10,11 +10,8 @@ from difflib import get_close_matches
 from textwrap import shorten
 from typing import Any
 
-import typer.core
-from typer.main import get_command_from_info
-from typer.models import CommandInfo
-
 from ..core.errors import DiffpipeError, UsageError
+from . import typer_seam
 
 SETTINGS = {"help_option_names": ["-h", "--help"]}
 
@@ -26,7 +23,7 @@ def _defaulted(help_option: Any) -> Any:
     return help_option
 
 
-class Command(typer.core.TyperCommand):
+class Command(typer_seam.TyperCommand):
     """A command whose help lists options under the headings named as their rich_help_panel."""
 
     def get_help_option(self, ctx: Any) -> Any:
@@ -68,7 +65,7 @@ def _described(items: Any) -> Any:
     return items
 
 
-class LazyGroup(typer.core.TyperGroup):
+class LazyGroup(typer_seam.TyperGroup):
     """A group that knows names and one-line helps (`rows`) and makes a command (`make`) only to run or show it.
 
     `make` may take names that are not among the rows; for what it cannot make it returns None or raises DiffpipeError.
@@ -108,9 +105,9 @@ class LazyGroup(typer.core.TyperGroup):
 
     def shell_complete(self, ctx: Any, incomplete: str) -> Any:
         """Names from the rows alone: making ten thousand commands to complete one would take seconds."""
-        complete = typer.core.CompletionItem  # type: ignore[attr-defined]
-        rows = [complete(name, help=text) for name, text in self.rows().items() if name.startswith(incomplete)]
-        return _described(rows + typer.core.TyperCommand.shell_complete(self, ctx, incomplete))  # type: ignore[arg-type]
+        known = self.rows().items()
+        rows = [typer_seam.completion_item(name, text) for name, text in known if name.startswith(incomplete)]
+        return _described(rows + typer_seam.TyperCommand.shell_complete(self, ctx, incomplete))  # type: ignore[arg-type]
 
 
 def group(
@@ -127,5 +124,4 @@ def group(
 
 def command(name: str, function: Callable[..., Any], text: str, epilog: str | None = None) -> Any:
     """A command from a function whose signature says its parameters."""
-    info = CommandInfo(name=name, cls=Command, callback=function, help=text, epilog=epilog, context_settings=SETTINGS)
-    return get_command_from_info(info, pretty_exceptions_short=False, rich_markup_mode=None)
+    return typer_seam.command_from(name, function, Command, help=text, epilog=epilog, context_settings=SETTINGS)
