@@ -1,6 +1,6 @@
 """What diffpipe uses of Typer beyond its documentation. Tried with Typer 0.26 to 0.29 (tests/cli/test_typer_seam.py).
 
-- `TyperGroup` and `TyperCommand`: the classes of Typer's own groups and commands. Typer documents subclasses of TyperGroup
+- `TyperGroup`, `TyperCommand`: the classes of Typer's own groups and commands. Typer documents subclasses of TyperGroup
   for the order of commands; here a group makes its commands when they are asked for. Without that, ten thousand built
   pipelines would be ten thousand commands at every start.
 - `command_from`: a command from one function, without an application around it. Without it an application would have to
