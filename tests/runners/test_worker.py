@@ -499,6 +499,18 @@ def test_other_settings(store: Store, start: Callable[..., server.Worker], monke
         lifecycle.find(store, KEY, print)
 
 
+def test_what_a_worker_is_compared_by_is_read_before_it_loads(
+    store: Store, start: Callable[..., server.Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Libraries set variables as they are imported, which its clients have not imported."""
+    happened: list[str] = []
+    monkeypatch.setattr(server, "fingerprint", lambda: happened.append("read") or fingerprint())
+    monkeypatch.setattr(server, "Session", lambda *_: happened.append("loaded") or FakeSession())
+    start()
+    assert run(store, [request(0)])[0].error is None
+    assert happened == ["read", "loaded"]
+
+
 @pytest.mark.parametrize(
     ("variables", "cores", "groups"),
     [({"OMP_NUM_THREADS": "7"}, {0}, [1]), ({}, {0, 1, 2}, [1]), ({}, {0}, [1, 2])],
@@ -516,7 +528,7 @@ def test_what_settings_are(
             return fingerprint.__wrapped__().settings
 
     usual = {"OMP_NUM_THREADS": "1"}
-    assert settings(usual, {0}, [1]) == settings(usual, {0}, [1])
+    assert settings(usual, {0}, [1]) == settings({**usual, "TORCHINDUCTOR_CACHE_DIR": "/tmp/x"}, {0}, [1])
     assert settings({**usual, **variables}, cores, groups) != settings(usual, {0}, [1])
 
 

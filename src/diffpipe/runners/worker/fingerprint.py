@@ -49,11 +49,16 @@ class Fingerprint:
 
 @functools.cache
 def fingerprint() -> Fingerprint:
-    """This process's own."""
-    variables = sorted((name, value) for name, value in os.environ.items() if name.startswith(SETTINGS))
-    text = repr((variables, _cores(), _rights())).encode(errors="surrogateescape")
+    """This process's own, to be asked for first before a library is imported that sets variables."""
+    text = repr((_variables(), _cores(), _rights())).encode(errors="surrogateescape")
     found = {**versions(), "diffpipe": __version__, "python": sys.version.split()[0]}
     return Fingerprint(found, short_digest(sys.prefix), hashlib.sha256(text).hexdigest()[:16])
+
+
+def _variables() -> list[tuple[str, str]]:
+    """Without those that say where compiled kernels are kept: torchao sets one as it is imported."""
+    deciding = (name for name in os.environ if name.startswith(SETTINGS) and not name.endswith("_CACHE_DIR"))
+    return sorted((name, os.environ[name]) for name in deciding)
 
 
 def _cores() -> int | None:

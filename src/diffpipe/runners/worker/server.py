@@ -77,6 +77,7 @@ class Worker:
         self.place, self.lock, self.entry, self.keep = place, lock, entry, keep
         self.manifest = entry.manifest()
         self.flags = self.manifest.flags_by_name
+        self.fingerprint = fingerprint()  # before libraries are imported, as clients are asked for theirs
         self.listener = channel.listen(place)
         self.queue: queue.SimpleQueue[RequestGroup | None] = queue.SimpleQueue()
         self.current: RequestGroup | None = None  # what is being made
@@ -235,7 +236,7 @@ class Worker:
             elif refused := self._refused(client):
                 client.send(Refused(refused))
             else:
-                client.send(Welcome(self.entry.key, self.keep, fingerprint()))
+                client.send(Welcome(self.entry.key, self.keep, self.fingerprint))
                 while not client.left:
                     if message := connected.receive(POLL):
                         self._take(client, protocol.from_client(message))
