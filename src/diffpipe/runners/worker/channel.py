@@ -134,12 +134,15 @@ class Listener:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        # Bound beside its place, by a name as long, and moved there once it listens: nobody finds one that does not.
+        beside = path.with_name(path.name[:-1] + "~")
         with suppress(FileNotFoundError):
-            path.unlink()
+            beside.unlink()
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.socket.bind(str(path))
-        path.chmod(0o600)
+        self.socket.bind(str(beside))
+        beside.chmod(0o600)
         self.socket.listen(BACKLOG)
+        os.replace(beside, path)
         self.inode = path.stat().st_ino
 
     def accept(self, timeout: float) -> Channel | None:
