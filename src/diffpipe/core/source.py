@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files as package_files
 from pathlib import Path
@@ -182,3 +182,11 @@ def file_of(source: Source, location: str, path: str) -> Path:
     place = place_of(location)
     whole = place.is_file() or (source.single and place.suffix in CHECKPOINTS and not place.is_dir())
     return place if whole else place / path
+
+
+def layout_of(sources: Sequence[Source]) -> dict[str, tuple[str, str]]:
+    """Component -> library, class, of a pipeline's sources in the order in which they are pinned.
+
+    The first source to list any is the pipeline's own folder; a component adds itself where that does not list it.
+    """
+    return {name: pair for source in reversed(sources) for name, pair in source.components.items()}

@@ -15,7 +15,7 @@ from ..core.configuration import Configuration, Quantization
 from ..core.errors import UsageError
 from ..core.parsing import Fields
 from ..core.quantization import PACKAGES, quantized_by_default
-from ..core.source import BASE, CONFIG, PICKLES, Role, Source, file_of
+from ..core.source import BASE, CONFIG, PICKLES, Role, Source, file_of, layout_of
 from ..storage.digests import DigestCache
 from .pin import Pinned
 
@@ -41,9 +41,8 @@ class Resolved:
 
     @property
     def layout(self) -> dict[str, tuple[str, str]]:
-        """Component -> library, class. The first source to list any is the pipeline's own folder; a component adds
-        itself where that does not list it."""
-        return {name: pair for source in reversed(self.sources) for name, pair in source.components.items()}
+        """Component -> library, class."""
+        return layout_of(self.sources)
 
 
 def resolve(pinned: Pinned, spec: BuildSpec, digests: DigestCache, report: Report | None = None) -> Resolved:

@@ -20,7 +20,7 @@ from ..catalog.rows import PipelineType
 from ..core.build_spec import BuildSpec
 from ..core.components import DENOISER_ONLY, parts_of_checkpoint
 from ..core.errors import DiffpipeError, NotFoundError, UsageError
-from ..core.source import BASE, CHECKPOINTS, CONFIG, EMBEDDED, FileInfo, Role, Source, SourceKind, place_of
+from ..core.source import BASE, CHECKPOINTS, CONFIG, EMBEDDED, FileInfo, Role, Source, SourceKind, layout_of, place_of
 from ..storage.disk import user_path
 from ..storage.tensor_headers import read_safetensors
 from . import hub, model_files
@@ -64,9 +64,8 @@ class Pinned:
 
     @property
     def layout(self) -> dict[str, tuple[str, str]]:
-        """Component -> library, class. The first source to list any is the pipeline's own folder; a component adds
-        itself where that does not list it."""
-        return {name: pair for source in reversed(self.sources) for name, pair in source.components.items()}
+        """Component -> library, class."""
+        return layout_of(self.sources)
 
 
 def pin(spec: BuildSpec, row: PipelineType, context: Context) -> Pinned:
