@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,10 +14,9 @@ from ..core.configuration import SchedulerChoice
 from ..core.errors import UsageError
 from ..core.flag import OutputKind
 from ..core.source import BASE, CONFIG, EMBEDDED, Role, Source, file_of, place_of
-from ..sources import hub
-from ..sources.hub_cache import Repository
 from ..sources.key import Resolved
 from .fetch import Say
+from .settings import check_settings, place_of_settings, settings_of
 
 Layout = Mapping[str, tuple[str, str]]  # component -> library, class
 
@@ -59,6 +57,8 @@ def check(resolved: Resolved, row: PipelineType, offline: bool, fetch: Callable[
     chosen_scheduler.check(asked, cls, own, shipped)
     devices.choose_device(spec.device)
     layout = _matched(cls, resolved, listed, hint, offline)
+    check_settings(resolved, offline)
+    _check_prequantized(resolved, layout, offline)
     apply.check(cls, spec.placement)
     _check_speed(cls, resolved, layout, offline)
     if resolved.config.quantization:
@@ -97,23 +97,6 @@ def _kind_of(cls: type, resolved: Resolved, row: PipelineType) -> OutputKind:
     return kind
 
 
-def settings_of(resolved: Resolved, component: str, name: str, offline: bool) -> dict[str, Any]:
-    """A component's own settings file, small and so read before anything is fetched; {} where there is none."""
-    sources = {source.role: source for source in resolved.sources}
-    base = sources.get(CONFIG) or sources[BASE]
-    source = sources.get(Role.component(component))
-    inside = source.subfolder if source and not source.single else component
-    source = base if source is None or source.single else source
-    path = f"{inside}/{name}" if inside else name
-    if path not in source.files:
-        return {}
-    if source.kind == "hub" and source.commit:
-        text = hub.read_text(Repository.of(source), path, offline)
-    else:
-        text = file_of(source, resolved.locations[source.role], path).read_text(encoding="utf-8")
-    return dict(json.loads(text))
-
-
 def _matched(cls: type, resolved: Resolved, layout: Layout, hint: str, offline: bool) -> dict[str, tuple[str, str]]:
     """The class of each component. Raises UsageError for a model or component of another family than the class."""
     from ..engine.classes import match
@@ -130,6 +113,17 @@ def _matched(cls: type, resolved: Resolved, layout: Layout, hint: str, offline: 
     read = {name: part for name, part in replaced.items() if Role.component(name) in folders}
     match.check_widths(classes, read, lambda name: settings_of(resolved, name, "config.json", offline))
     return {name: classes[name] for name in layout}
+
+
+def _check_prequantized(resolved: Resolved, layout: Layout, offline: bool) -> None:
+    """Refuse a component that was saved quantized where what reads it is missing."""
+    from ..engine.classes import prequantized
+
+    single = {source.role for source in resolved.sources if source.single}
+    for name, (library, _) in layout.items():
+        if Role.component(name) not in single:  # a file comes without the folder's quantization
+            source, _inside = place_of_settings(resolved, name)
+            prequantized.check(name, library, source.label, settings_of(resolved, name, "config.json", offline))
 
 
 def _folder(resolved: Resolved) -> Source:

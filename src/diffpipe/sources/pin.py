@@ -26,6 +26,7 @@ from ..storage.tensor_headers import read_safetensors
 from . import hub, model_files
 from .hub_cache import Repository
 from .named import is_single, repository_and_file, source_kind, split_revision, split_scale
+from .pointers import refuse_pointer
 from .trust import check_suffix, model_index, refuse_own_classes
 
 MOST_FILES = 100_000  # of a local folder; a sharded model has some hundreds
@@ -289,6 +290,7 @@ def _pin_lora(number: int, text: str, spec: BuildSpec, context: Context) -> tupl
 def _pin_file(role: Role, text: str, context: Context, *, allow_pickle: bool = False) -> tuple[Source, str]:
     path = user_path(text).absolute()
     check_suffix(path.name, allow_pickle)
+    refuse_pointer(path)
     if path.suffix == ".safetensors":
         read_safetensors(path)
     return _source(role, "file", text, None, [path.name], {path.name: None}, context, parent=path.parent)
@@ -325,7 +327,12 @@ def _listing(
         for path in sorted(_files_below(root))
         if path.is_file() and not any(part.startswith(".") for part in path.relative_to(root).parts)
     }
-    return None, names, lambda path: (root / path).read_text(encoding="utf-8", errors="replace")
+
+    def read(path: str) -> str:
+        refuse_pointer(root / path)
+        return (root / path).read_text(encoding="utf-8", errors="replace")
+
+    return None, names, read
 
 
 def _source(
@@ -353,7 +360,8 @@ def _source(
 
 
 def _sized(path: Path) -> FileInfo:
-    """A local file that is not read yet. Raises UsageError if it cannot be."""
+    """A local file that is not read yet. Raises UsageError if it cannot be, or is a pointer of Git LFS."""
+    refuse_pointer(path)
     try:
         return FileInfo(path.stat().st_size, "")
     except OSError as error:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from ...core.errors import UsageError
 from ...core.parsing import Fields, Misfit, parse_json
 from ..seams import diffusers_seam
+from .renamed import renamed
 
 if TYPE_CHECKING:
     from diffusers import ConfigMixin, DiffusionPipeline
@@ -81,12 +82,13 @@ def _own_class(index: Path) -> tuple[str, str] | None:
 def component_class(library: str, name: str) -> ComponentClass:
     """A component's class as model_index.json names it: from diffusers, transformers or a pipeline module of diffusers.
 
-    Raises UsageError for any other place, or a class that is not there.
+    One that transformers renamed is known by its old name too. Raises UsageError for any other place, or a class that
+    is not there.
     """
     diffusers_seam.register_deprecated(library)
     module = library if library in ("diffusers", "transformers") else f"diffusers.pipelines.{library}"
     try:
-        found = getattr(importlib.import_module(module), name)
+        found = getattr(importlib.import_module(module), renamed(library, name) or name)
     except (ImportError, AttributeError):
         found = None
     if isinstance(found, type):

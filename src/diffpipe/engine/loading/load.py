@@ -14,6 +14,7 @@ from ...core.errors import CacheError, DiffpipeError, Exit, UsageError
 from ...core.manifest import Located, Manifest
 from ...core.source import BASE, CONFIG, Source
 from ..classes.lookup import component_class, first_line, own_pipeline_class, pipeline_class
+from ..classes.renamed import renamed
 from ..placement import apply, speed
 from ..placement.devices import out_of_memory
 from ..seams import diffusers_seam
@@ -104,6 +105,7 @@ class _Assembly:
         cls = self.pipeline_class()
         for part in self.manifest.components:
             diffusers_seam.register_deprecated(part.library)
+            renamed(part.library, part.class_name)
         parts = {**self.replacements(), **self.stored()}
         pipe = self.from_checkpoint(cls, parts) if self.sources[BASE].single else self.from_folder(cls, parts)
         if self.config.scheduler:

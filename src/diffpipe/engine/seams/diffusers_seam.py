@@ -73,6 +73,14 @@ DEPRECATED = Seam(
     file="diffusers/pipelines/deprecated/__init__.py",
     text="",
 )
+RENAMED = Seam(
+    "diffusers",
+    "utils.deprecation_utils._TRANSFORMERS_CLASS_REMAPPING",
+    buys="models load that name classes of transformers by their earlier names (DPTFeatureExtractor)",
+    without="they are refused, but for those that name CLIPFeatureExtractor, which diffusers itself looks up",
+    file="diffusers/utils/deprecation_utils.py",
+    text="_TRANSFORMERS_CLASS_REMAPPING = {",
+)
 REPEATED_BLOCKS = Seam(
     "diffusers",
     "ModelMixin._repeated_blocks",
@@ -137,6 +145,7 @@ SEAMS = (
     BACKENDS,
     COMPATIBLES,
     DEPRECATED,
+    RENAMED,
     REPEATED_BLOCKS,
     GROUP_OFFLOADING,
     ATTENTION,
@@ -202,6 +211,14 @@ def register_deprecated(library: str) -> None:
     module = importlib.import_module(moved)
     setattr(pipelines, library, module)
     sys.modules[f"diffusers.pipelines.{library}"] = module
+
+
+def register_renamed(name: str, now: str) -> None:
+    """Let diffusers find a class of transformers under its earlier name, where folders name it so."""
+    from diffusers.utils import deprecation_utils
+
+    known = getattr(deprecation_utils, "_TRANSFORMERS_CLASS_REMAPPING", {})
+    known.setdefault(name, {"new_class": now, "transformers_version": (">=", "4.0.0")})
 
 
 def missing_backends(cls: object) -> list[str]:
