@@ -15,7 +15,7 @@ from diffpipe.core.build_spec import BuildSpec
 from diffpipe.core.request import Request
 from diffpipe.engine import media
 from diffpipe.results.document import parsed, written
-from diffpipe.results.metadata import document, media_digest, texts
+from diffpipe.results.metadata import document, media_digest, placeless, texts
 
 
 def test_a_document_says_all_that_makes_a_file_and_no_place(tmp_path: Path) -> None:
@@ -54,6 +54,20 @@ def test_a_document_says_all_that_makes_a_file_and_no_place(tmp_path: Path) -> N
         "device": "cpu: AVX2",
     }  # fmt: skip
     assert str(tmp_path) not in written(found)
+
+
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        ("UserWarning in /home/ann/.venv/lib/site-packages/torch/x.py:12: old", "UserWarning in x.py:12: old"),
+        ("C:\\Users\\ann\\mask.png has alpha", "mask.png has alpha"),
+        ("cannot open '/srv/models/paint/vae/'", "cannot open ''"),
+        ("see https://example.org/docs/masks and s3://bucket/a/b.png", None),
+        ("at 1/2 or 3/4 of its size, and/or less; out/a.png", None),
+    ],
+)
+def test_warnings_in_files_name_no_place(said: str, kept: str | None) -> None:
+    assert placeless(said) == (said if kept is None else kept)
 
 
 def test_a_digest_is_of_the_content(tmp_path: Path) -> None:

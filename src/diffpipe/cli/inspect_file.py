@@ -79,6 +79,7 @@ def rows(made: Document) -> Iterator[tuple[str, JsonValue]]:
     yield from sorted(made.arguments.items())
     yield from ((name, _media(files)) for name, files in made.media.items())
     yield "result", _result(made.result)
+    yield from (("warning", text) for text in made.warnings)
     yield "device", made.device
     yield "versions", ", ".join(f"{name} {version}" for name, version in made.versions.items())
 

@@ -147,7 +147,8 @@ class Document:
 
     `media`: the input files of each argument, a list where it took one. `fps`: frames a second that were asked for.
     `fit`: whether pictures were cropped to fit. `batch_size`: items a call at most. `device`: its kind ("cpu: AVX2").
-    `stepped_down`: how the pipeline was kept for an item that ran out of memory as it was built.
+    `stepped_down`: how the pipeline was kept for an item that ran out of memory as it was built. `warnings`: what was
+    said of it while it was made.
     """
 
     json: JsonObject
@@ -164,6 +165,7 @@ class Document:
     versions: Mapping[str, str]
     device: str
     stepped_down: Placement | None
+    warnings: tuple[str, ...] = ()
 
     @classmethod
     def from_json(cls, value: JsonValue) -> Document:
@@ -191,6 +193,7 @@ class Document:
             versions=_texts(fields, "versions"),
             device=fields.text("device"),
             stepped_down=Placement.from_json(fields.object("stepped_down")) if "stepped_down" in fields else None,
+            warnings=fields.texts("warnings", ()),
         )
 
 

@@ -8,10 +8,12 @@ is the same bytes.
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..core import item_warnings
 from ..core.build_spec import Placement
 from ..core.canonical import JsonObject, JsonValue, digest
 from ..core.flag import MEDIA_KINDS
@@ -21,6 +23,9 @@ from ..storage import fetching
 from ..storage.digests import identity, sha256
 from .document import FORMAT, Document, SourceFacts, written
 from .parameters import parameters
+
+# An absolute path up to its last part, on POSIX systems and Windows.
+PLACE = re.compile(r"""(?<![\w.:/\\])(?:[A-Za-z]:)?[\\/](?:[^\s'":*?<>|\\/]+[\\/])+([^\s'":*?<>|\\/]*)""")
 
 
 @dataclass(frozen=True)
@@ -50,15 +55,22 @@ def texts(run: Run, request: Request) -> Callable[[Mapping[str, JsonValue]], dic
     """What gives the texts of a request's files, by the keys that the writers of media know.
 
     It takes the facts of a result: its kind and format, its index among those of the call and how many there are, its
-    sizes. Input files are read now, while they are what the call gets. Raises OSError if they cannot be.
+    sizes. What was warned of until then is in them. Input files are read now, while they are what the call gets. Raises
+    OSError if they cannot be.
     """
     shared = document(run, request)
 
     def of_result(facts: Mapping[str, JsonValue]) -> dict[str, str]:
-        made: JsonObject = {**shared, "result": dict(facts)}
+        said: list[JsonValue] = [placeless(text) for text in item_warnings.of_files(request)]
+        made: JsonObject = {**shared, "result": dict(facts), **({"warnings": said} if said else {})}
         return {"parameters": parameters(Document.from_json(made)), "diffpipe": written(made)}
 
     return of_result
+
+
+def placeless(text: str) -> str:
+    """A text with the name alone of each file and folder that it names by its absolute path. Addresses stay."""
+    return PLACE.sub(r"\1", text)
 
 
 def document(run: Run, request: Request) -> JsonObject:

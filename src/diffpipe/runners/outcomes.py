@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import itertools
 import logging
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeAlias
 
 from ..core.errors import DiffpipeError, Exit
 from ..core.flag import MEDIA_KINDS
+from ..core.item_warnings import ItemWarnings
 from ..core.manifest import Manifest
 from ..core.request import Artifact, Outcome, Request
 
@@ -41,7 +41,7 @@ def outcomes_of(group: list[Request], make: Make) -> list[Outcome]:
 
     Raises DiffpipeError for what would fail the others too: a full disk, a store that refuses results.
     """
-    warnings = _Warnings()
+    warnings = ItemWarnings()
     try:
         with warnings:
             made = make(group)
@@ -51,9 +51,8 @@ def outcomes_of(group: list[Request], make: Make) -> list[Outcome]:
         if len(group) > 1:
             log.info("a call of %d failed (%s): one by one", len(group), error)
             return [one for request in group for one in outcomes_of([request], make)]
-        return [Outcome(group[0], warnings=tuple(warnings.texts), error=as_diffpipe_error(error))]
-    texts = tuple(warnings.texts)
-    return [Outcome(request, tuple(files), texts) for request, files in zip(group, made, strict=True)]
+        return [Outcome(group[0], warnings=warnings.of(group[0]), error=as_diffpipe_error(error))]
+    return [Outcome(request, tuple(files), warnings.of(request)) for request, files in zip(group, made, strict=True)]
 
 
 def as_diffpipe_error(error: Exception) -> DiffpipeError:
@@ -63,25 +62,6 @@ def as_diffpipe_error(error: Exception) -> DiffpipeError:
     ours = DiffpipeError(f"{type(error).__name__}: {error}", "this is a bug: run again with --traceback and report it")
     ours.__cause__ = error
     return ours
-
-
-class _Warnings(logging.Handler):
-    """Collects the warnings that diffpipe logs in this thread while it is entered."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.texts: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if record.thread == self.thread:
-            self.texts.append(record.getMessage())
-
-    def __enter__(self) -> None:
-        self.thread = threading.get_ident()
-        logging.getLogger("diffpipe").addHandler(self)
-
-    def __exit__(self, *_: object) -> None:
-        logging.getLogger("diffpipe").removeHandler(self)
 
 
 def log_line(outcome: Outcome) -> str:

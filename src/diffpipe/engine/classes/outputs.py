@@ -21,13 +21,28 @@ if TYPE_CHECKING:
 
     Array = npt.NDArray[np.generic]
 
-__all__ = ["example_fps", "frames_of", "images_of", "kind_of", "output_arguments", "output_fields", "sound_of"]
+__all__ = [
+    "example_fps",
+    "flags_of",
+    "frames_of",
+    "images_of",
+    "kind_of",
+    "output_arguments",
+    "output_fields",
+    "sound_of",
+]
 
 # The fields of diffusers 0.42's output classes. `rgb` is LDM3D's (its depth comes out wrong or not at all, in every
 # output type), `prediction` Marigold's; `video` and `sound` are those of Cosmos 3.
 VIDEO_FIELDS = ("frames", "video", "videos")
 SOUND_FIELDS = ("audios", "audio", "sound")
 IMAGE_FIELDS = ("images", "image", "rgb", "prediction")
+# What checkers say of each result, and in which words. What they flag comes back black.
+FLAGS = {
+    "nsfw_content_detected": "not safe for work",  # Stable Diffusion's kin
+    "nsfw_detected": "not safe for work",  # DeepFloyd IF
+    "watermark_detected": "watermarked",  # DeepFloyd IF
+}
 
 
 def kind_of(fields: Collection[str]) -> OutputKind | None:
@@ -103,6 +118,23 @@ def sound_of(pipe: DiffusionPipeline, output: object) -> list[Sound]:
         waves = waves[None]
     _check_numbers(waves, "the sound")
     return [Sound(np.atleast_2d(wave), rate) for wave in waves]
+
+
+def flags_of(output: object, count: int) -> list[str]:
+    """What the checkers of a pipeline take each of so many results for, "" for nothing.
+
+    Where they say more or fewer things (of each frame of a video), or one for all, any of it goes for every result.
+    """
+    said = [(words, _truths(_field(output, (field,)))) for field, words in FLAGS.items()]
+    flagged = [(words, found if len(found) == count else [any(found)] * count) for words, found in said]
+    return [" and ".join(dict.fromkeys(words for words, found in flagged if found[n])) for n in range(count)]
+
+
+def _truths(value: object) -> list[bool]:
+    """A flag, or any nesting of lists or arrays of them, as a list; None counts as one that says no."""
+    if isinstance(value, Iterable):
+        return [truth for one in value for truth in _truths(one)]
+    return [bool(value)]
 
 
 # Where pipelines keep the rate of what they return. The vocoder has the last word on its sound: LTX2's audio_vae works

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache, partial
 from pathlib import Path
 
+from ...core import item_warnings
 from ...core.canonical import JsonObject
 from ...core.request import Artifact, Request
 from ...storage import urls
 from ...storage.disk import unwritable
 from .. import media
+from .remarks import remarks
 from .results import Result
 
 log = logging.getLogger("diffpipe.engine")
@@ -27,10 +29,29 @@ def no_text(_facts: JsonObject) -> Mapping[str, str]:
 def write_all(request: Request, results: Sequence[Result], seconds: float, text: Text = no_text) -> list[Artifact]:
     """Write a request's results to its paths, in order. Raises DiffpipeError where one cannot be written."""
     paths = numbered(request.paths, results)
-    return [
-        write(result, path, request, seconds, text(_facts(result, path, place, len(results))))
-        for place, (result, path) in enumerate(zip(results, paths, strict=True))
-    ]
+    with item_warnings.about(request):
+        for remark in remarks(results):
+            log.warning("%s", remark)
+        return [
+            write(result, path, request, seconds, _Late(partial(text, _facts(result, path, place, len(results)))))
+            for place, (result, path) in enumerate(zip(results, paths, strict=True))
+        ]
+
+
+class _Late(Mapping[str, str]):
+    """What a file says, asked for as it is written: what the writers of media warn of before that is part of it."""
+
+    def __init__(self, said: Callable[[], Mapping[str, str]]) -> None:
+        self._said = cache(said)
+
+    def __getitem__(self, key: str) -> str:
+        return self._said()[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._said())
+
+    def __len__(self) -> int:
+        return len(self._said())
 
 
 def numbered(paths: Sequence[str], results: Sequence[Result]) -> list[str]:

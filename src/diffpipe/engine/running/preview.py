@@ -13,13 +13,14 @@ from ...core.flag import Arguments
 from ..seams import diffusers_seam
 from . import latents as latent_space
 from .colours import Colours, fitted
+from .finite import unwatched
 
 if TYPE_CHECKING:
     import torch
     from diffusers import DiffusionPipeline, SchedulerMixin
     from PIL.Image import Image
 
-log = logging.getLogger("diffpipe.engine")
+log = logging.getLogger("diffpipe.preview")
 
 PARTS = 5  # previews of a picture unless asked for otherwise
 SHOWN = 4  # of the results of one call, side by side
@@ -106,8 +107,11 @@ class _Artist(NamedTuple):
         if whole is None:
             raise ValueError(f"latents of shape {tuple(latents.shape)} are not understood")
         first = whole[:SHOWN, :, 0]
+        if not first.isfinite().all():
+            raise ValueError("the latents are not finite")
         if self.colours is None:
-            return _picture(latent_space.decode(self.decoder, first), 1)
+            with unwatched():
+                return _picture(latent_space.decode(self.decoder, first), 1)
         return _picture(self.colours(first), self.colours.pixels)
 
 
@@ -167,9 +171,15 @@ def _level(scheduler: SchedulerMixin, sigma: torch.Tensor) -> Level | None:
 
 
 def _picture(values: torch.Tensor, factor: int) -> Image:
-    """Pictures (n, 3, height, width) in 0..1 side by side, enlarged by `factor` as far as LARGEST allows."""
+    """Pictures (n, 3, height, width) in 0..1 side by side, enlarged by `factor` as far as LARGEST allows.
+
+    Raises ValueError for numbers that are not finite.
+    """
     import numpy as np
     from PIL import Image
+
+    if not values.isfinite().all():
+        raise ValueError("its decoder made numbers that are not finite")
 
     row = np.concatenate([value.permute(1, 2, 0).numpy() for value in values], axis=1)
     picture = Image.fromarray((row * 255).round().astype(np.uint8))

@@ -25,10 +25,11 @@ DEFAULT_FPS = 10.0  # diffusers' export_to_video
 
 @dataclass(frozen=True)
 class PictureResult:
-    """A picture. `role`: "mask" for one that comes beside the main results."""
+    """A picture. `role`: "mask" for one that comes beside the main results. `flagged`: what a checker says of it."""
 
     picture: Image
     role: str = ""
+    flagged: str = ""
     kind: ClassVar[OutputKind] = "image"
 
     def write(self, path: Path, *, overwrite: bool, text: Mapping[str, str]) -> Path:
@@ -41,11 +42,12 @@ class PictureResult:
 
 @dataclass(frozen=True)
 class VideoResult:
-    """A video's frames, one or more, and its sound."""
+    """A video's frames, one or more, and its sound. `flagged`: what a checker says of it."""
 
     frames: Sequence[Image]
     fps: float
     sound: media.Sound | None = None
+    flagged: str = ""
     role: ClassVar[str] = ""
     kind: ClassVar[OutputKind] = "video"
 
@@ -64,6 +66,7 @@ class SoundResult:
 
     sound: media.Sound
     role: ClassVar[str] = ""
+    flagged: ClassVar[str] = ""
     kind: ClassVar[OutputKind] = "audio"
 
     def write(self, path: Path, *, overwrite: bool, text: Mapping[str, str]) -> Path:
@@ -89,10 +92,16 @@ def results_of(
         return [SoundResult(sound) for sound in outputs.sound_of(pipe, output)]
     if kind == "video":
         videos, sounds = outputs.frames_of(output), outputs.sound_of(pipe, output)
-        return [VideoResult(frames, fps, sound) for frames, sound in zip_longest(videos, sounds[: len(videos)])]
-    pictures = [keep_unmasked(picture, arguments) for picture in outputs.images_of(pipe, output)]
+        flags = outputs.flags_of(output, len(videos))
+        with_sounds = zip_longest(videos, sounds[: len(videos)], flags)
+        return [VideoResult(frames, fps, sound, flag) for frames, sound, flag in with_sounds]
+    drawn = outputs.images_of(pipe, output)
+    flags = outputs.flags_of(output, len(drawn))
+    # A picture that a checker took away has nothing of the source in it either.
+    pictures = [one if flag else keep_unmasked(one, arguments) for one, flag in zip(drawn, flags, strict=True)]
     masks = getattr(output, "mask_image", None) or []
-    return [*map(PictureResult, pictures), *(PictureResult(mask, role="mask") for mask in masks)]
+    main = [PictureResult(picture, flagged=flag) for picture, flag in zip(pictures, flags, strict=True)]
+    return [*main, *(PictureResult(mask, role="mask") for mask in masks)]
 
 
 def frame_rate(request: Request, arguments: Arguments, own: float | None) -> float:

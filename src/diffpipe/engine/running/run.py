@@ -16,6 +16,7 @@ from ..classes.lookup import first_line
 from ..classes.signature import tuple_arguments
 from ..placement.devices import out_of_memory
 from .files import Text, no_text, write_all
+from .finite import finite_only
 from .preview import Preview
 from .results import frame_rate, results_of, shared
 from .steps import OnStep, Steps
@@ -55,7 +56,9 @@ def run(pipe: DiffusionPipeline, call: PipelineCall) -> list[list[Artifact]]:
     Raises DiffpipeError for a failing call, with exit code 5 when memory ran out.
     """
     started = time.perf_counter()
-    output = _called(pipe, _prepared(pipe, call), call.quirk)
+    arguments = _prepared(pipe, call)
+    with finite_only(pipe, call.kind):
+        output = _called(pipe, arguments, call.quirk)
     seconds = (time.perf_counter() - started) / len(call.requests)
     fps = frame_rate(call.requests[0], call.arguments[0], call.fps)
     results = results_of(pipe, output, call.kind, fps, call.arguments[0])
