@@ -127,6 +127,8 @@ def _changed(source: Source, recorded: SourcesRecord) -> bool:
 def _make(resolved: Resolved, row: PipelineType, store: Store, options: Options, say: Say) -> Entry:
     """Check, fetch, describe, store: an entry that was not there."""
     checked = check(resolved, row, options.offline, lambda: fetch(resolved, options.offline, options.quiet, say))
+    for notice in checked.notices:
+        say(f"warning: {notice}")
     have = checked.fetched or fetch(resolved, options.offline, options.quiet, say, only="lora")
     check_loras(checked, resolved, have, options.offline, say)
     shared = _shared_weights(resolved, store, options.force)

@@ -26,7 +26,7 @@ class Checked:
     """What the checks found: the pipeline class, its components, what it makes.
 
     `own_class`: whether the class is a file of the model's own. `fetched`: where the sources lie, where they had to be
-    fetched to know the class; None otherwise.
+    fetched to know the class; None otherwise. `notices`: what the user should hear.
     """
 
     pipeline: type
@@ -34,6 +34,7 @@ class Checked:
     kind: OutputKind
     own_class: bool
     fetched: dict[Role, str] | None
+    notices: tuple[str, ...] = ()
 
 
 def check(resolved: Resolved, row: PipelineType, offline: bool, fetch: Callable[[], dict[Role, str]]) -> Checked:
@@ -54,7 +55,7 @@ def check(resolved: Resolved, row: PipelineType, offline: bool, fetch: Callable[
     asked = SchedulerChoice(spec.scheduler, spec.scheduler_config)
     shipped = settings_of(resolved, "scheduler", "scheduler_config.json", offline) if asked else {}
     own = lookup.component_class(*listed["scheduler"]) if "scheduler" in listed else None
-    chosen_scheduler.check(asked, cls, own, shipped)
+    notices = chosen_scheduler.check(asked, cls, own, shipped)
     devices.choose_device(spec.device)
     layout = _matched(cls, resolved, listed, hint, offline)
     check_settings(resolved, offline)
@@ -65,7 +66,7 @@ def check(resolved: Resolved, row: PipelineType, offline: bool, fetch: Callable[
         from ..engine.loading import prepare
 
         prepare.check(resolved.config.quantization, layout)
-    return Checked(cls, layout, _kind_of(cls, resolved, row), own_class, fetched)
+    return Checked(cls, layout, _kind_of(cls, resolved, row), own_class, fetched, tuple(notices))
 
 
 def _class_of(

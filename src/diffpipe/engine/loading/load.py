@@ -109,7 +109,7 @@ class _Assembly:
         parts = {**self.replacements(), **self.stored()}
         pipe = self.from_checkpoint(cls, parts) if self.sources[BASE].single else self.from_folder(cls, parts)
         if self.config.scheduler:
-            pipe.scheduler = chosen_scheduler.replaced(pipe.scheduler, self.config.scheduler)
+            chosen_scheduler.put(pipe, self.config.scheduler)
         adapters.fuse(pipe, self.loras(), pickle=self.config.trust.pickle)
         pipe.set_progress_bar_config(disable=True)
         return pipe

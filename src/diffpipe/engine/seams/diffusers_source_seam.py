@@ -103,10 +103,21 @@ def schedule_arguments(pipeline: Pipeline) -> set[str]:
     return ({"sigmas"} if sigmas else set()) | ({"mu"} if re.search(r"\bmu=(?!None)", called) else set())
 
 
+def passes_shift(pipeline: Pipeline) -> bool:
+    """Whether a pipeline's `__call__` computes a shift for its scheduler, always or where that shifts by size."""
+    return bool(re.search(r"\bmu\b", _call_source(pipeline)))
+
+
 def noising_methods(pipeline: Pipeline) -> set[str]:
     """The methods of its scheduler that a pipeline noises a picture with."""
     module = inspect.getmodule(pipeline)  # inspect.getsource of a class parses its whole module
     return set(re.findall(r"self\.scheduler\.(scale_noise|add_noise)\(", inspect.getsource(module) if module else ""))
+
+
+def reads_setting(pipeline: Pipeline, name: str) -> bool:
+    """Whether a pipeline's own code names a setting of its scheduler."""
+    module = inspect.getmodule(pipeline)
+    return bool(re.search(rf"\b{name}\b", inspect.getsource(module) if module else ""))
 
 
 def separates_passes(pipeline: Pipeline) -> bool:
