@@ -202,7 +202,7 @@ def lokr(kind: str, alpha: float, rank: int = 2) -> Formula:
         else:
             low = rank if kind in ("w2", "both", "tucker") else None
             second, w2 = _factor(draw, "lokr_w2", out_large, (in_large, *kernel), low)
-        change = torch.kron(w1.reshape(*w1.shape, *[1] * (w2.ndim - 2)), w2)
+        change = torch.kron(w1.reshape(*w1.shape, *[1] * (w2.ndim - 2)), w2.contiguous())
         tensors = {**first, **second, "alpha": number(alpha)}
         return Layer(tensors, weight + (1.0 if kind == "full" else alpha / rank) * change)
 
@@ -235,6 +235,12 @@ def difference(draw: Draw, weight: Tensor, bias: Tensor | None) -> Layer:
         return Layer({"diff": change}, weight + change)
     more = draw(*bias.shape)
     return Layer({"diff": change, "diff_b": more}, weight + change, bias + more)
+
+
+def modulation(draw: Draw, weight: Tensor, bias: Tensor | None) -> Layer:
+    """`.diff_m`, the difference of a block's table, under the block's own name (lightx2v's LoRAs of Wan)."""
+    change = draw(*weight.shape)
+    return Layer({"diff_m": change}, weight + change)
 
 
 def norm(draw: Draw, weight: Tensor, bias: Tensor | None) -> Layer:

@@ -366,6 +366,16 @@ def wan_whole(component: str = "transformer") -> Scheme:
     return original(component, {("blocks", "blocks"): WAN_BLOCK | WAN_NORMS}, WAN_OUTER | WAN_OUTER_NORMS)
 
 
+WAN_TABLES = renamed(
+    original(
+        "transformer",
+        {("blocks", "blocks"): {"modulation": ("scale_shift_table",)}},
+        {"head.modulation": "scale_shift_table"},
+    ),
+    (r"\.modulation$", ""),
+)
+
+
 def wan_own(component: str = "transformer") -> Scheme:
     return own(component, r"blocks\.\d+\.(attn\d\.to_(q|k|v|out\.0)|ffn\.net\.(0\.proj|2))$")
 

@@ -128,6 +128,12 @@ def _sdxl() -> list[Row]:
         row("LoCon, Tucker", "SDXL", f"{LYCORIS}/locon.py", (XL_LDM_FULL, f.with_mid)),
         row("OneTrainer", "SDXL", f"{ONE_TRAINER}/convert_sdxl_lora.py", (XL_OWN, f.KOHYA), (XL_CLIPS, f.KOHYA)),
         row(
+            "LCM-LoRA",
+            "SDXL",
+            "latent-consistency/lcm-lora-sdxl",
+            (n.flat("lora_unet", n.own("unet", "|".join((n.TRANSFORMER_2D, n.RESNETS)))), f.KOHYA),
+        ),
+        row(
             "DoRA of OneTrainer",
             "SDXL",
             "Nerogar/OneTrainer, modules/module/LoRAModule.py",
@@ -177,6 +183,13 @@ def _flux() -> list[Row]:
         row("PEFT", flux, PEFT, (own, f.PEFT), (n.under("text_encoder.", n.clip("text_encoder")), f.PEFT)),
         row("PEFT, with the adapter's name", flux, PEFT, (own, f.PEFT_DEFAULT)),
         row("PEFT, base_model.model", flux, PEFT, (n.under("base_model.model.", n.FLUX_OWN), f.PEFT)),
+        row("PEFT of fal", flux, "fal.ai, flux-lora-fast-training", (n.under("base_model.model.", n.FLUX), f.PEFT)),
+        row(
+            "LoKr of SimpleTuner",
+            flux,
+            "bghira/SimpleTuner, documentation/LYCORIS.md",
+            (n.flat("lycoris", n.FLUX_OWN), f.lokr("w2", 1.0)),
+        ),
         row(
             "diffusers, alpha in the header",
             flux,
@@ -230,6 +243,14 @@ def _flux() -> list[Row]:
         ),
         row("ComfyUI", flux, COMFY, (n.under("diffusion_model.", n.FLUX_WHOLE), f.KOHYA)),
         row("ComfyUI, PEFT", flux, COMFY, (n.under("diffusion_model.", n.FLUX), f.lora("lora_A", "lora_B", 2.0))),
+        row(
+            "ComfyUI, text encoders",
+            flux,
+            COMFY,
+            (n.under("diffusion_model.", n.FLUX), f.KOHYA),
+            (n.under("text_encoders.clip_l.transformer.", n.clip("text_encoder")), f.KOHYA),
+            (n.under("text_encoders.t5xxl.transformer.", n.t5("text_encoder_2")), f.KOHYA),
+        ),
         row("LoRA with diff_b", flux, COMFY, (n.flat("lora_unet", n.FLUX), f.with_bias(f.KOHYA))),
         row("full differences", flux, COMFY, (n.under("diffusion_model.", n.FLUX_WHOLE), f.difference)),
         row("LoHa", flux, f"{LYCORIS}/loha.py", (kohya, f.loha)),
@@ -251,6 +272,7 @@ def _flux2() -> list[Row]:
     flux2 = "Flux 2"
     return [
         row("PEFT", flux2, PEFT, (n.under("transformer.", n.FLUX2_OWN), f.PEFT)),
+        row("PEFT of fal", flux2, "fal/flux-2-klein-4B-outpaint-lora", (n.under("base_model.model.", n.FLUX2), f.PEFT)),
         row("ai-toolkit", flux2, AI_TOOLKIT, (n.under("diffusion_model.", n.FLUX2), f.PEFT)),
         row("ComfyUI, all layers", flux2, COMFY, (n.under("diffusion_model.", n.FLUX2_WHOLE), f.PLAIN)),
         row("musubi-tuner", flux2, MUSUBI, (n.flat("lora_unet", n.FLUX2), f.KOHYA)),
@@ -307,6 +329,14 @@ def _wan() -> list[Row]:
         row("PEFT", wan, PEFT, (n.under("transformer.", n.wan_own()), f.PEFT)),
         row("ai-toolkit", wan, AI_TOOLKIT, (n.under("diffusion_model.", n.wan()), f.PEFT)),
         row("musubi-tuner", wan, MUSUBI, (n.flat("lora_unet", n.wan()), f.KOHYA)),
+        row("double underscore", wan, "Wan LoRAs of older musubi-tuner", (n.flat("lora_unet_", n.wan()), f.KOHYA)),
+        row(
+            "lightx2v, with diff_m",
+            wan,
+            "lightx2v, LoRAs of step distillation",
+            (n.under("diffusion_model.", n.wan()), f.PLAIN),
+            (n.under("diffusion_model.", n.WAN_TABLES), f.modulation),
+        ),
         row("DiffSynth-Studio", wan, "modelscope/DiffSynth-Studio, diffsynth/lora", (n.wan(), f.PEFT_DEFAULT)),
         row(
             "ComfyUI, with differences",

@@ -91,6 +91,12 @@ NOT_YET: dict[str, str] = {
     "Flux: DoRA of LyCORIS, by input": "DoRA's magnitudes",
     "Flux: DoRA of LyCORIS, by output": "DoRA's magnitudes",
     "Qwen Image: DoRA of LyCORIS, by output": "DoRA's magnitudes",
+    "SDXL: LCM-LoRA": "names or alphas",
+    "Flux: PEFT of fal": "names or alphas",
+    "Flux: LoKr of SimpleTuner": "LyCORIS' and peft's other formulas",
+    "Flux: ComfyUI, text encoders": "names or alphas",
+    "Wan 2.1: double underscore": "names or alphas",
+    "Wan 2.1: lightx2v, with diff_m": "differences and norms",
 }
 
 Pipelines = Callable[[str], Tiny]
