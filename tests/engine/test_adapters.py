@@ -28,7 +28,7 @@ CLASSES = {"flux": "FluxPipeline", "stable-diffusion": "StableDiffusionPipeline"
 
 @pytest.fixture(autouse=True)
 def _quiet() -> None:
-    library_logs.quiet_libraries()
+    library_logs.listen()
 
 
 def check(checkpoints: Path, model: str, lora: Path) -> adapter_fit.Fit | None:

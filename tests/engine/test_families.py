@@ -26,6 +26,7 @@ from diffpipe.core.components import kind_of
 
 CASES: tuple[Case, ...] = (*cases_image.CASES, *cases_video.CASES)
 SEED = 5
+HEARD = Path(__file__).with_name("heard.txt")
 # Every type works in float32. How a model rounds in 16 bits is its denoiser's: one case for each class of those.
 IN_BFLOAT16 = (
     "flux-text2image",
@@ -51,10 +52,11 @@ def case_of(name: str) -> Case:
 
 @dataclass(frozen=True)
 class Made:
-    """A built pipeline of a case: its name, and the files of one call with SEED."""
+    """A built pipeline of a case: its name, the files of one call with SEED, and the log of both."""
 
     name: str
     files: tuple[Path, ...]
+    log: str
 
 
 class Family:
@@ -64,12 +66,13 @@ class Family:
         self.case, self.warm = case, warm
         self.places = {"checkpoints": checkpoints, "inputs": inputs}
 
-    def build(self, dtype: str) -> str:
+    def build(self, dtype: str, *more: object) -> str:
         case, name = self.case, f"{self.case.name}-{dtype}"
         words = [word.format(**self.places) for word in case.build]
         model = self.places["checkpoints"] / case.checkpoint
         self.warm(
             *("build", case.provider, "--type", case.type, "--model", model, *words, "--dtype", dtype, "--name", name),
+            *more,
             check=True,
         )
         return name
@@ -88,8 +91,11 @@ def family(request: pytest.FixtureRequest, warm: Warm, checkpoints: Path, inputs
 @pytest.fixture(scope="module")
 def made(family: Family, tmp_path_factory: pytest.TempPathFactory) -> Made:
     """The family's pipeline in float32, and what it made."""
-    name = family.build("float32")
-    return Made(name, family.generate(name, tmp_path_factory.mktemp("made"), "--seed", SEED))
+    folder = tmp_path_factory.mktemp("made")
+    logs = folder / "build.log", folder / "generate.log"
+    name = family.build("float32", "--log-file", logs[0])
+    files = family.generate(name, folder, "--seed", SEED, "--log-file", logs[1])
+    return Made(name, files, "".join(log.read_text(encoding="utf-8") for log in logs))
 
 
 def check_files(case: Case, files: tuple[Path, ...]) -> None:
@@ -139,6 +145,24 @@ def varies(values: Any) -> bool:
 
 def test_what_it_makes_is_of_the_right_kind_and_size(family: Family, made: Made) -> None:
     check_files(family.case, made.files)
+
+
+@pytest.mark.pinned
+def test_what_the_libraries_say_is_listed(family: Family, made: Made) -> None:
+    """heard.txt has it, for people to look at: a new line there is something that users are told, or that is kept."""
+    assert heard_in(made.log) == {words for words, cases in heard_list() if family.case.name in cases}
+
+
+def heard_in(log: str) -> set[str]:
+    """What a log has of the libraries: "told WORDS" and "kept LIBRARY: WORDS"."""
+    lines = re.findall(r"(WARNING|INFO) +diffpipe\.libraries: (?:heard: )?(.*)", log)
+    return {("told " if level == "WARNING" else "kept ") + words for level, words in lines}
+
+
+def heard_list() -> Iterator[tuple[str, list[str]]]:
+    """Each line of heard.txt, and the names of its cases, which stand on the next one."""
+    lines = [line for line in HEARD.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")]
+    yield from ((words, cases.split()) for words, cases in zip(lines[::2], lines[1::2], strict=True))
 
 
 def test_a_seed_gives_the_same_bytes_in_another_process_and_place(family: Family, made: Made, tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def listed() -> Iterator[tuple[str, str, str]]:
 
 @pytest.fixture(scope="module")
 def pipelines(checkpoints: Path) -> dict[tuple[str, str], Any]:
-    library_logs.quiet_libraries()
+    library_logs.listen()
     found = {}
     for folder, name in dict.fromkeys((folder, name) for folder, name, _ in listed()):
         found[folder, name] = getattr(diffusers, name).from_pretrained(checkpoints / folder, local_files_only=True)

@@ -46,7 +46,7 @@ def check(resolved: Resolved, row: PipelineType, offline: bool, fetch: Callable[
     from ..engine.loading import chosen_scheduler, library_logs
     from ..engine.placement import apply, devices
 
-    library_logs.quiet_libraries()
+    library_logs.listen()
     spec = resolved.spec
     listed = resolved.layout
     hint = _what_fits(resolved)

@@ -79,5 +79,5 @@ def _check_names(pipeline: str, names: Collection[str]) -> None:
     from ..engine.classes import lookup
     from ..engine.loading import library_logs
 
-    library_logs.quiet_libraries()
+    library_logs.listen()
     lookup.check_names(lookup.pipeline_class(pipeline), names)

@@ -23,6 +23,7 @@ from ..batch.presets import fitting, preset, preset_names
 from ..batch.prompt_files import ENDINGS, Row, rows
 from ..core.errors import AccessError, DiffpipeError, Exit, NotFoundError, UsageError
 from ..core.flag import Flag
+from ..core.heard import is_quoted
 from ..core.request import Outcome, Request
 from ..storage import fetching, stores, urls
 from . import output
@@ -311,8 +312,9 @@ class Run:
         request, journal = outcome.request, self.batch.journal
         own = list(dict.fromkeys(outcome.warnings))
         for text in own:
-            if not output.warned(line := f"{request.id}: {text}"):  # each step down is told when it is taken
-                output.warn(text if self.alone else line)
+            line = text if self.alone or is_quoted(text) else f"{request.id}: {text}"
+            if not output.warned(line):  # each step down is told when it is taken
+                output.warn(line)
         warnings = [*own, *self.words(str(request.arguments.get("prompt") or ""))]
         if outcome.error is None:
             self.count.made += 1

@@ -267,7 +267,7 @@ def _build(provider: Provider, values: Mapping[str, Any]) -> None:
         output.say(f"memory: {describe(choice.spec.placement)}: {choice.reason}")
     default = provider.name if row is provider.types[0] else f"{provider.name}-{row.name}"
     options = Options(values["name"] or default, values["force"], values["offline"], values["quiet"], choice.reason)
-    with output.reading("reading") as report:
+    with output.reading("reading") as report, output.warnings_shown():
         built = build(request, choice.spec, options, output.say, report)
     entry, short = built.entry, built.entry.key[:SHORT]
     if built.cached:

@@ -77,6 +77,25 @@ def warn(text: str) -> None:
     print(redact(f"warning: {text}"), file=sys.stderr)
 
 
+class _Shown(logging.Handler):
+    """Shows each warning once."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not warned(text := record.getMessage()):
+            warn(text)
+
+
+@contextmanager
+def warnings_shown() -> Iterator[None]:
+    """Show what is warned of meanwhile, by the libraries too, where no item is made that has it among its own."""
+    ours, shown = logging.getLogger("diffpipe"), _Shown(logging.WARNING)
+    ours.addHandler(shown)
+    try:
+        yield
+    finally:
+        ours.removeHandler(shown)
+
+
 def warned(text: str) -> bool:
     """Whether this very warning was told already."""
     return text in _warned

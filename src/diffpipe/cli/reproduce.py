@@ -88,7 +88,7 @@ def _reproduce(file: Path, values: Mapping[str, Any]) -> Exit:
     """Find or build the pipeline, make the file again, compare."""
     output.set_up(quiet=values["quiet"], verbose=values["verbose"], log_file=values["log_file"])
     document = _document(file)
-    with output.reading("reading") as report:
+    with output.reading("reading") as report, output.warnings_shown():
         entry = entry_of(document.recipe, _given(values), Store(), output.say, report)
     manifest = entry.manifest()
     target = _target(document, manifest, file, values["output"], values["overwrite"])

@@ -19,7 +19,7 @@ from ..core.errors import Exit
 from ..core.manifest import Located, Manifest
 from ..core.request import Artifact, Outcome, Request
 from ..results import metadata
-from .outcomes import groups, log_line, outcomes_of
+from .outcomes import Warnings, groups, log_line, outcomes_of
 from .settings import RunSettings
 
 if TYPE_CHECKING:
@@ -75,14 +75,20 @@ class Session:
             return self.meter.watch(pipe)
 
         built = manifest.config.placement
-        self.pipeline = LoadedPipeline(loaded, built, self.device, stored=located.weights is not None)
+        with Warnings() as heard:
+            self.pipeline = LoadedPipeline(loaded, built, self.device, stored=located.weights is not None)
+        self.heard = tuple(heard.texts)
         self._side_by_side = self.quirk is None and interleave.possible(self.pipeline.as_built())
         self.versions, self.kind = versions(), devices.kind(self.device)
         took = time.perf_counter() - started
         log.info("%s loaded in %.2f s (%s)", manifest.pipeline, took, manifest.config.dtype)
 
     def outcomes(self, requests: Iterable[Request], settings: RunSettings) -> Iterator[Outcome]:
-        """What becomes of each request, in order."""
+        """What becomes of each request, in order. What was heard as the pipeline was loaded is heard with each."""
+        for outcome in self._outcomes(requests, settings):
+            yield replace(outcome, warnings=(*self.heard, *outcome.warnings))
+
+    def _outcomes(self, requests: Iterable[Request], settings: RunSettings) -> Iterator[Outcome]:
         call = functools.partial(self._call, settings, self._described(settings.about))
         if settings.side_by_side > 1 and settings.batch_size == 1 and self.side_by_side():
             waiting = iter(requests)

@@ -1,42 +1,82 @@
-"""What the libraries log and show: bars and advice stay off stderr, what a user should hear becomes our own warning."""
+"""What the libraries log, warn of and show: bars and advice stay off stderr, what a user should hear becomes ours."""
 
 from __future__ import annotations
 
 import logging
-import re
 import warnings
-from textwrap import shorten
+from pathlib import Path
+from typing import TextIO
 
-log = logging.getLogger("diffpipe.engine")
+from . import library_words
+
+log = logging.getLogger("diffpipe.libraries")
+
+LIBRARIES = ("diffusers", "transformers", "peft", "accelerate", "optimum", "torchao", "huggingface_hub", "torch")
 
 
-def quiet_libraries() -> None:
-    """Keep the libraries' progress bars and advice off stderr; real warnings go to the log."""
+def listen() -> None:
+    """Keep the libraries' progress bars off stderr, and pass on their warnings as our own: see library_words."""
     logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)  # torchao's import, which diffusers does if it can
 
     import diffusers
+    import torch
     import transformers
 
-    # What diffusers logs as an error, it raises or recovers from.
-    diffusers.utils.logging.set_verbosity_warning()
-    diffusers.utils.logging.disable_default_handler()
-    logging.getLogger("diffusers").addHandler(_CUT)
-    diffusers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    logging.captureWarnings(True)
-    warnings.simplefilter("default")
+    for library in (diffusers, transformers):  # the two that print by themselves
+        library.utils.logging.set_verbosity_warning()
+        library.utils.logging.disable_default_handler()
+        library.utils.logging.disable_progress_bar()
+    for name in LIBRARIES:
+        logger = logging.getLogger(name)
+        logger.addHandler(_HEARD)  # once: it is the same one
+        logger.propagate = False
+    torch.set_warn_always(True)  # an item's warnings are its own, wherever it stands
+    warnings.simplefilter("always")
+    warnings.showwarning = _warned
 
 
-class _Cut(logging.Handler):
-    """Passes on, as a warning of our own, that a prompt is longer than a text encoder reads: diffusers only logs it."""
+def hear_again() -> None:
+    """Have the libraries say again what they say once a process: an item's warnings are its own, wherever it stands."""
+    from accelerate.logging import MultiProcessAdapter
+    from transformers.utils.logging import warning_once
 
-    WORDS = re.compile(r"following part of your input was truncated because .*?(\d+) tokens: (.*)", re.DOTALL)
+    for once in (warning_once, MultiProcessAdapter.warning_once):
+        once.cache_clear()
+
+
+def pass_on(library: str, text: str, category: str = "") -> None:
+    """A library's warning as a warning of ours, or as a line of the log."""
+    words = library_words.sort(library, text, category)
+    if words is None:
+        log.info("heard: %s: %s", library, library_words.printable(text))
+    else:
+        log.warning("%s", words)
+
+
+class _Heard(logging.Handler):
+    """Passes on what a library logs as a warning, or as an error that it recovered from."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        if said := self.WORDS.search(record.getMessage()):
-            lost = shorten(said[2].strip("[]'\" "), 60, placeholder="…")
-            log.warning("the prompt is longer than the %s tokens that a text encoder reads; cut off: %s", said[1], lost)
+        pass_on(record.name.partition(".")[0], record.getMessage())
 
 
-_CUT = _Cut(logging.WARNING)
+_HEARD = _Heard(logging.WARNING)
+
+
+def _warned(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """In the place of `warnings.showwarning`."""
+    pass_on(_library_of(filename), str(message), category.__name__)
+
+
+def _library_of(filename: str) -> str:
+    """The package that a file belongs to, by the folder of packages it lies in."""
+    parts = Path(filename).parts
+    at = next((at for at, part in enumerate(parts) if part in ("site-packages", "dist-packages")), None)
+    return Path(parts[at + 1]).stem if at is not None and at + 1 < len(parts) else "Python"

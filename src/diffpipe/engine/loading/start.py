@@ -28,7 +28,7 @@ def start(manifest: Manifest, located: Located) -> None:
     """
     threading.Thread(target=read_ahead, args=(list(weights(manifest, located)),), daemon=True).start()
     with imports.lean(compiled=manifest.config.speed.compile, absent=absent(manifest, located)):
-        library_logs.quiet_libraries()
+        library_logs.listen()
         for part in manifest.components:
             _import(lookup.component_class, part.library, part.class_name)
         _import(lookup.pipeline_class, manifest.pipeline)

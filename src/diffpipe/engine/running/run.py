@@ -14,6 +14,7 @@ from .. import media
 from ..classes import outputs
 from ..classes.lookup import first_line
 from ..classes.signature import tuple_arguments
+from ..loading import library_logs
 from ..placement.devices import out_of_memory
 from .files import Text, no_text, write_all
 from .finite import finite_only
@@ -113,6 +114,7 @@ def _tensor(pipe: DiffusionPipeline, value: object) -> object:
 
 def _called(pipe: DiffusionPipeline, arguments: Arguments, quirk: Quirk | None) -> BaseOutput:
     """What the pipeline returns. Raises DiffpipeError for whatever it raises."""
+    library_logs.hear_again()
     try:
         return quirk(pipe, arguments) if quirk else pipe(**arguments)
     except DiffpipeError:
