@@ -22,11 +22,11 @@ class _Heard(NamedTuple):
 
 
 class ItemWarnings(logging.Handler):
-    """Collects the warnings that diffpipe logs in this thread while it is entered."""
+    """Collects the warnings that diffpipe logs in this thread while it is entered, after those `before`."""
 
-    def __init__(self) -> None:
+    def __init__(self, before: ItemWarnings | None = None) -> None:
         super().__init__(logging.WARNING)
-        self.heard: list[_Heard] = []
+        self.heard: list[_Heard] = list(before.heard) if before else []
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.thread == self.thread:

@@ -16,10 +16,11 @@ from ..cache import measured
 from ..catalog import plugins
 from ..core.build_spec import Placement
 from ..core.errors import Exit
+from ..core.item_warnings import ItemWarnings
 from ..core.manifest import Located, Manifest
 from ..core.request import Artifact, Outcome, Request
 from ..results import metadata
-from .outcomes import Warnings, groups, log_line, outcomes_of
+from .outcomes import groups, log_line, outcomes_of
 from .settings import RunSettings
 
 if TYPE_CHECKING:
@@ -75,9 +76,8 @@ class Session:
             return self.meter.watch(pipe)
 
         built = manifest.config.placement
-        with Warnings() as heard:
+        with ItemWarnings() as self.heard:
             self.pipeline = LoadedPipeline(loaded, built, self.device, stored=located.weights is not None)
-        self.heard = tuple(heard.texts)
         self._side_by_side = self.quirk is None and interleave.possible(self.pipeline.as_built())
         self.versions, self.kind = versions(), devices.kind(self.device)
         took = time.perf_counter() - started
@@ -85,10 +85,6 @@ class Session:
 
     def outcomes(self, requests: Iterable[Request], settings: RunSettings) -> Iterator[Outcome]:
         """What becomes of each request, in order. What was heard as the pipeline was loaded is heard with each."""
-        for outcome in self._outcomes(requests, settings):
-            yield replace(outcome, warnings=(*self.heard, *outcome.warnings))
-
-    def _outcomes(self, requests: Iterable[Request], settings: RunSettings) -> Iterator[Outcome]:
         call = functools.partial(self._call, settings, self._described(settings.about))
         if settings.side_by_side > 1 and settings.batch_size == 1 and self.side_by_side():
             waiting = iter(requests)
@@ -96,7 +92,7 @@ class Session:
                 yield from self._make_side_by_side(several, settings, call)
         else:
             for group in groups(requests, self.manifest, settings.batch_size):
-                yield from outcomes_of(group, functools.partial(self._make, settings, call))
+                yield from outcomes_of(group, functools.partial(self._make, settings, call), self.heard)
 
     def side_by_side(self) -> bool:
         """Whether requests are faster made side by side, as components are offloaded one by one."""
@@ -169,7 +165,7 @@ class Session:
 
         def alone(request: Request, pipe: DiffusionPipeline) -> Outcome | None:
             """None if memory ran out: the error would hold the tensors of the call."""
-            (outcome,) = outcomes_of([request], lambda group: call(group, pipe, self.pipeline.built))
+            (outcome,) = outcomes_of([request], lambda group: call(group, pipe, self.pipeline.built), self.heard)
             return None if outcome.error and outcome.error.exit_code == Exit.OUT_OF_MEMORY else outcome
 
         found = interleave.run(self.pipeline.as_built(), [functools.partial(alone, request) for request in requests])
@@ -178,6 +174,6 @@ class Session:
             devices.release(self.device)
         for request, outcome in zip(requests, found, strict=True):
             if outcome is None:
-                yield from outcomes_of([request], functools.partial(self._make, settings, call))
+                yield from outcomes_of([request], functools.partial(self._make, settings, call), self.heard)
             else:
                 yield replace(outcome, artifacts=tuple(replace(file, seconds=seconds) for file in outcome.artifacts))

@@ -36,12 +36,14 @@ def groups(requests: Iterable[Request], manifest: Manifest, size: int) -> Iterat
             yield group
 
 
-def outcomes_of(group: list[Request], make: Make) -> list[Outcome]:
+def outcomes_of(group: list[Request], make: Make, before: ItemWarnings | None = None) -> list[Outcome]:
     """The outcomes of requests that are made together; where that fails, each is made by itself.
+
+    `before`: what was warned of as the pipeline was loaded, which is true of all that it makes.
 
     Raises DiffpipeError for what would fail the others too: a full disk, a store that refuses results.
     """
-    warnings = ItemWarnings()
+    warnings = ItemWarnings(before)
     try:
         with warnings:
             made = make(group)
@@ -50,7 +52,7 @@ def outcomes_of(group: list[Request], make: Make) -> list[Outcome]:
             raise
         if len(group) > 1:
             log.info("a call of %d failed (%s): one by one", len(group), error)
-            return [one for request in group for one in outcomes_of([request], make)]
+            return [one for request in group for one in outcomes_of([request], make, before)]
         return [Outcome(group[0], warnings=warnings.of(group[0]), error=as_diffpipe_error(error))]
     return [Outcome(request, tuple(files), warnings.of(request)) for request, files in zip(group, made, strict=True)]
 
