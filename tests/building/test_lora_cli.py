@@ -81,16 +81,25 @@ def distance(one: bytes, other: bytes) -> int:
     return max(abs(a - b) for a, b in zip(one, other, strict=True))
 
 
-def test_one_that_fits_in_part_is_told(warm: Warm, checkpoints: Path) -> None:
-    lora = checkpoints / "flux-lora-part.safetensors"
-    done = warm("build", "flux", "--model", checkpoints / "flux", "--lora", lora, "--name", "part", check=True)
-    told = "the LoRA flux-lora-part.safetensors fits in part: 6 of its 10 layers are in this model"
+def test_one_that_fits_in_part_is_taken_where_that_is_asked_for(warm: Warm, checkpoints: Path) -> None:
+    words = ("flux", "--model", checkpoints / "flux", "--lora", checkpoints / "flux-lora-part.safetensors")
+    code, message, hint = refused(warm, *words)
+    told = (
+        "the LoRA flux-lora-part.safetensors fits in part: 6 of its 10 layers are in this model; left out: "
+        "transformer.single_transformer_blocks.7.attn.to_k, transformer.single_transformer_blocks.7.attn.to_v, "
+        "transformer.transformer_blocks.7.attn.to_k and 1 more"
+    )
+    assert (code, message) == (2, told)
+    assert hint == "--lora-partial takes the rest; or choose a LoRA made for this model"
+    done = warm("build", *words, "--lora-partial", "--name", "part", check=True)
     assert told in done.stderr.splitlines()
+    made = warm("generate", "part", *SMALL, "--json", check=True)
+    assert not [line for line in made.stderr.splitlines() if "LoRA" in line]
 
 
 REFUSED = {
     ("stable-diffusion", "flux-lora"): "another model: of its 10 layers this StableDiffusionPipeline has none",
-    ("flux", "sd-lora-kohya"): "another model: FluxPipeline does not know the names of its layers",
+    ("flux", "sd-lora-kohya"): "another model: of its 40 layers this FluxPipeline has none",
     ("flux", "flux-lora-wide"): "another model: it was made for width 3072, this FluxPipeline has 32 there",
     ("flux", "flux-lora-zero"): "changes no layer: its weights are all zero",
 }

@@ -48,9 +48,8 @@ def check(checkpoints: Path, model: str, lora: Path) -> adapter_fit.Fit | None:
     ("model", "lora", "fit"),
     [
         ("flux", "flux-lora", (10, 10)),
-        ("flux", "flux-lora-kohya", (3, 3)),
+        ("flux", "flux-lora-kohya", (1, 1)),
         ("flux", "flux-lora-as-kohya", (3, 3)),
-        ("flux", "flux-lora-part", (6, 10)),
         ("flux-fill", "flux-lora", (10, 10)),
         ("stable-diffusion", "sd-lora", (40, 40)),
         ("stable-diffusion", "sd-lora-kohya", (40, 40)),
@@ -63,7 +62,7 @@ def test_how_much_of_it_fits(checkpoints: Path, model: str, lora: str, fit: tupl
 
 FOREIGN = {
     ("flux", "sd-lora"): "is for another model: of its 40 layers this FluxPipeline has none",
-    ("flux", "sd-lora-kohya"): "is for another model: FluxPipeline does not know the names of its layers",
+    ("flux", "sd-lora-kohya"): "is for another model: of its 40 layers this FluxPipeline has none",
     ("flux", "flux-lora-wide"): "is for another model: it was made for width 3072, this FluxPipeline has 32 there",
     ("flux", "flux-lora-narrow"): "is for another model: it was made for width 8, this FluxPipeline has 32 there",
     ("flux", "flux-lora-zero"): "changes no layer: its weights are all zero",
@@ -117,6 +116,44 @@ def test_every_family_takes_its_own(checkpoints: Path, tmp_path: Path, model: st
     lora |= {f"{name}.lora_B.weight": torch.ones(shape[0], 2) for name, shape in layers.items()}
     save_file(lora, tmp_path / "own.safetensors")
     assert check(checkpoints, model, tmp_path / "own.safetensors") == (len(layers), len(layers))
+
+
+def part_of_file(checkpoints: Path, folder: Path, model: str, more: dict[str, Any]) -> Path:
+    """The model's own LoRA with more tensors in it."""
+    path = folder / "more.safetensors"
+    own = {"flux": "flux-lora", "stable-diffusion": "sd-lora"}[model]
+    save_file({**load_file(checkpoints / f"{own}.safetensors"), **more}, path)
+    return path
+
+
+LEFT = {
+    "a layer that is not there": ({"transformer.nowhere.lora_A.weight": 4, "transformer.nowhere.lora_B.weight": 4}, 1),
+    "one of two matrices": ({"transformer.transformer_blocks.0.ff.net.2.lora_A.weight": 4}, 1),
+    "a formula that nobody knows": ({"transformer.transformer_blocks.0.ff.net.2.oft_blocks": 4}, 1),
+    "an embedding": ({"bundle_emb.style.string_to_param": 4, "bundle_emb.other.string_to_param": 4}, 2),
+    "a bias for a layer without one": ({"text_encoder_2.encoder.block.0.layer.0.SelfAttention.q.diff_b": 4}, 1),
+    "a third text encoder": ({"lora_te4_x.lora_down.weight": 4, "lora_te4_x.lora_up.weight": 4}, 1),
+}
+
+
+@pytest.mark.parametrize(("more", "count"), LEFT.values(), ids=LEFT)
+def test_what_is_not_applied_is_named(
+    checkpoints: Path, tmp_path: Path, more: dict[str, int], count: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = part_of_file(checkpoints, tmp_path, "flux", {name: torch.ones(size, size) for name, size in more.items()})
+    with pytest.raises(UsageError, match="fits in part") as raised:
+        check(checkpoints, "flux", file)
+    named = raised.value.message.partition("left out: ")[2].split(", ")
+    assert len(named) == count
+    assert all(any(tensor.startswith(name) for tensor in more) for name in named)
+    assert raised.value.hint.startswith("--lora-partial takes the rest")
+    before, pipe = flux_pipeline().transformer.state_dict(), flux_pipeline()
+    adapters.fuse(pipe, [source(file, 1.0)])  # as of a pipeline that was built before this was checked
+    assert named[0] in caplog.text
+    adapted = {f"{layer}.weight" for layer in change(checkpoints / "flux-lora.safetensors", "transformer.")}
+    assert adapted == {
+        name for name, one in pipe.transformer.state_dict().items() if not torch.equal(one, before[name])
+    }
 
 
 def test_an_unknown_configuration_is_no_refusal(checkpoints: Path) -> None:

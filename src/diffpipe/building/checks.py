@@ -162,7 +162,7 @@ def _check_speed(cls: type, resolved: Resolved, layout: Layout, offline: bool) -
 
 
 def check_loras(checked: Checked, resolved: Resolved, locations: Mapping[Role, str], offline: bool, say: Say) -> None:
-    """Refuse the LoRAs that are for another model, and tell of those that fit in part."""
+    """Refuse the LoRAs that are for another model or fit in part, unless that was asked for and is said."""
     from ..engine.classes import lookup
     from ..engine.loading import adapter_fit
 
@@ -175,6 +175,6 @@ def check_loras(checked: Checked, resolved: Resolved, locations: Mapping[Role, s
         if source.role.kind != "lora":
             continue
         path = file_of(source, locations[source.role], next(iter(source.files)))
-        fit = adapter_fit.check(checked.pipeline, path, source.label, settings, pickle=resolved.spec.allow_pickle)
-        if fit and fit.fitting < fit.layers:
-            say(f"the LoRA {source.label} fits in part: {fit.fitting} of its {fit.layers} layers are in this model")
+        spec = resolved.spec
+        asked = adapter_fit.Request(path, source.label, spec.allow_pickle, spec.lora_partial)
+        adapter_fit.check_request(checked.pipeline, asked, settings, say)

@@ -34,6 +34,7 @@ def command_of(spec: BuildSpec, name: str) -> tuple[str, ...]:
     for lora in spec.loras:
         words += ["--lora", absolute(lora)]
     words += [switch for switch, on in _switches(spec.placement).items() if on]
+    words += ["--lora-partial"] * spec.lora_partial
     words += ["--compile"] * spec.speed.compile
     words += ["--allow-pickle"] * spec.allow_pickle + ["--trust-remote-code"] * spec.trust_remote_code
     return tuple(words)

@@ -133,6 +133,7 @@ def spec_of(
         config=sources.get(CONFIG),
         components={role.name: text for role, text in sorted(sources.items()) if role.kind == "component"},
         loras=tuple(sources[Role.lora(number)] for number in range(config.loras)),
+        lora_partial=config.lora_partial,
         scheduler=config.scheduler.name,
         scheduler_config=config.scheduler.settings,
         dtype=config.dtype,

@@ -120,6 +120,11 @@ COMMON = [
         metavar="SOURCE[@SCALE]",
     ),
     option(
+        "lora_partial", bool, False,
+        "Take LoRAs of which only a part can be applied, and say what is left out. Otherwise they are refused.",
+        "--lora-partial", panel=CHANGES,
+    ),
+    option(
         "scheduler", str | None, None,
         "Another scheduler class of diffusers, set up as the shipped one.", panel=CHANGES, metavar="CLASS",
         autocompletion=_schedulers,
@@ -323,6 +328,7 @@ def spec_of(provider: Provider, values: Mapping[str, Any]) -> tuple[BuildSpec, P
         config=values["config"],
         components=_components_of(values),
         loras=tuple(values["lora"] or []),
+        lora_partial=values["lora_partial"],
         scheduler=values["scheduler"],
         scheduler_config=settings,
         dtype=values["dtype"],

@@ -90,6 +90,7 @@ class BuildSpec:
     config: str | None = None
     components: Mapping[str, str] = field(default_factory=dict)
     loras: tuple[str, ...] = ()
+    lora_partial: bool = False
     scheduler: str | None = None
     scheduler_config: Mapping[str, JsonValue] = field(default_factory=dict)
     dtype: str = "bfloat16"

@@ -103,7 +103,7 @@ class Configuration:
     """The sections that a pipeline key hashes, read as types; `json` is what is hashed, to the letter.
 
     `sections`: of each source what decides its weights. `placement` holds the quantization too. `float32`: components
-    that are loaded in that whatever `dtype` says.
+    that are loaded in that whatever `dtype` says. `lora_partial`: whether LoRAs may be applied in part.
     """
 
     json: JsonObject
@@ -119,6 +119,7 @@ class Configuration:
     quantization: Quantization | None
     float32: tuple[str, ...]
     speed: Speed
+    lora_partial: bool = False
 
     @property
     def key(self) -> str:
@@ -149,6 +150,7 @@ class Configuration:
             quantization=quantized,
             float32=data.texts("float32", ()),
             speed=Speed.from_json(data.object("speed")),
+            lora_partial=data.truth("lora_partial", False),
         )
 
 

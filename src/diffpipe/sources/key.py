@@ -113,7 +113,7 @@ def configuration(
     quantized: Quantization | None = None,
     float32: Sequence[str] = (),
 ) -> Configuration:
-    """The named sections that the pipeline key hashes; "quantization", "float32", "speed" only where something is."""
+    """The named sections that the pipeline key hashes; what may be missing only where something is so."""
     by_role = {source.role: _section(source) for source in sources}
     loras: list[JsonValue] = [by_role[Role.lora(number)] for number in range(len(spec.loras))]
     components: JsonObject = {role.name: value for role, value in by_role.items() if role.kind == "component"}
@@ -133,6 +133,7 @@ def configuration(
         **({"quantization": quantized.to_json()} if quantized else {}),
         **({"float32": list[JsonValue](sorted(float32))} if float32 else {}),
         **({"speed": spec.speed.to_json()} if spec.speed.to_json() else {}),
+        **({"lora_partial": True} if spec.lora_partial and loras else {}),
     }
     return Configuration.from_json(Fields(value))
 

@@ -30,7 +30,8 @@ from .pointers import refuse_pointer
 from .trust import check_suffix, model_index, refuse_own_classes
 
 MOST_FILES = 100_000  # of a local folder; a sharded model has some hundreds
-ADAPTER = re.compile(r"lora|lokr|loha|hada_|\.diff|\.alpha|dora")  # in the names of an adapter's tensors, in any layout
+# In the names of an adapter's tensors, in any layout.
+ADAPTER = re.compile(r"lora|lokr|loha|hada_|ia3_l|on_input|\.diff|[wb]_norm$|\.alpha|dora")
 
 Report = Callable[[str, int], None]
 

@@ -1,210 +1,232 @@
-"""Whether a LoRA is for a pipeline, seen before any weight is fetched: it is loaded into the class without weights."""
+"""Whether an adapter is for a pipeline, and all of it, seen before any weight of the model is fetched."""
 
 from __future__ import annotations
 
 import logging
-import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from inspect import signature
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from ...core.canonical import JsonValue
-from ...core.components import is_text_encoder
+from ...core.components import kind_of
 from ...core.errors import UsageError
+from ..adapters.file import AdapterFile
+from ..adapters.places import Names, Shapes, shapes_of, wanted_denoiser
+from ..adapters.plan import Plan, in_short, plan
 from ..classes.hollow import hollow
 from ..classes.lookup import pipeline_parts
 from ..seams import diffusers_seam
-from .adapters import load_into
+from . import control_adapter
+from .adapters import adaptable
+from .adapters_beside import not_plain
 
 if TYPE_CHECKING:
-    import torch
-
     from ..classes.lookup import ComponentClass, Pipeline
 
 log = logging.getLogger("diffpipe.engine")
 
 HINT = "choose a LoRA made for this model, or leave it out"
-NAME = "adapter"
-# A layer's second and first matrix as `lora_state_dict` returns them: in the layouts of peft, older diffusers, LoKr.
-UP = re.compile(r"\.(lora_B|lora\.up|\w+_lora\.up|lora_linear_layer\.up|lora_up)\.weight$|\.lokr_w1(_a)?$")
-DOWN = re.compile(r"\.(lora_A|lora\.down|lora_linear_layer\.down|lora_down)\.weight$")
-# What the loaders of a Flux Control LoRA widen by design: it takes the control picture's latents beside its own.
-WIDENED = {"x_embedder"}
-CONTROL = "FluxControlPipeline"
+PARTIAL = "--lora-partial takes the rest; or choose a LoRA made for this model"
 # The least share of an adapter's layers that must be in the model. Pruned models have half of the original's and take
 # its LoRAs (SSD-1B those of SDXL). Models that share some names and widths differ in what they lack altogether: of a
 # Flux LoRA 57% are in Qwen Image, which has no single blocks; of a Qwen LoRA a third are in Flux.
 LEAST, LEAST_WITH_STRANGE_PARTS = 0.4, 0.75
 
+LAST = ("up", "hada_w2_a", "lokr_w1", "lokr_w1_a")  # of a row's tensors one that is zero where nothing was trained
+
 # A component's class and configuration (config.json, {} where that is not known); None for no such component.
 Settings = Callable[[str], "tuple[ComponentClass, Mapping[str, JsonValue]] | None"]
-Parts = Mapping[str, "torch.nn.Module"]
-Layers = Mapping[str, tuple[int, ...]]  # layer -> (out, in, …) of its weight, under the name it has without an adapter
-Widths = tuple[int, int]  # what a layer of the adapter takes in, and what the model's layer of that name does
 
 
 class Fit(NamedTuple):
-    """How many of an adapter's layers the pipeline has, of how many."""
+    """How many of an adapter's layers the pipeline takes, of how many."""
 
     fitting: int
     layers: int
 
 
-def check(pipeline: Pipeline, path: Path, label: str, settings: Settings, *, pickle: bool = False) -> Fit | None:
-    """Load an adapter's file into the pipeline's class with no weights in it, by upstream's own loader.
+class Request(NamedTuple):
+    """An adapter to check. `label`: what the user knows it by. `partial`: what does not fit may be left out.
 
-    None where that cannot be tried without the weights. Raises UsageError where the adapter is for another model: none
-    of its layers is in this one, or they have other widths.
+    `component`: the denoiser that it is for, "" where that is not said. `quantized`: the components whose weights come
+    quantized.
     """
-    _check_kinds(pipeline, path, label)
-    parts = _hollow_parts(pipeline, settings)
-    trial = None if parts is None else _try(pipeline, parts, path, label, pickle)
-    if trial is None:
+
+    path: Path
+    label: str
+    pickle: bool = False
+    partial: bool = False
+    component: str = ""
+    quantized: Collection[str] = ()
+
+
+class _UnknownError(Exception):
+    """The settings of a component are not known before it is fetched."""
+
+
+def check(pipeline: Pipeline, path: Path, label: str, settings: Settings, *, pickle: bool = False) -> Fit | None:
+    """Compare an adapter's file with a pipeline's class, all of it: see `check_request`."""
+    return check_request(pipeline, Request(path, label, pickle), settings, lambda _: None)
+
+
+def check_request(pipeline: Pipeline, asked: Request, settings: Settings, say: Callable[[str], None]) -> Fit | None:
+    """Compare an adapter's file with a pipeline's class, by the names and shapes of their layers.
+
+    `say` gets what is left out where that was asked for, and which denoiser is meant where there are two. None where
+    settings of a component are not known yet. Raises UsageError where the adapter is for another model, or where a part
+    of it would not be applied and that was not asked for.
+    """
+    _check_kinds(pipeline, asked)
+    file = AdapterFile(asked.path, pickle=asked.pickle)
+    try:
+        found = _Found.of(pipeline, asked, file, settings)
+    except _UnknownError as error:
+        log.debug("the LoRA %s is checked when it is loaded: %s", asked.label, error)
         return None
-    trial.check_that_it_does_something()
-    fitting = trial.check_share()
-    trial.check_widths()
-    trial.check_control()
-    return Fit(min(fitting, len(trial.layers)), len(trial.layers))
+    found.check_that_it_does_something()
+    found.check_control()
+    found.check_share()
+    found.check_all_is_taken()
+    for note in found.notes():
+        say(f"the LoRA {asked.label} {note}")
+    return Fit(len(found.plan.places), found.plan.layers)
 
 
-def _check_kinds(pipeline: Pipeline, path: Path, label: str) -> None:
+def _check_kinds(pipeline: Pipeline, asked: Request) -> None:
     if not hasattr(pipeline, "load_lora_weights"):
         raise UsageError(f"{pipeline.__name__} takes no LoRA", "build it without --lora")
-    if path.suffix == ".gguf":
-        raise UsageError(f"{label} is a GGUF file, which holds a model's weights", "a LoRA is a .safetensors file")
+    if asked.path.suffix == ".gguf":
+        raise UsageError(
+            f"{asked.label} is a GGUF file, which holds a model's weights", "a LoRA is a .safetensors file"
+        )
 
 
-def _hollow_parts(pipeline: Pipeline, settings: Settings) -> Parts | None:
-    """The parts that the pipeline's LoRAs may change, without weights; None where settings of one are not known."""
-    found = {name: known for name in diffusers_seam.lora_parts(pipeline) if (known := settings(name))}
-    if not all(configuration for _, configuration in found.values()):
-        return None
-    return {name: hollow(cls, configuration) for name, (cls, configuration) in found.items()}
-
-
-def _try(pipeline: Pipeline, parts: Parts, path: Path, label: str, pickle: bool) -> _Trial | None:
-    """Load an adapter onto parts without weights; None where its loader cannot do without them.
-
-    Raises UsageError where layers have other widths.
-    """
-    shell = diffusers_seam.shell(pipeline, {name: parts.get(name) for name in pipeline_parts(pipeline)[0]})
-    before = {name: _layers_of(part) for name, part in parts.items()}
-    trial = _Trial(pipeline, label, parts, before, diffusers_seam.record_lora_conversion(shell))
-    try:
-        load_into(shell, path, NAME, pickle=pickle)
-    except (AttributeError, TypeError, NotImplementedError, OSError) as error:
-        log.debug("the LoRA %s is checked when it is loaded: %s", label, error)
-        return None
-    except RuntimeError as error:
-        raise trial.other_widths(trial.first_misfit()) from error
-    except (ValueError, KeyError, AssertionError) as error:
-        log.debug("the LoRA %s: %s", label, error)  # none of its names is read, or found: check_share says so
-    return trial
-
-
-def _layers_of(part: torch.nn.Module) -> Layers:
-    weights = ((name.replace(".base_layer", ""), tensor) for name, tensor in part.named_parameters())
-    return {name.removesuffix(".weight"): tuple(tensor.shape) for name, tensor in weights if name.endswith(".weight")}
-
-
-@dataclass(frozen=True)
-class _Trial:
-    """An adapter as diffusers' own loader put it on a pipeline's parts.
-
-    `before`: the parts' layers as they were. `tensors`: the adapter's, under the names that diffusers gave them.
-    """
+class _Found(NamedTuple):
+    """An adapter's file and what of it goes where."""
 
     pipeline: Pipeline
-    label: str
-    parts: Parts
-    before: Mapping[str, Layers]
-    tensors: Mapping[str, torch.Tensor]
+    asked: Request
+    file: AdapterFile
+    names: Names
+    plan: Plan
+    widened: int
+    why: str
 
-    @property
-    def layers(self) -> list[str]:
-        """The names of the adapter's layers: PART.LAYER and how its second matrix is called."""
-        return [name for name in self.tensors if UP.search(name)]
+    @classmethod
+    def of(cls, pipeline: Pipeline, asked: Request, file: AdapterFile, settings: Settings) -> _Found:
+        """Raises _UnknownError where settings are needed that are not known."""
+        components = [name for name in adaptable(pipeline, pipeline_parts(pipeline)[0]) if settings(name)]
+        denoisers = [name for name in components if kind_of(name) == "denoiser"]
+        if asked.component and asked.component not in components:
+            raise UsageError(
+                f"there is no {asked.component} that a LoRA could change", f"this model has: {', '.join(components)}"
+            )
+        denoiser, why = wanted_denoiser(asked.component, asked.path.name, denoisers)
+        names = Names(components, lambda name: _shapes(name, settings), denoiser)
+        widened = control_adapter.wider_input(file, names)
+        if widened and control_adapter.takes_control(pipeline):
+            names = Names(components, lambda name: _wide(_shapes(name, settings), name == denoiser, widened), denoiser)
+        return cls(pipeline, asked, file, names, plan(file, names), widened, why)
 
     def check_that_it_does_something(self) -> None:
-        if self.layers and not any(bool(self.tensors[name].any()) for name in self.layers):
-            raise UsageError(f"the LoRA {self.label} changes no layer: its weights are all zero", HINT)
+        """Training starts with one of two matrices at zero: so does the file of one that was not trained."""
+        rows = [place.row for place in self.plan.places] + [misfit.place.row for misfit in self.plan.misfits]
+        rows += self.plan.unknown
+        last = [row.parts[part] for row in rows for part in LAST if part in row.parts]
+        if last and len(last) == len(rows) and not any(bool(self.file.tensor(name).any()) for name in last):
+            raise UsageError(f"the LoRA {self.asked.label} changes no layer: its weights are all zero", HINT)
 
-    def check_share(self) -> int:
-        """How many layers the adapter was put on. Raises UsageError where that is none, or too few.
+    def check_control(self) -> None:
+        """Raises UsageError for a Control LoRA where the pipeline takes no control picture."""
+        label, control = self.asked.label, control_adapter.CONTROL
+        fits = any(place.component == self.names.denoiser for place in self.plan.places)
+        if self.widened and fits and not control_adapter.takes_control(self.pipeline):
+            raise UsageError(
+                f"{label} is a Control LoRA, which needs a control picture; {self._class} takes none",
+                f"build it for {control}: diffpipe build custom --class {control} --model SOURCE --lora {label}",
+            )
+
+    def check_share(self) -> None:
+        """Raises UsageError where none of its layers is in the model, or too few, or where they have other widths.
 
         An adapter of the denoiser is foreign too where only its part for the text encoder fits: many families share
         CLIP.
         """
-        layers = self.layers
-        denoising = [layer.split(".") for layer in layers if not is_text_encoder(layer.split(".")[0])]
-        adapted = {name: _count_adapted(part) for name, part in self.parts.items()}
-        idle = denoising and not any(count for name, count in adapted.items() if not is_text_encoder(name))
-        fitting = 0 if idle else sum(adapted.values())
-        has = {(name, child) for name, part in self.parts.items() for child, _ in part.named_children()}
-        strange = {(name, child) for name, child, *_ in denoising if name in self.parts} - has
-        if fitting and fitting >= (LEAST_WITH_STRANGE_PARTS if strange else LEAST) * len(layers):
-            return fitting
-        if layers:
-            raise self._other_model(f"of its {len(layers)} layers this {self._class} has {fitting or 'none'}")
-        raise self._other_model(f"{self._class} does not know the names of its layers")
-
-    def check_widths(self) -> None:
-        """Flux's loader widens layers for Control LoRAs, and so for those of a wider model: running them would fail."""
-        for layer, before, after in self._changed():
-            if layer.rpartition(".")[2] not in WIDENED:
-                raise self.other_widths((after[1], before[1]))
-
-    def check_control(self) -> None:
-        """Raises UsageError for a Control LoRA where the pipeline takes no control picture."""
-        widened = any(layer in WIDENED for layer, _, _ in self._changed())
-        if widened and not takes_control(self.pipeline):
+        found, layers, unknown = self.plan, self.plan.layers, self.plan.unknown
+        denoising = [row for row in unknown if not self.names.is_for_text(row.module)]
+        rest = [place.component for place in (*found.places, *(misfit.place for misfit in found.misfits))]
+        idle = denoising and not any(kind_of(component) == "denoiser" for component in rest)
+        strange = any(not self.names.knows_beginning(row.module) for row in denoising)
+        enough = (LEAST_WITH_STRANGE_PARTS if strange else LEAST) * layers
+        fitting = 0 if idle else len(found.places)
+        wide = next((misfit.widths for misfit in found.misfits if misfit.widths), None)
+        if wide and (not self.asked.partial or fitting < enough):
+            raise self._other_model(f"it was made for width {wide[0]}, this {self._class} has {wide[1]} there")
+        if fitting and fitting >= enough:
+            return
+        if not layers:
             raise UsageError(
-                f"{self.label} is a Control LoRA, which needs a control picture; {self._class} takes none",
-                f"build it for {CONTROL}: diffpipe build custom --class {CONTROL} --model SOURCE --lora {self.label}",
+                f"{self.asked.label} holds no layer that {self._class} takes: {in_short(found.strange)}", HINT
             )
+        raise self._other_model(f"of its {layers} layers this {self._class} has {fitting or 'none'}")
 
-    def _changed(self) -> Iterator[tuple[str, tuple[int, ...], tuple[int, ...]]]:
-        """The layers that were given another shape: name in its part, shape before and after."""
-        for name, part in self.parts.items():
-            after = _layers_of(part)
-            for layer, shape in self.before[name].items():
-                if after.get(layer, shape) != shape:
-                    yield layer, shape, after[layer]
+    def check_all_is_taken(self) -> None:
+        """Raises UsageError for what would be left out, unless that was asked for."""
+        lost = not_plain(
+            [place for place in self.plan.places if place.component in self.asked.quantized],
+            diffusers_seam.lora_parts(self.pipeline),
+        )
+        if lost:
+            raise UsageError(
+                f"the LoRA {self.asked.label} cannot be applied to quantized weights: {in_short(lost)}",
+                "take weights that are not quantized; --quantize makes them so after adapters were added",
+            )
+        if self.plan.left and not self.asked.partial:
+            raise UsageError(f"the LoRA {self.asked.label} {self._in_part()}", PARTIAL)
 
-    def first_misfit(self) -> Widths | None:
-        """The widths of the adapter's first layer that takes in something else than the model's layer of that name."""
-        for name, tensor in self.tensors.items():
-            if down := DOWN.search(name):
-                part, _, layer = name[: down.start()].partition(".")
-                shape = self.before.get(part, {}).get(layer)
-                if shape and tensor.shape[1] != shape[1]:
-                    return tensor.shape[1], shape[1]
-        return None
+    def notes(self) -> tuple[str, ...]:
+        """What is left out, and what the file says twice."""
+        said = [f"is for {self.names.denoiser}: {self.why}"] if self.why else []
+        said += [f"is {self._kinds()}"] if self._kinds() != "LoRA" else []
+        said += [self._in_part()] if self.plan.left else []
+        if doubled := self.plan.doubled:
+            names = in_short(row.module for row in doubled)
+            said.append(f"has layers twice, under two names; one of each is taken, not {names}")
+        return tuple(said)
 
-    def other_widths(self, widths: Widths | None) -> UsageError:
-        if widths is None:
-            return self._other_model("the widths of its layers differ")
-        return self._other_model(f"it was made for width {widths[0]}, this {self._class} has {widths[1]} there")
+    def _kinds(self) -> str:
+        """The kinds of its layers, the most frequent first."""
+        counted = Counter(place.row.label for place in self.plan.places)
+        if set(counted) <= {"LoRA", "differences"}:
+            return "LoRA"
+        return ", ".join(f"{kind} ({count} layers)" for kind, count in counted.most_common())
+
+    def _in_part(self) -> str:
+        fitting, layers = len(self.plan.places), self.plan.layers
+        which = f"{fitting} of its {layers} layers are in this model; " if fitting < layers else ""
+        return f"fits in part: {which}left out: {in_short(self.plan.left)}"
 
     def _other_model(self, reason: str) -> UsageError:
-        return UsageError(f"the LoRA {self.label} is for another model: {reason}", HINT)
+        return UsageError(f"the LoRA {self.asked.label} is for another model: {reason}", HINT)
 
     @property
     def _class(self) -> str:
         return self.pipeline.__name__
 
 
-def takes_control(pipeline: Pipeline) -> bool:
-    """Whether a pipeline joins a control picture to the denoiser's own input, as no ControlNet does."""
-    taken, parts = signature(pipeline.__call__).parameters, pipeline_parts(pipeline)[0]
-    return "control_image" in taken and "controlnet" not in parts
+def _shapes(name: str, settings: Settings) -> Shapes:
+    """The shapes of a component's parameters, from its settings."""
+    known = settings(name)
+    if known is None or not known[1]:
+        raise _UnknownError(f"the settings of {name} are not known")
+    try:
+        return shapes_of(hollow(*known))
+    except Exception as error:  # a class may want what its settings do not hold
+        raise _UnknownError(f"{name}: {error}") from error
 
 
-def _count_adapted(part: torch.nn.Module) -> int:
-    """How many of a model's layers an adapter was put on."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    return sum(isinstance(module, BaseTunerLayer) for module in part.modules())
+def _wide(shapes: Shapes, is_denoiser: bool, width: int) -> Shapes:
+    """The shapes once a Control LoRA has widened the first layer."""
+    name = f"{control_adapter.WIDENED}.weight"
+    return {**shapes, name: (shapes[name][0], width)} if is_denoiser else shapes

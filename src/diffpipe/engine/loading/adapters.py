@@ -1,59 +1,140 @@
-"""LoRAs: loading them into a pipeline, and fusing them into its weights."""
+"""Adapters: what their files hold, added to the weights of a pipeline."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ...core.components import is_text_encoder, kind_of
 from ...core.errors import UsageError
 from ...core.source import Source
+from ..adapters import formulas, rows
+from ..adapters.file import AdapterFile
+from ..adapters.places import Names, Place, shapes_of, wanted_denoiser
+from ..adapters.plan import Plan, in_short, plan
+from ..seams import diffusers_seam
+from . import adapters_beside, control_adapter
 
 if TYPE_CHECKING:
+    import torch
     from diffusers import DiffusionPipeline
 
 log = logging.getLogger("diffpipe.engine")
 
 
-def load_into(pipe: DiffusionPipeline, path: Path, adapter: str, *, pickle: bool = False) -> None:
-    """Load an adapter's file beside the weights of a pipeline, under a name."""
-    safe = None if pickle else True
-    pipe.load_lora_weights(
-        str(path.parent), weight_name=path.name, adapter_name=adapter, local_files_only=True, use_safetensors=safe
-    )
+def fuse(
+    pipe: DiffusionPipeline, loras: Sequence[tuple[Path, Source]], *, pickle: bool = False, partial: bool = False
+) -> None:
+    """Add adapters to the weights at their scales, in order. Scale 0 leaves the weights untouched.
 
-
-def fuse(pipe: DiffusionPipeline, loras: Sequence[tuple[Path, Source]], *, pickle: bool = False) -> None:
-    """Fuse adapters into the weights at their scales, in order. Scale 0 leaves the weights untouched.
-
-    GGUF weights cannot be added to: there the adapters stay beside them. Raises UsageError if the pipeline takes no
-    adapters or one changes no layer of it.
+    Weights that are stored quantized cannot be added to: there adapters stay beside them. `partial`: what of them this
+    pipeline cannot take is left out without a warning, since the build said so. Raises UsageError if the pipeline
+    takes no adapters or one changes no layer of it.
     """
-    beside = any(_is_gguf(part) for part in pipe.components.values())
-    scales = {}
+    kept = adapters_beside.Kept(pipe)
     for number, (path, source) in enumerate(loras):
         if source.scale == 0:
             continue
-        adapter = f"adapter_{number}"
-        scales[adapter] = source.scale
-        _load(pipe, path, source, adapter, pickle)
-        if not beside:
-            pipe.fuse_lora(components=list(pipe.get_list_adapters()), lora_scale=source.scale, adapter_names=[adapter])
-            pipe.unload_lora_weights()
-        log.info("%s LoRA %s at scale %g", "loaded" if beside else "fused", source.label, source.scale)
-    if beside and scales:
-        pipe.set_adapters(list(scales), adapter_weights=list(scales.values()))
+        if not hasattr(pipe, "load_lora_weights"):
+            raise UsageError(f"{type(pipe).__name__} takes no LoRA", "build it without --lora")
+        file = AdapterFile(file_in(path, source), pickle=pickle)
+        planned = _planned(pipe, file, source)
+        if planned.left and not partial:
+            log.warning("the LoRA %s is applied in part; left out: %s", source.label, in_short(planned.left))
+        for place in planned.places:
+            if place.component not in kept.components:
+                _add(getattr(pipe, place.component), place, file, source.scale)
+        kept.add(f"adapter_{number}", source.scale, planned.places, file)
+        log.info("applied LoRA %s at scale %g: %d layers", source.label, source.scale, len(planned.places))
+    kept.set_scales()
 
 
-def _load(pipe: DiffusionPipeline, path: Path, source: Source, adapter: str, pickle: bool) -> None:
-    """Load an adapter beside the weights. Raises UsageError where that changes nothing."""
-    if not hasattr(pipe, "load_lora_weights"):
-        raise UsageError(f"{type(pipe).__name__} takes no LoRA", "build it without --lora")
-    load_into(pipe, path / next(iter(source.files)) if path.is_dir() else path, adapter, pickle=pickle)
-    if adapter not in {known for names in pipe.get_list_adapters().values() for known in names}:
+def file_in(path: Path, source: Source) -> Path:
+    """The adapter's file of a source that lies at a path."""
+    return path / next(iter(source.files)) if path.is_dir() else path
+
+
+def adaptable(pipeline: type[DiffusionPipeline], components: Collection[str]) -> list[str]:
+    """The components that adapters may change: those that diffusers says, and every denoiser and text encoder."""
+    named = diffusers_seam.lora_parts(pipeline)
+    found = [name for name in components if kind_of(name) == "denoiser" or is_text_encoder(name) or name in named]
+    return sorted(found, key=lambda name: (name not in named, found.index(name)))
+
+
+def components(
+    pipeline: type[DiffusionPipeline],
+    present: Collection[str],
+    loras: Sequence[tuple[Path, Source]],
+    *,
+    pickle: bool = False,
+) -> set[str]:
+    """The components that adapters may change: those that diffusers says, and text encoders that a file speaks of."""
+    names = Names(adaptable(pipeline, list(present)), lambda _: {})
+    files = [AdapterFile(file_in(path, source), pickle=pickle) for path, source in loras if source.scale]
+    spoken_of = {names.component_of(row.module) for file in files for row in rows.read(file.shapes).rows}
+    return spoken_of | set(diffusers_seam.lora_parts(pipeline))
+
+
+def _planned(pipe: DiffusionPipeline, file: AdapterFile, source: Source) -> Plan:
+    """Raises UsageError where nothing of an adapter is for the pipeline."""
+    components = adaptable(type(pipe), list(pipe.components))
+    present = {name: part for name in components if (part := getattr(pipe, name, None)) is not None}
+    denoisers = [name for name in present if kind_of(name) == "denoiser"]
+    denoiser, _ = wanted_denoiser("", file.path.name, denoisers)
+    control_adapter.widen(pipe, denoiser, file)
+    planned = plan(file, Names(present, lambda name: shapes_of(present[name]), denoiser))
+    if not planned.places:
         raise UsageError(f"the LoRA {source.label} changes no layer of this pipeline", "is it for another family?")
+    return planned
 
 
-def _is_gguf(part: object) -> bool:
-    return "gguf" in str(getattr(part, "quantization_method", "")).lower()
+def _add(part: torch.nn.Module, place: Place, file: AdapterFile, scale: float) -> None:
+    """Add a row of an adapter's file to the weights and biases of its layers."""
+    import torch
+
+    tensors = {name: file.tensor(tensor) for name, tensor in place.row.parts.items()}
+    alpha = _alpha(place, file)
+    parameters = dict(part.named_parameters())
+    shapes = {name: tuple(tensor.shape) for name, tensor in parameters.items()}
+    weights = [parameters[name] for name in place.parameters(shapes) or ()]
+    biases = [parameters[name] for name in place.parameters(shapes, "bias") or ()]
+    with torch.no_grad():
+        if biases and (factor := formulas.bias_factor(place.row.kind, tensors, scale)) is not None:
+            for bias, own in zip(biases, _divided(factor, biases, place.swapped), strict=True):
+                bias.copy_(bias.float() * own)
+        change = formulas.weight_change(place.row.kind, tensors, scale, alpha, lambda: _whole(weights, place))
+        if change is not None:
+            _added(weights, change, place.swapped)
+        if (change := formulas.bias_change(tensors, scale, alpha)) is not None:
+            _added(biases, change, place.swapped)
+
+
+def _alpha(place: Place, file: AdapterFile) -> float | None:
+    """The alpha of the file's metadata, for a row that has no tensor of it."""
+    shapes = {part: file.shapes[name] for part, name in place.row.parts.items()}
+    return file.alpha(place.row.module, place.component, formulas.rank_of(shapes))
+
+
+def _whole(weights: Sequence[torch.Tensor], place: Place) -> torch.Tensor:
+    """The layers' weights one after another, as one of the file's layers."""
+    import torch
+
+    whole = torch.cat([weight.float() for weight in weights])
+    return whole.roll(whole.shape[0] // 2, 0) if place.swapped else whole
+
+
+def _added(parameters: Sequence[torch.Tensor], change: torch.Tensor, swapped: bool) -> None:
+    """Add a change to parameters, in float32, and round once to what they are stored in."""
+    for parameter, own in zip(parameters, _divided(change, parameters, swapped), strict=True):
+        parameter.copy_(own.reshape(parameter.shape).to(parameter.device) + parameter)
+
+
+def _divided(change: torch.Tensor, parameters: Sequence[torch.Tensor], swapped: bool) -> Sequence[torch.Tensor]:
+    import torch
+
+    change = change.roll(change.shape[0] // 2, 0) if swapped else change
+    if len(parameters) == 1:
+        return [change]
+    return torch.split(change, [parameter.shape[0] for parameter in parameters])

@@ -110,7 +110,7 @@ class _Assembly:
         pipe = self.from_checkpoint(cls, parts) if self.sources[BASE].single else self.from_folder(cls, parts)
         if self.config.scheduler:
             chosen_scheduler.put(pipe, self.config.scheduler)
-        adapters.fuse(pipe, self.loras(), pickle=self.config.trust.pickle)
+        adapters.fuse(pipe, self.loras(), pickle=self.config.trust.pickle, partial=self.config.lora_partial)
         pipe.set_progress_bar_config(disable=True)
         return pipe
 

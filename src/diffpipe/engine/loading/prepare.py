@@ -13,8 +13,7 @@ from ...core.components import is_text_encoder
 from ...core.configuration import Quantization
 from ...core.errors import UsageError
 from ...core.manifest import Located, Manifest, StoredComponent, WeightsSummary
-from ..seams import diffusers_seam
-from . import fidelity, load, quantize, stored
+from . import adapters, adapters_beside, fidelity, load, quantize, stored
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -55,7 +54,7 @@ def store_components(
     for name in names:
         say(f"quantizing {name}")
         components[name] = _store(pipe, name, asked, folder, references.pop(name, None))
-    for name in _changed_by_loras(pipe, names) if manifest.config.loras else ():
+    for name in _changed_by_loras(pipe, names, manifest, located):
         say(f"storing {name}")
         components[name] = _store(pipe, name, replace(asked, mode="none"), folder, None)
     if not any(part.quality.comparison for name, part in components.items() if not is_text_encoder(name)):
@@ -82,10 +81,22 @@ def _store(
     return replace(record, quality=replace(record.quality, comparison=measured))
 
 
-def _changed_by_loras(pipe: DiffusionPipeline, quantized: Sequence[str]) -> list[str]:
-    """The components that LoRAs may have been fused into and that are not quantized, sorted."""
-    parts = set(diffusers_seam.lora_parts(type(pipe))) & set(pipe.components) - set(quantized)
-    return sorted(name for name in parts if getattr(pipe, name) is not None)
+def _changed_by_loras(
+    pipe: DiffusionPipeline, quantized: Sequence[str], manifest: Manifest, located: Located
+) -> list[str]:
+    """The components that LoRAs may have changed and that are not quantized, sorted."""
+    loras = [(located.sources[source.role], source) for source in manifest.sources if source.role.kind == "lora"]
+    if not loras:
+        return []
+    changed = adapters.components(type(pipe), pipe.components, loras, pickle=manifest.config.trust.pickle)
+    parts = changed & set(pipe.components) - set(quantized)
+    found = sorted(name for name in parts if getattr(pipe, name) is not None)
+    if beside := [name for name in found if adapters_beside.is_quantized(getattr(pipe, name))]:
+        raise UsageError(
+            f"--quantize stores LoRAs within the weights, and those of {beside[0]} come quantized",
+            "leave out --quantize, or take weights that are not quantized",
+        )
+    return found
 
 
 def _fresh(pipe: DiffusionPipeline, names: Sequence[str], say: Callable[[str], None]) -> list[str]:
