@@ -140,8 +140,8 @@ class _Found(NamedTuple):
     def check_control(self) -> None:
         """Raises UsageError for a Control LoRA where the pipeline takes no control picture."""
         label, control = self.asked.label, control_adapter.CONTROL
-        fits = any(place.component == self.names.denoiser for place in self.plan.places)
-        if self.widened and fits and not control_adapter.takes_control(self.pipeline):
+        alone = all(misfit.place.modules == (control_adapter.WIDENED,) for misfit in self.plan.misfits)
+        if self.widened and alone and not control_adapter.takes_control(self.pipeline):
             raise UsageError(
                 f"{label} is a Control LoRA, which needs a control picture; {self._class} takes none",
                 f"build it for {control}: diffpipe build custom --class {control} --model SOURCE --lora {label}",
