@@ -543,7 +543,7 @@ def bad_files(path: Path) -> None:
         (read_audio, "text.txt", "--video: cannot read text.txt: it is no sound, or it is damaged"),
         (read_audio, "film.mp4", "--video: film.mp4 has no sound"),
         (read_audio, "missing.wav", "--video: there is no file missing.wav"),
-        (read_image, "film.mp4", "--video: cannot read film.mp4: it is no picture, or it is damaged"),
+        (read_image, "film.mp4", "--video: cannot read film.mp4: it is a video"),
     ],
 )
 def test_what_cannot_be_read_is_one_line_that_names_the_option(

@@ -313,7 +313,8 @@ class Run:
         own = list(dict.fromkeys(outcome.warnings))
         for text in own:
             line = text if self.alone or is_quoted(text) else f"{request.id}: {text}"
-            if not output.warned(line):  # each step down is told when it is taken
+            # Each step down, and what should be known of an input, is told when it comes up.
+            if not output.warned(text) and not output.warned(line):
                 output.warn(line)
         warnings = [*own, *self.words(str(request.arguments.get("prompt") or ""))]
         if outcome.error is None:

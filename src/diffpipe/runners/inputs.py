@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, TypeAlias
@@ -12,6 +13,8 @@ from ..core.request import Request
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+log = logging.getLogger("diffpipe.inputs")
+
 Read = Callable[[Request], Arguments]
 Media: TypeAlias = Mapping[str, "str | list[str]"]  # call arguments that name files: a path, or several
 
@@ -19,9 +22,11 @@ Media: TypeAlias = Mapping[str, "str | list[str]"]  # call arguments that name f
 def reader(flags: Mapping[str, Flag], fit: bool, warn: Callable[[str], None]) -> Read:
     """Reads a request's media; those of the request before are not read again.
 
-    `fit`: crop pictures to what is made. `warn` gets a line for each picture that will be stretched.
+    `fit`: crop pictures to what is made. `warn` gets a line for each file that is not taken as it is, and each picture
+    that will be stretched; they are warnings of every item that the file is for.
     """
     last: tuple[Arguments | None, Arguments] = (None, {})
+    notes: list[str] = []
 
     def read(request: Request) -> Arguments:
         nonlocal last
@@ -30,8 +35,12 @@ def reader(flags: Mapping[str, Flag], fit: bool, warn: Callable[[str], None]) ->
         if request.arguments is not last[0]:
             from ..engine.running.media_arguments import read_media
 
-            last = request.arguments, read_media(flags, request.arguments, fit=fit)
-            _warn_of_stretching(flags, last[1], warn)
+            notes.clear()
+            last = request.arguments, read_media(flags, request.arguments, fit=fit, note=notes.append)
+            _warn_of_stretching(flags, last[1], notes.append)
+        for text in notes:
+            warn(text)
+            log.warning("%s", text)
         return last[1]
 
     return read

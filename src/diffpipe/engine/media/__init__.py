@@ -1,6 +1,7 @@
 """Pictures, video and sound: read from the user's files, written with their settings inside."""
 
 from .encode import AUDIO
+from .pixels import Note
 from .read import Clip, Sound, read_audio, read_image, read_video, resample
 from .text import KEYS, read_text
 from .url import publish_at, write_at
@@ -13,6 +14,7 @@ __all__ = [
     "SILENT",
     "VIDEO",
     "Clip",
+    "Note",
     "Sound",
     "finite",
     "publish",

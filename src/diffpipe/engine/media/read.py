@@ -7,18 +7,23 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from ...core.errors import NotFoundError, UsageError
+from ...core.errors import UsageError
+from .pictures import frames_of, is_animated, missing, read_picture
+from .pixels import DIM, Note, as_mask, in_mode
+from .timing import steady
 
 if TYPE_CHECKING:
     import numpy as np
-    from av import VideoFrame
+    from av import VideoFrame, VideoStream
     from av.container import InputContainer
     from numpy.typing import NDArray
     from PIL.Image import Image
 
-PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
+PICTURES = frozenset(
+    {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif", ".jxl", ".jfif"}
+)
 
 # FFmpeg's names of the formats that hold their streams themselves. Left out on purpose: playlists (hls, dash, concat),
 # which open other files and addresses, and tty, which draws any text file as a video.
@@ -47,27 +52,38 @@ class Sound:
     rate: int
 
 
-def read_image(path: Path, *, mask: bool = False, mode: str = "RGB", option: str = "") -> Image:
+def _nothing(_text: str) -> None:
+    """Where nobody wants to know."""
+
+
+def read_image(path: Path, *, mask: bool = False, mode: str = "RGB", option: str = "", note: Note = _nothing) -> Image:
     """A picture as PIL RGB or RGBA (masks: L, white is what changes), upright as its EXIF orientation says.
 
-    Raises UsageError if the file is no picture Pillow can read, or a mask without any white.
+    Transparent parts are laid on white where RGB is wanted; of masks see `pixels.as_mask`. `note` gets what should be
+    known of how the file was taken. Raises UsageError if the file is no picture Pillow can read, or a mask without any
+    white.
     """
-    picture = _picture(path, "L" if mask else mode, option)
-    if mask:
-        _check_white([picture], option)
-    return picture
+    tell = _named(path, note)
+    picture = read_picture(path, option, tell)
+    if not mask:
+        return in_mode(picture, mode, tell)
+    grey = as_mask(picture)
+    _check_white([grey], option, tell)
+    return grey
 
 
-def read_video(path: Path, *, mask: bool = False, option: str = "") -> Clip:
+def read_video(path: Path, *, mask: bool = False, option: str = "", note: Note = _nothing) -> Clip:
     """The frames of a video file, upright, or of a folder of pictures in natural order (2.png before 10.png); of a mask
     that is one picture, that one.
 
-    Raises UsageError where there is no video stream, no frame, a damaged file, or frames of different sizes.
+    A video of a variable frame rate has as many frames at its average rate, each for as long as it is shown. Raises
+    UsageError where there is no video stream, no frame, a damaged file, or frames of different sizes.
     """
-    mode = "L" if mask else "RGB"
-    if mask and path.suffix.lower() in PICTURES:
-        return Clip([read_image(path, mask=True, option=option)])
-    clip = _folder(path, mode, option) if path.is_dir() else _film(path, mode, option)
+    tell = _named(path, note)
+    if mask and path.suffix.lower() in PICTURES and not is_animated(path):
+        return Clip([read_image(path, mask=True, option=option, note=note)])
+    once = _Once(tell)
+    clip = _folder(path, mask, option, once) if path.is_dir() else _film(path, mask, option, once)
     where = f"{option or 'the video'}: {path.name}"
     if not clip.frames:
         raise UsageError(f"{where} has no frames", "give a video, or a folder of pictures")
@@ -76,8 +92,26 @@ def read_video(path: Path, *, mask: bool = False, option: str = "") -> Clip:
         (a, b), (c, d) = sizes[0], sizes[-1]
         raise UsageError(f"{where} has frames of different sizes ({a} x {b}, {c} x {d})", "make them of one size")
     if mask:
-        _check_white(clip.frames, option)
+        _check_white(clip.frames, option, tell)
     return clip
+
+
+def _named(path: Path, note: Note) -> Note:
+    """Notes that begin with a file's name."""
+    return lambda text: note(f"{path.name} {text}")
+
+
+class _Once:
+    """Passes on each note once: what is true of one frame is true of most."""
+
+    def __init__(self, note: Note) -> None:
+        self.note = note
+        self.told: set[str] = set()
+
+    def __call__(self, text: str) -> None:
+        if text not in self.told:
+            self.told.add(text)
+            self.note(text)
 
 
 def read_audio(path: Path, *, option: str = "") -> Sound:
@@ -133,61 +167,64 @@ def opened(path: Path, option: str, kind: str) -> Iterator[InputContainer]:
         ) from error
 
 
-def missing(path: Path, option: str) -> NotFoundError:
-    """That there is no such file, in the words of every option that takes one."""
-    problem = f"there is no file {path.name}"
-    return NotFoundError(f"{option}: {problem}" if option else problem, "check the path")
-
-
 def natural(path: Path) -> list[tuple[int, str]]:
     """A sort key by which frame2.png comes before frame10.png."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", path.name.lower())]
 
 
-def _picture(path: Path, mode: str, option: str) -> Image:
-    from PIL import Image, ImageOps
-
-    try:
-        with Image.open(path) as opened:
-            opened.load()
-            return eight_bit(ImageOps.exif_transpose(opened) or opened).convert(mode)
-    except Image.DecompressionBombError as error:
-        most = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000
-        raise UsageError(
-            f"{option or 'the picture'}: {path.name} has more than {most} million pixels", "make it smaller first"
-        ) from error
-    except FileNotFoundError as error:
-        raise missing(path, option) from error
-    except (OSError, SyntaxError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "it is no picture, or it is damaged"
-        raise UsageError(
-            f"{option or 'the picture'}: cannot read {path.name}: {reason}", "give a PNG, JPEG or WebP file"
-        ) from error
+def _check_white(masks: Sequence[Image], option: str, note: Note) -> None:
+    """Raises UsageError for masks that paint nothing: all black, or the zeros and ones of labels."""
+    brightest = max(int(high) for mask in masks if not isinstance(high := mask.getextrema()[1], tuple))
+    if brightest <= 1:
+        what = "all black" if not brightest else "0 and 1, of 255"
+        raise UsageError(f"{option or 'the mask'} is {what}: nothing would be painted", "white is what is painted")
+    if brightest < DIM:
+        note(f"is nowhere lighter than {brightest} of 255: most pipelines paint nothing that dark")
 
 
-def eight_bit(image: Image) -> Image:
-    """A picture of 16 or 32 bits a channel scaled to 8 (Pillow would clip it); any other as it is."""
-    if not image.mode.startswith(("I", "F")):
-        return image
-    import numpy as np
-    from PIL import Image
-
-    values = np.asarray(image, dtype=np.float64)
-    high = 1.0 if image.mode == "F" and values.max(initial=0) <= 1 else 65535.0
-    return Image.fromarray((values.clip(0, high) * (255 / high)).round().astype(np.uint8))
-
-
-def _check_white(masks: Sequence[Image], option: str) -> None:
-    if all(mask.getbbox() is None for mask in masks):
-        raise UsageError(f"{option or 'the mask'} is all black: nothing would be painted", "white is what is painted")
-
-
-def _folder(path: Path, mode: str, option: str) -> Clip:
+def _folder(path: Path, mask: bool, option: str, note: Note) -> Clip:
     pictures = (file for file in path.iterdir() if file.suffix.lower() in PICTURES and not file.name.startswith("."))
-    return Clip([_picture(file, mode, option) for file in sorted(pictures, key=natural)])
+    return Clip([_as(read_picture(file, option, note), mask, note) for file in sorted(pictures, key=natural)])
 
 
-def _film(path: Path, mode: str, option: str) -> Clip:
+def _as(picture: Image, mask: bool, note: Note) -> Image:
+    """A frame as pipelines take it: RGB, of masks L."""
+    return as_mask(picture) if mask else in_mode(picture, "RGB", note)
+
+
+def _film(path: Path, mask: bool, option: str, note: Note) -> Clip:
+    """The frames of a file at a constant rate."""
+    frames: list[Image] = []
+    starts: list[float] = []
+    last: float | None = None
+    for shown in _animation(path, option) if is_animated(path) else _decoded(path, option):
+        frames.append(_as(shown.picture, mask, note))
+        starts.append(shown.start)
+        last = shown.seconds
+        if len(frames) * shown.picture.width * shown.picture.height * 3 > MOST_BYTES:
+            raise UsageError(f"{option or 'the video'}: {path.name} is too long", "cut out the part that is needed")
+    found = steady(starts, last)
+    if not found.as_filmed and found.rate:
+        note(f"has a variable frame rate: taken at its average, {found.rate:.4g} frames a second")
+    return Clip([frames[number] for number in found.order], found.rate)
+
+
+class _Shown(NamedTuple):
+    """A frame, when it appears, and for how long it is shown (None where the file does not say): seconds."""
+
+    picture: Image
+    start: float
+    seconds: float | None
+
+
+def _animation(path: Path, option: str) -> Iterator[_Shown]:
+    start = 0.0
+    for frame in frames_of(path, option):
+        yield _Shown(frame.picture, start, frame.seconds)
+        start += frame.seconds
+
+
+def _decoded(path: Path, option: str) -> Iterator[_Shown]:
     from av.stream import Disposition
 
     with opened(path, option, "video") as container:
@@ -197,20 +234,27 @@ def _film(path: Path, mode: str, option: str) -> Clip:
                 f"{option or 'the video'}: {path.name} has no video stream", "give a video, or a folder of pictures"
             )
         films[0].thread_type = "AUTO"
-        frames: list[Image] = []
-        for frame in container.decode(films[0]):
-            frames.append(_upright(frame).convert(mode))
-            if len(frames) * frame.width * frame.height * 3 > MOST_BYTES:
-                raise UsageError(f"{option or 'the video'}: {path.name} is too long", "cut out the part that is needed")
         rate = films[0].average_rate or films[0].guessed_rate
-    return Clip(frames, float(rate) if rate else None)
+        yield from _timed(container, films[0], float(1 / rate) if rate else 0.0)
+
+
+def _timed(container: InputContainer, stream: VideoStream, usual: float) -> Iterator[_Shown]:
+    """The frames of a stream with their times; `usual` seconds after the one before where the file does not say."""
+    following = 0.0
+    for frame in container.decode(stream):
+        start = following if frame.time is None else frame.time
+        seconds = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else None
+        following = start + (seconds or usual)
+        yield _Shown(_upright(frame), start, seconds)
 
 
 def _upright(frame: VideoFrame) -> Image:
-    """A decoded frame as PIL RGB, turned as the file says: telephones store films lying on their side."""
+    """A decoded frame as PIL RGB, or RGBA where it can be seen through, turned as the file says: telephones store films
+    lying on their side."""
     from av.video.reformatter import Interpolation
     from PIL import Image
 
     exact = Interpolation.BICUBIC | Interpolation.ACCURATE_RND
-    picture = Image.fromarray(frame.to_ndarray(format="rgb24", interpolation=exact))
+    form = "rgba" if any(part.is_alpha for part in frame.format.components) else "rgb24"
+    picture = Image.fromarray(frame.to_ndarray(format=form, interpolation=exact))
     return picture.rotate(frame.rotation, expand=True) if frame.rotation else picture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -16,40 +17,49 @@ if TYPE_CHECKING:
 
     Medium: TypeAlias = Image | list[Image] | media.Sound  # what one file holds
 
+log = logging.getLogger("diffpipe.engine")
+
 Flags = Mapping[str, Flag]
 
 SEEN = frozenset({"image", "mask", "video"})  # kinds of what is pictures
 
 
-def read_media(flags: Flags, arguments: Arguments, *, fit: bool = False) -> Arguments:
+def _warn(text: str) -> None:
+    log.warning("%s", text)
+
+
+def read_media(flags: Flags, arguments: Arguments, *, fit: bool = False, note: media.Note = _warn) -> Arguments:
     """Arguments with paths of media replaced by what is in the files: pictures, lists of frames, sounds.
 
-    `fit`: crop pictures to the width and height that are asked for, or to the nearest the pipeline can make. Raises
-    UsageError for what cannot be read, or does not go together.
+    `fit`: crop pictures to the width and height that are asked for, or to the nearest the pipeline can make. `note`
+    gets what should be known of how a file was taken. Raises UsageError for what cannot be read, or does not go
+    together.
     """
     given = [name for name, flag in flags.items() if flag.kind in MEDIA_KINDS and name in arguments]
-    read = {**arguments, **{name: _read_all(flags[name], arguments[name]) for name in given}}
+    read = {**arguments, **{name: _read_all(flags[name], arguments[name], note) for name in given}}
     whole = _with_masks_repeated(flags, read)
     fitted = _fitted(flags, whole) if fit else whole
     _check_masks(flags, fitted)
     return fitted
 
 
-def _read_all(flag: Flag, value: str | list[str]) -> Medium | list[Medium]:
-    many = [_read(flag, fetching.local(path)) for path in (value if isinstance(value, list) else [value])]
+def _read_all(flag: Flag, value: str | list[str], note: media.Note) -> Medium | list[Medium]:
+    option = _option(flag.name)
+    named: media.Note = lambda text: note(f"{option}: {text}")  # noqa: E731
+    many = [_read(flag, fetching.local(path), named) for path in (value if isinstance(value, list) else [value])]
     return many if isinstance(value, list) else many[0]
 
 
-def _read(flag: Flag, path: Path) -> Medium:
+def _read(flag: Flag, path: Path, note: media.Note) -> Medium:
     option = _option(flag.name)
     if flag.kind == "audio":
         return media.read_audio(path, option=option)
     if flag.kind == "video":
-        frames = media.read_video(path, mask=_is_mask(flag), option=option).frames
+        frames = media.read_video(path, mask=_is_mask(flag), option=option, note=note).frames
         if flag.most and len(frames) > flag.most:
             raise UsageError(f"{option} has {len(frames)} frames", f"this pipeline takes {flag.most} at most: cut it")
         return frames
-    return media.read_image(path, mask=flag.kind == "mask", mode=flag.mode or "RGB", option=option)
+    return media.read_image(path, mask=flag.kind == "mask", mode=flag.mode or "RGB", option=option, note=note)
 
 
 def _option(name: str) -> str:
