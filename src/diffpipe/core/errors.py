@@ -54,3 +54,10 @@ class CacheError(DiffpipeError):
     """A full disk, a damaged cache entry, or a source that changed or moved since the build."""
 
     exit_code = Exit.CACHE
+
+
+class DrawnTogether(DiffpipeError):
+    """A call for several items drew noise that is not each item's own: they are to be made one by one."""
+
+    def __init__(self) -> None:
+        super().__init__("this pipeline draws the noise of all items of a call at once", "pass --batch-size 1")

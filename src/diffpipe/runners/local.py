@@ -15,7 +15,7 @@ from ..building.versions import versions
 from ..cache import measured
 from ..catalog import plugins
 from ..core.build_spec import Placement
-from ..core.errors import Exit
+from ..core.errors import DrawnTogether, Exit
 from ..core.item_warnings import ItemWarnings
 from ..core.manifest import Located, Manifest
 from ..core.request import Artifact, Outcome, Request
@@ -79,6 +79,7 @@ class Session:
         with ItemWarnings() as self.heard:
             self.pipeline = LoadedPipeline(loaded, built, self.device, stored=located.weights is not None)
         self._side_by_side = self.quirk is None and interleave.possible(self.pipeline.as_built())
+        self.drawn_together = False
         self.versions, self.kind = versions(), devices.kind(self.device)
         took = time.perf_counter() - started
         log.info("%s loaded in %.2f s (%s)", manifest.pipeline, took, manifest.config.dtype)
@@ -142,7 +143,12 @@ class Session:
         return run.run(pipe, call)
 
     def _make(self, settings: RunSettings, call: Call, group: list[Request]) -> list[list[Artifact]]:
-        """The files of a group; a single request steps down where memory runs out."""
+        """The files of a group; a single request steps down where memory runs out.
+
+        Raises DrawnTogether for several where they cannot have each its own noise, and for later ones at once.
+        """
+        if len(group) > 1 and self.drawn_together:
+            raise DrawnTogether()
 
         def work(pipe: DiffusionPipeline, placed: Placement) -> list[list[Artifact]]:
             self.meter.start()
@@ -155,7 +161,12 @@ class Session:
             log.warning("%s", text)
             settings.on_warning(f"{group[0].id or f'seed {group[0].seed}'}: {text}")
 
-        return self.pipeline.make(work, warn, step_down=settings.step_down and len(group) == 1)
+        try:
+            return self.pipeline.make(work, warn, step_down=settings.step_down and len(group) == 1)
+        except DrawnTogether as error:
+            self.drawn_together = True
+            settings.on_warning(f"{error.message}: they are made one by one, as --batch-size 1 does")
+            raise
 
     def _make_side_by_side(self, requests: list[Request], settings: RunSettings, call: Call) -> Iterator[Outcome]:
         """The outcomes of requests that are made side by side; what ran out of memory there is made by itself."""

@@ -18,12 +18,12 @@ from ..loading import library_logs
 from ..placement.devices import out_of_memory
 from .files import Text, no_text, write_all
 from .finite import finite_only
+from .own_state import each_its_own, generators
 from .preview import Preview
 from .results import frame_rate, results_of, shared
 from .steps import OnStep, Steps
 
 if TYPE_CHECKING:
-    import torch
     from diffusers import DiffusionPipeline
     from diffusers.utils import BaseOutput
 
@@ -54,11 +54,12 @@ class PipelineCall:
 def run(pipe: DiffusionPipeline, call: PipelineCall) -> list[list[Artifact]]:
     """Call the pipeline once and write what it makes to each request's paths, in order.
 
-    Raises DiffpipeError for a failing call, with exit code 5 when memory ran out.
+    Raises DiffpipeError for a failing call, with exit code 5 when memory ran out; DrawnTogether where several requests
+    cannot have each its own noise in one call.
     """
     started = time.perf_counter()
     arguments = _prepared(pipe, call)
-    with finite_only(pipe, call.kind):
+    with each_its_own(pipe, len(call.requests)), finite_only(pipe, call.kind):
         output = _called(pipe, arguments, call.quirk)
     seconds = (time.perf_counter() - started) / len(call.requests)
     fps = frame_rate(call.requests[0], call.arguments[0], call.fps)
@@ -75,7 +76,7 @@ def run(pipe: DiffusionPipeline, call: PipelineCall) -> list[list[Artifact]]:
 def _prepared(pipe: DiffusionPipeline, call: PipelineCall) -> Arguments:
     """The arguments as the pipeline takes them, with generators and what reports its steps."""
     cls: type = type(pipe)
-    together = {**_together(call.arguments), "generator": _generators(call.requests)}
+    together = {**_together(call.arguments), "generator": generators([request.seed for request in call.requests])}
     tuples = tuple_arguments(cls)
     taken = {name: tuple(value) if name in tuples else _tensor(pipe, value) for name, value in together.items()}
     steps = Steps(pipe, together, call.on_step, call.previews)
@@ -89,18 +90,6 @@ def _together(arguments: Sequence[Arguments]) -> Arguments:
         return first
     prompts = {name for name, value in first.items() if isinstance(value, str) and "prompt" in name}
     return {**first, **{name: [one[name] for one in arguments] for name in prompts}}
-
-
-def _generators(requests: Sequence[Request]) -> torch.Generator | list[torch.Generator]:
-    """One for each request, on the CPU, so that a seed means the same noise on every device.
-
-    Torch's own generators begin anew, too: some decoders and schedulers draw from those (LTX's noise injection).
-    """
-    import torch
-
-    torch.manual_seed(requests[0].seed)
-    generators = [torch.Generator("cpu").manual_seed(request.seed) for request in requests]
-    return generators if len(requests) > 1 else generators[0]
 
 
 def _tensor(pipe: DiffusionPipeline, value: object) -> object:
