@@ -19,7 +19,7 @@ diffusers = pytest.importorskip("diffusers")
 np = pytest.importorskip("numpy")
 
 from diffpipe.engine.classes.schedulers import is_scheduler  # noqa: E402
-from diffpipe.engine.loading import chosen_scheduler, library_logs  # noqa: E402
+from diffpipe.engine.loading import chosen_scheduler  # noqa: E402
 from diffpipe.engine.running.own_state import each_its_own, generators  # noqa: E402
 
 ITEMS = (("a fox", 7), ("a long prompt about a cat in a box", 8), ("a dog", 9))
@@ -48,7 +48,6 @@ def cases() -> Iterator[tuple[str, str, dict[str, Any]]]:
 
 @pytest.fixture(scope="module")
 def pipelines(checkpoints: Path) -> dict[str, Any]:
-    library_logs.quiet_libraries()
     found = {}
     for folder in FAMILIES:
         found[folder] = diffusers.DiffusionPipeline.from_pretrained(checkpoints / folder, local_files_only=True)
