@@ -23,7 +23,7 @@ Tensor = torch.Tensor
 
 @pytest.fixture(autouse=True)
 def _quiet() -> None:
-    library_logs.quiet_libraries()
+    library_logs.listen()
 
 
 class Random:

@@ -165,10 +165,12 @@ def _dora_of_lycoris(base: torch.Tensor, change: torch.Tensor, magnitude: torch.
 
     The shape of the magnitudes says whether they are those of rows, (out, 1), or of columns, (1, in).
     """
+    import torch
+
     made = base + change * scale
     out = _is_out(magnitude) and magnitude.numel() == base.shape[0]
     rest = [axis for axis in range(base.dim()) if axis != (0 if out else 1)]
-    norms: torch.Tensor = made.norm(dim=rest, keepdim=True)
+    norms: torch.Tensor = torch.linalg.vector_norm(made, dim=rest, keepdim=True)
     factor = magnitude.reshape(norms.shape) / norms
     return made * ((factor - 1) * scale + 1) - base
 

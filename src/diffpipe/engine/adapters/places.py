@@ -21,6 +21,7 @@ Shapes = Mapping[str, tuple[int, ...]]  # a component's parameters
 PREFIXES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("model.diffusion_model.", ("denoiser",)),
     ("diffusion_model.", ("denoiser",)),
+    ("lora_unet__", ("denoiser",)),
     ("lora_unet_", ("denoiser",)),
     ("lora_transformer_", ("denoiser",)),
     ("lora_prior_unet_", ("prior", "denoiser")),
@@ -138,6 +139,10 @@ def _index(component: str, shapes: Shapes) -> Mapping[str, tuple[str, ...]]:
         for name in own:
             names.setdefault(f"text_model.{name}", (name,))
             names.setdefault(name.removeprefix("text_model."), (name,))
+        # Until diffusers 0.20: `self_attn.to_q_lora`.
+        for name in list(names):
+            if found := re.fullmatch(r"(.*\.self_attn)\.(q|k|v|out)_proj", name):
+                names.setdefault(f"{found[1]}.to_{found[2]}", names[name])
     else:
         for makers, modules in names_of(own):
             names.setdefault(makers, modules)

@@ -42,6 +42,7 @@ LABELS: Mapping[Kind, str] = {
     "diff": "differences",
     "weights": "whole weights",
 }
+TABLE = re.compile(r"\.diff_m$")  # lightx2v's name for the difference of a block's modulation, which is no layer
 WRAPPER = re.compile(r"^(?:base_model\.model\.)+")
 # What of a pair is missing makes the other worth nothing.
 NEEDED: Mapping[Kind, tuple[tuple[str, ...], ...]] = {
@@ -124,6 +125,7 @@ def read(names: Iterable[str]) -> Rows:
 
 def _part_of(name: str) -> tuple[str, str] | None:
     """The module and the part of a tensor by its name; None where it ends in nothing known."""
+    name = TABLE.sub(".modulation.diff", name)
     for pattern, part in ENDINGS:
         if found := pattern.search(name):
             return WRAPPER.sub("", name[: found.start()]), part + (found.groupdict().get("part") or "")

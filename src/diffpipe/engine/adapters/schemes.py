@@ -299,6 +299,7 @@ def _unet(modules: Collection[str]) -> Names:
     yield from ((makers, (own,)) for makers, own in UNET.items() if own in modules)
     for makers, own in _unet_blocks(modules):
         inner = {v: k for k, v in RESNET.items()} if ".resnets." in own else {}
+        inner |= {"conv": "op"} if ".downsamplers." in own else {}
         for name in modules:
             if name.startswith(f"{own}."):
                 rest = name[len(own) + 1 :]
@@ -314,7 +315,7 @@ def _unet_blocks(modules: Collection[str]) -> Iterator[tuple[str, str]]:
             yield f"input_blocks.{count}.1", f"down_blocks.{block}.attentions.{layer}"
             count += 1
         if f"down_blocks.{block}.downsamplers.0.conv" in modules:
-            yield f"input_blocks.{count}.0.op", f"down_blocks.{block}.downsamplers.0.conv"
+            yield f"input_blocks.{count}.0", f"down_blocks.{block}.downsamplers.0"
             count += 1
     yield "middle_block.0", "mid_block.resnets.0"
     yield "middle_block.1", "mid_block.attentions.0"
