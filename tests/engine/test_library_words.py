@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from diffpipe.core.item_warnings import ItemWarnings
+from diffpipe.core.request import Request
 from diffpipe.engine.loading import library_logs, library_words
 
 # As the libraries of constraints.txt word them, with values in the places of their fields.
@@ -71,6 +73,7 @@ TOLD = {
         "the settings of a component are those of a clip, loaded as a clip_text_model: the result may be poor"
     ),
 }
+PADDED = "The following part of your input was truncated because CLIP can only handle sequences up to 77 tokens: "
 KEPT = (
     "CLIPTextModel LOAD REPORT from: /models/sd/text_encoder\nKey | Status | |\n----+----+-+-\n"
     "text_model.embeddings.position_ids | UNEXPECTED | |\n\nNotes:",
@@ -201,3 +204,19 @@ def test_what_is_said_once_a_process_is_said_for_each_item(heard: list[str]) -> 
     assert heard.count("transformers says: this is odd") == 2
     assert len(heard) == 2 + 6
     assert sys.modules["transformers"]
+
+
+def test_of_prompts_encoded_together_each_item_hears_of_its_own() -> None:
+    """Shorter prompts are padded with the tokenizer's end, or "!" (SDXL's second): there is nothing of theirs."""
+    group = [Request(index=0, seed=seed, arguments={}) for seed in range(3)]
+    ends = ["in the snow", "<|endoftext|><|endoftext|>", "with a hat!!!!!!!!"]
+    with warnings.catch_warnings(), ItemWarnings(group=group) as collected:
+        library_logs.listen()
+        logging.getLogger("diffusers.pipelines.x").warning(f"{PADDED}{ends}")
+    said = "the prompt is longer than the 77 tokens that a text encoder reads; cut off: "
+    assert [collected.of(request) for request in group] == [(f"{said}in the snow",), (), (f"{said}with a hat",)]
+
+
+@pytest.mark.parametrize("end", ["", "[", "['a', ", "[" * 300, "not a list"])
+def test_a_list_that_is_none_is_told_as_it_is(end: str) -> None:
+    assert library_words.cut_off(PADDED + end) == []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import NamedTuple
@@ -22,11 +22,15 @@ class _Heard(NamedTuple):
 
 
 class ItemWarnings(logging.Handler):
-    """Collects the warnings that diffpipe logs in this thread while it is entered, after those `before`."""
+    """Collects the warnings that diffpipe logs in this thread while it is entered, after those `before`.
 
-    def __init__(self, before: ItemWarnings | None = None) -> None:
+    `group`: the requests that are made together meanwhile.
+    """
+
+    def __init__(self, before: ItemWarnings | None = None, group: Sequence[Request] = ()) -> None:
         super().__init__(logging.WARNING)
         self.heard: list[_Heard] = list(before.heard) if before else []
+        self.group = group
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.thread == self.thread:
@@ -69,3 +73,9 @@ def of_files(request: Request) -> list[str]:
     """What was warned of so far that is true of an item's files; [] where nobody collects it."""
     collected = _open.get()
     return collected.of_files(request) if collected else []
+
+
+def made_together() -> Sequence[Request]:
+    """The requests of the call that is being made; () where nobody collects its warnings."""
+    collected = _open.get()
+    return collected.group if collected else ()

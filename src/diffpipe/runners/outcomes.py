@@ -43,7 +43,7 @@ def outcomes_of(group: list[Request], make: Make, before: ItemWarnings | None = 
 
     Raises DiffpipeError for what would fail the others too: a full disk, a store that refuses results.
     """
-    warnings = ItemWarnings(before)
+    warnings = ItemWarnings(before, group)
     try:
         with warnings:
             made = make(group)

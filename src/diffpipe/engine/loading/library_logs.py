@@ -7,6 +7,7 @@ import warnings
 from pathlib import Path
 from typing import TextIO
 
+from ...core.item_warnings import about, made_together
 from . import library_words
 
 log = logging.getLogger("diffpipe.libraries")
@@ -45,7 +46,21 @@ def hear_again() -> None:
 
 
 def pass_on(library: str, text: str, category: str = "") -> None:
-    """A library's warning as a warning of ours, or as a line of the log."""
+    """A library's warning as a warning of ours, or as a line of the log.
+
+    What is said of prompts that are encoded together is told of those items that it is true of.
+    """
+    together, cut = made_together(), library_words.cut_off(text)
+    if len(together) > 1 and len(cut) == len(together):
+        for request, part in zip(together, cut, strict=True):
+            if part:
+                with about(request):
+                    _tell(library, part, category)
+    else:
+        _tell(library, text, category)
+
+
+def _tell(library: str, text: str, category: str) -> None:
     words = library_words.sort(library, text, category)
     if words is None:
         log.info("heard: %s: %s", library, library_words.printable(text))

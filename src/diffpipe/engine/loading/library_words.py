@@ -5,6 +5,7 @@ A warning that no row knows is told as the library words it: "diffusers says: ..
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -200,8 +201,23 @@ def sort(library: str, text: str, category: str = "") -> str | None:
     return quoted(library, shorten(text, LONGEST, placeholder="…"))
 
 
+def cut_off(text: str) -> list[str]:
+    """Of a warning that prompts are too long, one warning for each prompt, in order; "" for one that is not.
+
+    [] for any other warning.
+    """
+    said = re.search(r"input was truncated because .*?tokens: (\[.*\])\s*$", text, re.DOTALL)
+    try:
+        lost = ast.literal_eval(said[1]) if said else []
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
+        return []
+    return [text[: said.start(1)] + str([words]) if _part(words) else "" for words in map(str, lost)] if said else []
+
+
 def _part(text: str | None) -> str:
-    return shorten((text or "").strip("[]'\" "), 60, placeholder="…")
+    """What a pattern's group found, as it is shown: without a list's brackets, and the tokens that pad prompts."""
+    bare = re.sub(r"(?:<\|?[a-z]+\|?>)+|!{3,}", " ", text or "")
+    return shorten(bare.strip("[]'\" "), 60, placeholder="…")
 
 
 def printable(text: str) -> str:
