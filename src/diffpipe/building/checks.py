@@ -6,17 +6,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..catalog import plugins
 from ..catalog.rows import PipelineType
 from ..core.build_spec import Speed
 from ..core.components import kind_of
 from ..core.configuration import SchedulerChoice
 from ..core.errors import UsageError
 from ..core.flag import OutputKind
-from ..core.source import BASE, CONFIG, EMBEDDED, Role, Source, file_of, place_of
+from ..core.source import BASE, CONFIG, Role, Source, file_of, place_of
 from ..sources.key import Resolved
+from . import header_checks
 from .fetch import Say
 from .settings import check_settings, place_of_settings, settings_of
+from .ways import way_to
 
 Layout = Mapping[str, tuple[str, str]]  # component -> library, class
 
@@ -60,6 +61,7 @@ def check(resolved: Resolved, row: PipelineType, offline: bool, fetch: Callable[
     layout = _matched(cls, resolved, listed, hint, offline)
     check_settings(resolved, offline)
     _check_prequantized(resolved, layout, offline)
+    notices += header_checks.check(resolved.pipeline, resolved, layout, offline)
     apply.check(cls, spec.placement)
     _check_speed(cls, resolved, layout, offline)
     if resolved.config.quantization:
@@ -137,12 +139,10 @@ def _what_fits(resolved: Resolved) -> str:
     own = _folder(resolved).pipeline
     if own == resolved.pipeline:
         return "choose the provider and --type that fit the model, or add the part with --component NAME=SOURCE"
-    for provider in plugins.providers().values():
-        for row in provider.types:
-            if row.pipeline == own and not any(r.startswith(EMBEDDED) for r in row.repositories):
-                kind = "" if row is provider.types[0] else f" --type {row.name}"
-                return f"this model is a {own}: diffpipe build {provider.name}{kind}"
-    return f"this model is a {own}: diffpipe build custom, or name another model with --model"
+    way = way_to(own)
+    if "--class" in way:
+        return f"this model is a {own}: diffpipe build custom, or name another model with --model"
+    return f"this model is a {own}: {way}"
 
 
 def _check_speed(cls: type, resolved: Resolved, layout: Layout, offline: bool) -> None:

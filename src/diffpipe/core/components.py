@@ -6,6 +6,8 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import Literal, TypeVar
 
+from .checkpoint_marks import is_averaged, is_mark
+
 T = TypeVar("T")
 Kind = Literal["denoiser", "guide", "encoder", "decoder", "other"]
 Stage = Literal["load", "encode", "denoise", "decode"]  # of a run, in order
@@ -45,17 +47,29 @@ def parts_of_checkpoint(tensors: Iterable[str], components: Collection[str]) -> 
 
     Prefixes of the original layouts (diffusers/loaders/single_file_utils.py, CHECKPOINT_KEY_NAMES): first_stage_model
     and vae for the autoencoder; cond_stage_model, conditioner and text_encoders for text encoders; the denoiser is the
-    rest.
+    rest. Markers and averages of weights are of no component.
     """
-    prefixes = {name.split(".", 1)[0] for name in tensors} - {"__metadata__"}
+    names = [name for name in tensors if not (is_mark(name) or is_averaged(name))]
+    prefixes = {name.split(".", 1)[0] for name in names} - {"__metadata__"}
     found: set[str] = set()
     if prefixes & {"first_stage_model", "vae"}:
         found |= {name for name in components if name in AUTOENCODERS}
-    if prefixes & {"cond_stage_model", "conditioner", "text_encoders"}:
+    if prefixes & {"cond_stage_model", "conditioner"}:
         found |= set(text_encoders(components))
+    if "text_encoders" in prefixes:
+        found |= _encoders_of({name.split(".")[1] for name in names if name.startswith("text_encoders.")}, components)
     if prefixes - {"first_stage_model", "vae", "cond_stage_model", "conditioner", "text_encoders"}:
         found |= {name for name in components if name in DENOISERS}
     return found
+
+
+def _encoders_of(parts: Collection[str], components: Collection[str]) -> set[str]:
+    """The text encoders that parts of a checkpoint of Stable Diffusion 3 or Flux are; all of them for other parts."""
+    known = text_encoders(components)
+    if not set(parts) <= {"clip_l", "clip_g", "t5xxl"}:
+        return set(known)
+    places = {"clip_l": "text_encoder", "clip_g": "text_encoder_2", "t5xxl": max(known, default="")}
+    return {places[part] for part in parts} & set(known)
 
 
 def part_checkpoint(tensors: Mapping[str, T], components: Collection[str]) -> dict[str, dict[str, T]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +12,8 @@ from ...core.errors import UsageError
 from ...core.source import Source
 from ...storage.tensor_headers import read_safetensors
 from ..classes.lookup import component_class, pipeline_parts
+from ..seams import diffusers_files_seam
+from . import plain_weights, text_encoder_file
 
 if TYPE_CHECKING:
     import torch
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from ..classes.lookup import ComponentClass, Pipeline
 
 GGUF = ".gguf"
+WEIGHTS = (".safetensors", ".bin")  # of a component's folder
 
 
 @dataclass(frozen=True)
@@ -42,8 +45,8 @@ class Checkpoint:
         `parts`: components that come from elsewhere.
         """
         held = self.held()
-        if "vae" in held and text_encoders(held):
-            return self._whole(cls, parts)
+        if text_encoders(held - parts.keys()):
+            return self._whole(cls, held, parts)
         own = {name: self.component(name) for name in held - parts.keys()}
         made: DiffusionPipeline = cls.from_pretrained(
             self.folder,
@@ -56,10 +59,29 @@ class Checkpoint:
         )
         return made
 
-    def _whole(self, cls: Pipeline, parts: Mapping[str, object]) -> DiffusionPipeline:
+    def _whole(self, cls: Pipeline, held: Collection[str], parts: Mapping[str, object]) -> DiffusionPipeline:
         missing = {name: None for name in pipeline_parts(cls)[1] if name not in self.layout.components}
-        made: DiffusionPipeline = cls.from_single_file(
-            str(self.file), config=str(self.folder), dtype=self.dtype, local_files_only=True, **{**missing, **parts}
+        own = {**missing, **self._from_folder(set(self.layout.components) - set(held) - parts.keys()), **parts}
+        plain = None if plain_weights.is_plain(self.file) else plain_weights.read(self.file, self.dtype)
+        with diffusers_files_seam.reading(plain):
+            made: DiffusionPipeline = cls.from_single_file(
+                str(self.file), config=str(self.folder), dtype=self.dtype, local_files_only=True, **own
+            )
+        return made
+
+    def _from_folder(self, names: Collection[str]) -> dict[str, torch.nn.Module]:
+        """The components with weights that the file does not hold, from the folder."""
+        weighted = {path.partition("/")[0] for path in self.layout.files if path.endswith(WEIGHTS)}
+        return {name: self._own(name) for name in sorted(weighted & set(names))}
+
+    def _own(self, name: str) -> torch.nn.Module:
+        varied = self.layout.variant and any(f".{self.layout.variant}" in path for path in self.layout.files)
+        made: torch.nn.Module = component_class(*self.layout.components[name]).from_pretrained(
+            self.folder,
+            subfolder=name,
+            dtype=self.dtype,
+            variant=self.layout.variant if varied else None,
+            local_files_only=True,
         )
         return made
 
@@ -73,11 +95,17 @@ def load_component(cls: ComponentClass, name: str, file: Path, folder: Path, dty
 
     Raises UsageError for a class that diffusers cannot load so.
     """
+    import transformers
+
+    if issubclass(cls, transformers.PreTrainedModel):
+        encoder: torch.nn.Module = text_encoder_file.load(cls, name, file, folder, dtype)
+        return encoder
     if not hasattr(cls, "from_single_file"):
         raise UsageError(f"{cls.__name__} cannot be loaded from a single file", f"give a folder for {name}")
     quantized = {"quantization_config": _gguf(dtype)} if file.suffix == GGUF else {}
+    source = str(file) if plain_weights.is_plain(file) else plain_weights.read(file, dtype)
     made: torch.nn.Module = cls.from_single_file(
-        str(file), config=str(folder), subfolder=name, dtype=dtype, local_files_only=True, **quantized
+        source, config=str(folder), subfolder=name, dtype=dtype, local_files_only=True, **quantized
     )
     return made
 

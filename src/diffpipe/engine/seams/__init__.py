@@ -6,6 +6,7 @@ import logging
 
 from . import (
     accelerate_seam,
+    diffusers_files_seam,
     diffusers_import_seam,
     diffusers_seam,
     diffusers_source_seam,
@@ -27,6 +28,7 @@ def seams() -> tuple[Seam, ...]:
         *diffusers_seam.SEAMS,
         *diffusers_source_seam.SEAMS,
         *diffusers_import_seam.SEAMS,
+        *diffusers_files_seam.SEAMS,
         *transformers_seam.SEAMS,
         *torch_seam.SEAMS,
         *accelerate_seam.SEAMS,
