@@ -35,7 +35,7 @@ def command_of(spec: BuildSpec, name: str) -> tuple[str, ...]:
         words += ["--lora", absolute(lora)]
     words += [switch for switch, on in _switches(spec.placement).items() if on]
     words += ["--lora-partial"] * spec.lora_partial
-    words += ["--compile"] * spec.speed.compile
+    words += ["--compile"] * spec.speed.compile + ["--no-safety-checker"] * spec.no_safety_checker
     words += ["--allow-pickle"] * spec.allow_pickle + ["--trust-remote-code"] * spec.trust_remote_code
     return tuple(words)
 

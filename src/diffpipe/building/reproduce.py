@@ -17,7 +17,7 @@ from ..cache.store import Store, check_name
 from ..cache.verify import locate
 from ..catalog.plugins import providers
 from ..catalog.rows import PipelineType
-from ..core.build_spec import BuildSpec
+from ..core.build_spec import SAFETY_CHECKER, BuildSpec
 from ..core.configuration import Configuration, Section, Trust
 from ..core.errors import CacheError, NotFoundError, UsageError
 from ..core.flag import MEDIA_KINDS, Arguments
@@ -140,6 +140,7 @@ def spec_of(
         device=config.device,
         placement=config.placement,
         speed=config.speed,
+        no_safety_checker=SAFETY_CHECKER in config.without,
         allow_pickle=config.trust.pickle,
         trust_remote_code=config.trust.remote_code,
     )

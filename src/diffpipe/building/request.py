@@ -17,6 +17,8 @@ from ..sources.pin import Context, Pinned, pin
 from ..storage.disk import user_path
 from .command import absolute
 
+LATER = frozenset({"no_safety_checker", "lora_partial"})  # options that are younger than the pins of some requests
+
 
 @dataclass
 class Request:
@@ -69,7 +71,7 @@ class Request:
             known = self.store.digests.known(path) if path.is_file() else None
             return known.digest if known else absolute(source)
 
-        words: JsonObject = asdict(self.spec)
+        words: JsonObject = {n: value for n, value in asdict(self.spec).items() if value or n not in LATER}
         loras: list[JsonValue] = [named(lora) for lora in self.spec.loras]
         parts: JsonObject = {name: named(source) for name, source in self.spec.components.items()}
         return digest({**words, "model": named(self.spec.model), "loras": loras, "components": parts})

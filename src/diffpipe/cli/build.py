@@ -205,6 +205,11 @@ COMMON = [
         "output hardly changed. taylorseer: extrapolate. pyramid: attention alone.", panel=SPEED,
     ),
     option(
+        "no_safety_checker", bool, False,
+        "Build without the model's safety checker, which makes pictures black that it takes for unsafe. What is made "
+        "then is yours to check.", "--no-safety-checker", panel=CHANGES,
+    ),
+    option(
         "allow_pickle", bool, False,
         "Load pickled weights, which can run code: only from sources you trust.", "--allow-pickle", panel=CHANGES,
     ),
@@ -335,6 +340,7 @@ def spec_of(provider: Provider, values: Mapping[str, Any]) -> tuple[BuildSpec, P
         device=values["device"],
         placement=_placement(values),
         speed=Speed(values["compile"], values["attention_backend"] or "", values["step_cache"] or ""),
+        no_safety_checker=values["no_safety_checker"],
         allow_pickle=values["allow_pickle"],
         trust_remote_code=values["trust_remote_code"],
     )

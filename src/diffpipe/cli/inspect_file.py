@@ -74,6 +74,8 @@ def rows(made: Document) -> Iterator[tuple[str, JsonValue]]:
         yield "scheduler", scheduler
     if config.quantization:
         yield "quantized", f"{config.quantization.mode} with {config.quantization.backend}"
+    if config.without:
+        yield "without", ", ".join(config.without)
     yield from _switches(made)
     yield "seed", made.seed
     yield from sorted(made.arguments.items())

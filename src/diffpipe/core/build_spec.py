@@ -9,6 +9,8 @@ from .canonical import JsonObject, JsonValue
 from .choices import CpuOffload, Memory, Quantize, QuantizeBackend
 from .parsing import Fields
 
+SAFETY_CHECKER = "safety_checker"  # the name that every pipeline of diffusers has for it
+
 
 @dataclass(frozen=True)
 class Placement:
@@ -97,5 +99,11 @@ class BuildSpec:
     device: str = "auto"
     placement: Placement = field(default_factory=Placement)
     speed: Speed = field(default_factory=Speed)
+    no_safety_checker: bool = False
     allow_pickle: bool = False
     trust_remote_code: bool = False
+
+    @property
+    def without(self) -> tuple[str, ...]:
+        """The components of the model that are left out."""
+        return (SAFETY_CHECKER,) if self.no_safety_checker else ()

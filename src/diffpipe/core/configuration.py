@@ -104,6 +104,7 @@ class Configuration:
 
     `sections`: of each source what decides its weights. `placement` holds the quantization too. `float32`: components
     that are loaded in that whatever `dtype` says. `lora_partial`: whether LoRAs may be applied in part.
+    `without`: the model's components that are left out.
     """
 
     json: JsonObject
@@ -119,6 +120,7 @@ class Configuration:
     quantization: Quantization | None
     float32: tuple[str, ...]
     speed: Speed
+    without: tuple[str, ...] = ()
     lora_partial: bool = False
 
     @property
@@ -150,6 +152,7 @@ class Configuration:
             quantization=quantized,
             float32=data.texts("float32", ()),
             speed=Speed.from_json(data.object("speed")),
+            without=data.texts("without", ()),
             lora_partial=data.truth("lora_partial", False),
         )
 

@@ -133,6 +133,7 @@ def configuration(
         **({"quantization": quantized.to_json()} if quantized else {}),
         **({"float32": list[JsonValue](sorted(float32))} if float32 else {}),
         **({"speed": spec.speed.to_json()} if spec.speed.to_json() else {}),
+        **({"without": list[JsonValue](spec.without)} if spec.without else {}),
         **({"lora_partial": True} if spec.lora_partial and loras else {}),
     }
     return Configuration.from_json(Fields(value))

@@ -175,7 +175,7 @@ def _pin_pipeline(
             f"{model} is no diffusers folder: it has no model_index.json",
             "convert it with diffusers, or name the checkpoint file itself",
         )
-    index = model_index(read("model_index.json"), model, names, spec)
+    index = _without(model_index(read("model_index.json"), model, names, spec), spec)
     if not spec.trust_remote_code:
         refuse_own_classes(index, model, names, read)
     parts = parts_of_checkpoint(tensors, model_files.components_of(index)) if tensors is not None else set()
@@ -193,6 +193,17 @@ def _pin_pipeline(
     class_name = index.get("_class_name", "")
     own = class_name[-1] if isinstance(class_name, list) else class_name
     return replace(source, pipeline=own, components=model_files.components_of(index)), location
+
+
+def _without(index: Mapping[str, Any], spec: BuildSpec) -> dict[str, Any]:
+    """A model_index.json but for the components that are left out. Raises UsageError where there is no such one."""
+    for name in spec.without:
+        option = f"--no-{name.replace('_', '-')}"
+        if name in spec.components:
+            raise UsageError(f"{option} and --component {name}= are both given", "leave one of them out")
+        if name not in model_files.components_of(index):
+            raise UsageError(f"{option}: this model has no {name.replace('_', ' ')}", f"leave {option} out")
+    return {name: value for name, value in index.items() if name not in spec.without}
 
 
 def _pin_component(name: str, text: str, spec: BuildSpec, context: Context, *, known: bool) -> tuple[Source, str]:

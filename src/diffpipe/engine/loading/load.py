@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...core.build_spec import Placement
+from ...core.build_spec import SAFETY_CHECKER, Placement
 from ...core.errors import CacheError, DiffpipeError, Exit, UsageError
 from ...core.manifest import Located, Manifest
 from ...core.source import BASE, CONFIG, Source
@@ -106,7 +107,7 @@ class _Assembly:
         for part in self.manifest.components:
             diffusers_seam.register_deprecated(part.library)
             renamed(part.library, part.class_name)
-        parts = {**self.replacements(), **self.stored()}
+        parts = {**self.replacements(), **self.stored(), **self.left_out(cls)}
         pipe = self.from_checkpoint(cls, parts) if self.sources[BASE].single else self.from_folder(cls, parts)
         if self.config.scheduler:
             chosen_scheduler.put(pipe, self.config.scheduler)
@@ -126,6 +127,12 @@ class _Assembly:
         """The components that come from sources of their own."""
         found = (source for role, source in self.sources.items() if role.kind == "component")
         return {source.role.name: self.replacement(source) for source in found}
+
+    def left_out(self, cls: Pipeline) -> dict[str, object]:
+        """None for each component that is left out, and that the pipeline need not insist on its safety checker."""
+        insists = "requires_safety_checker" in inspect.signature(cls.__init__).parameters
+        without: dict[str, object] = dict.fromkeys(self.config.without)
+        return {**without, "requires_safety_checker": False} if SAFETY_CHECKER in without and insists else without
 
     def stored(self) -> dict[str, torch.nn.Module]:
         """The components whose quantized weights were stored at the build, LoRAs fused; none while they are made."""

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 Colour: TypeAlias = "tuple[int, ...]"
 
 SILENCE = 0.5 / 32768  # of full scale: 16 bits hold no smaller sample
+FLAGGED = "another seed may do, or a build with --no-safety-checker"
 UNUSUAL = "the model, its dtype or its settings may be at fault"
 
 
@@ -33,7 +34,7 @@ def _of(result: Result) -> Iterator[str]:
     colour = one_colour(pictures)
     if result.flagged:
         black = " and made it black" if colour and not any(colour[:3]) else ""
-        yield f"the safety checker took the {what} for {result.flagged}{black}: another seed may do"
+        yield f"the safety checker took the {what} for {result.flagged}{black}: {FLAGGED}"
     elif colour:
         yield f"the {what} is of one single colour, {_shown(colour)}: {UNUSUAL}"
     if isinstance(result, VideoResult) and result.sound:
