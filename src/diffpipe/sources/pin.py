@@ -25,6 +25,7 @@ from ..storage.disk import user_path
 from ..storage.tensor_headers import read_safetensors
 from . import hub, model_files
 from .hub_cache import Repository
+from .left_out import without_parts
 from .named import is_single, repository_and_file, source_kind, split_revision, split_scale
 from .pointers import refuse_pointer
 from .trust import check_suffix, model_index, refuse_own_classes
@@ -175,7 +176,7 @@ def _pin_pipeline(
             f"{model} is no diffusers folder: it has no model_index.json",
             "convert it with diffusers, or name the checkpoint file itself",
         )
-    index = _without(model_index(read("model_index.json"), model, names, spec), spec)
+    index = without_parts(model_index(read("model_index.json"), model, names, spec), spec)
     if not spec.trust_remote_code:
         refuse_own_classes(index, model, names, read)
     parts = parts_of_checkpoint(tensors, model_files.components_of(index)) if tensors is not None else set()
@@ -193,17 +194,6 @@ def _pin_pipeline(
     class_name = index.get("_class_name", "")
     own = class_name[-1] if isinstance(class_name, list) else class_name
     return replace(source, pipeline=own, components=model_files.components_of(index)), location
-
-
-def _without(index: Mapping[str, Any], spec: BuildSpec) -> dict[str, Any]:
-    """A model_index.json but for the components that are left out. Raises UsageError where there is no such one."""
-    for name in spec.without:
-        option = f"--no-{name.replace('_', '-')}"
-        if name in spec.components:
-            raise UsageError(f"{option} and --component {name}= are both given", "leave one of them out")
-        if name not in model_files.components_of(index):
-            raise UsageError(f"{option}: this model has no {name.replace('_', ' ')}", f"leave {option} out")
-    return {name: value for name, value in index.items() if name not in spec.without}
 
 
 def _pin_component(name: str, text: str, spec: BuildSpec, context: Context, *, known: bool) -> tuple[Source, str]:
