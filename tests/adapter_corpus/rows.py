@@ -6,6 +6,7 @@ import torch
 
 from . import formulas as f
 from . import names as n
+from . import names_transformers as t
 from .trial import Part, Row, header
 
 KOHYA = "kohya-ss/sd-scripts, networks/lora.py"
@@ -149,7 +150,7 @@ def _sdxl() -> list[Row]:
 
 
 def _sd3() -> list[Row]:
-    sd3, own = "Stable Diffusion 3", n.under("transformer.", n.SD3_OWN)
+    sd3, own = "Stable Diffusion 3", n.under("transformer.", t.SD3_OWN)
     encoders = n.together(XL_CLIPS, n.flat("lora_te3", n.t5("text_encoder_3")))
     return [
         row("PEFT", sd3, PEFT, (own, f.PEFT), (n.under("text_encoder.", n.clip("text_encoder")), f.PEFT)),
@@ -157,38 +158,38 @@ def _sd3() -> list[Row]:
             "kohya",
             sd3,
             "kohya-ss/sd-scripts, networks/lora_sd3.py",
-            (n.flat("lora_unet", n.SD3), f.KOHYA),
+            (n.flat("lora_unet", t.SD3), f.KOHYA),
             (encoders, f.KOHYA),
         ),
         row(
             "OneTrainer",
             sd3,
             f"{ONE_TRAINER}/convert_sd3_lora.py",
-            (n.flat("lora_transformer", n.SD3_OWN), f.KOHYA),
+            (n.flat("lora_transformer", t.SD3_OWN), f.KOHYA),
             (encoders, f.KOHYA),
         ),
-        row("ComfyUI", sd3, COMFY, (n.under("diffusion_model.", n.SD3), f.PEFT)),
-        row("LoKr", sd3, f"{LYCORIS}/lokr.py", (n.flat("lora_unet", n.SD3), f.lokr("w2", 1.0))),
+        row("ComfyUI", sd3, COMFY, (n.under("diffusion_model.", t.SD3), f.PEFT)),
+        row("LoKr", sd3, f"{LYCORIS}/lokr.py", (n.flat("lora_unet", t.SD3), f.lokr("w2", 1.0))),
     ]
 
 
 def _flux() -> list[Row]:
-    flux, own = "Flux", n.under("transformer.", n.FLUX_OWN)
-    kohya, flux_kohya = n.flat("lora_unet", n.FLUX), "kohya-ss/sd-scripts, networks/lora_flux.py"
+    flux, own = "Flux", n.under("transformer.", t.FLUX_OWN)
+    kohya, flux_kohya = n.flat("lora_unet", t.FLUX), "kohya-ss/sd-scripts, networks/lora_flux.py"
     encoders = n.together(FLUX_CLIP, FLUX_T5)
     one_trainer = n.together(
-        n.flat("lora_transformer", n.FLUX_OWN), FLUX_CLIP, n.flat("lora_te2", n.t5("text_encoder_2"))
+        n.flat("lora_transformer", t.FLUX_OWN), FLUX_CLIP, n.flat("lora_te2", n.t5("text_encoder_2"))
     )
     return [
         row("PEFT", flux, PEFT, (own, f.PEFT), (n.under("text_encoder.", n.clip("text_encoder")), f.PEFT)),
         row("PEFT, with the adapter's name", flux, PEFT, (own, f.PEFT_DEFAULT)),
-        row("PEFT, base_model.model", flux, PEFT, (n.under("base_model.model.", n.FLUX_OWN), f.PEFT)),
-        row("PEFT of fal", flux, "fal.ai, flux-lora-fast-training", (n.under("base_model.model.", n.FLUX), f.PEFT)),
+        row("PEFT, base_model.model", flux, PEFT, (n.under("base_model.model.", t.FLUX_OWN), f.PEFT)),
+        row("PEFT of fal", flux, "fal.ai, flux-lora-fast-training", (n.under("base_model.model.", t.FLUX), f.PEFT)),
         row(
             "LoKr of SimpleTuner",
             flux,
             "bghira/SimpleTuner, documentation/LYCORIS.md",
-            (n.flat("lycoris", n.FLUX_OWN), f.lokr("w2", 1.0)),
+            (n.flat("lycoris", t.FLUX_OWN), f.lokr("w2", 1.0)),
         ),
         row(
             "diffusers, alpha in the header",
@@ -214,7 +215,7 @@ def _flux() -> list[Row]:
         ),
         row("DoRA of peft", flux, PEFT, (own, f.peft_dora)),
         row("kohya", flux, flux_kohya, (kohya, f.KOHYA), (encoders, f.KOHYA), dtype=torch.bfloat16),
-        row("kohya, all layers", flux, flux_kohya, (n.flat("lora_unet", n.FLUX_WHOLE), f.KOHYA)),
+        row("kohya, all layers", flux, flux_kohya, (n.flat("lora_unet", t.FLUX_WHOLE), f.KOHYA)),
         row("ai-toolkit", flux, AI_TOOLKIT, (own, f.PEFT), dtype=torch.bfloat16),
         row(
             "LoKr of ai-toolkit", flux, "ostris/ai-toolkit, toolkit/models/lokr.py", (own, f.lokr("full", 9999999999.0))
@@ -226,33 +227,33 @@ def _flux() -> list[Row]:
             "Nerogar/OneTrainer, modules/module/LoRAModule.py",
             (one_trainer, f.dora(1, f.KOHYA)),
         ),
-        row("BFL", flux, BFL, (n.FLUX, f.PEFT)),
-        row("BFL, all layers", flux, BFL, (n.FLUX_WHOLE, f.PEFT)),
+        row("BFL", flux, BFL, (t.FLUX, f.PEFT)),
+        row("BFL, all layers", flux, BFL, (t.FLUX_WHOLE, f.PEFT)),
         row(
             "BFL Control, with biases and norms",
             flux,
             f"{BFL}; {COMFY}_convert.py",
-            (n.only("^(?!img_in)", n.FLUX_CONTROL), f.instead("scale", f.peft_with_bias)),
+            (n.only("^(?!img_in)", t.FLUX_CONTROL), f.instead("scale", f.peft_with_bias)),
         ),
-        row("xlabs", flux, "XLabs-AI/x-flux, src/flux/modules/layers.py", (n.XLABS, f.lora("down", "up"))),
+        row("xlabs", flux, "XLabs-AI/x-flux, src/flux/modules/layers.py", (t.XLABS, f.lora("down", "up"))),
         row(
             "xlabs, ComfyUI",
             flux,
             "XLabs-AI/x-flux-comfyui",
-            (n.under("diffusion_model.", n.XLABS), f.lora("down", "up")),
+            (n.under("diffusion_model.", t.XLABS), f.lora("down", "up")),
         ),
-        row("ComfyUI", flux, COMFY, (n.under("diffusion_model.", n.FLUX_WHOLE), f.KOHYA)),
-        row("ComfyUI, PEFT", flux, COMFY, (n.under("diffusion_model.", n.FLUX), f.lora("lora_A", "lora_B", 2.0))),
+        row("ComfyUI", flux, COMFY, (n.under("diffusion_model.", t.FLUX_WHOLE), f.KOHYA)),
+        row("ComfyUI, PEFT", flux, COMFY, (n.under("diffusion_model.", t.FLUX), f.lora("lora_A", "lora_B", 2.0))),
         row(
             "ComfyUI, text encoders",
             flux,
             COMFY,
-            (n.under("diffusion_model.", n.FLUX), f.KOHYA),
+            (n.under("diffusion_model.", t.FLUX), f.KOHYA),
             (n.under("text_encoders.clip_l.transformer.", n.clip("text_encoder")), f.KOHYA),
             (n.under("text_encoders.t5xxl.transformer.", n.t5("text_encoder_2")), f.KOHYA),
         ),
-        row("LoRA with diff_b", flux, COMFY, (n.flat("lora_unet", n.FLUX), f.with_bias(f.KOHYA))),
-        row("full differences", flux, COMFY, (n.under("diffusion_model.", n.FLUX_WHOLE), f.difference)),
+        row("LoRA with diff_b", flux, COMFY, (n.flat("lora_unet", t.FLUX), f.with_bias(f.KOHYA))),
+        row("full differences", flux, COMFY, (n.under("diffusion_model.", t.FLUX_WHOLE), f.difference)),
         row("LoHa", flux, f"{LYCORIS}/loha.py", (kohya, f.loha)),
         row("LoKr", flux, f"{LYCORIS}/lokr.py", (kohya, f.lokr("w2", 1.0)), (FLUX_T5, f.lokr("w2", 1.0))),
         row("LoKr, both in two", flux, f"{LYCORIS}/lokr.py", (kohya, f.lokr("both", 1.0))),
@@ -264,36 +265,36 @@ def _flux() -> list[Row]:
             (kohya, f.dora(0, f.KOHYA)),
             (encoders, f.dora(0, f.KOHYA)),
         ),
-        row("(IA)^3 of LyCORIS", flux, f"{LYCORIS}/ia3.py", (n.flat("lora_unet", n.FLUX_OWN), f.ia3)),
+        row("(IA)^3 of LyCORIS", flux, f"{LYCORIS}/ia3.py", (n.flat("lora_unet", t.FLUX_OWN), f.ia3)),
     ]
 
 
 def _flux2() -> list[Row]:
     flux2 = "Flux 2"
     return [
-        row("PEFT", flux2, PEFT, (n.under("transformer.", n.FLUX2_OWN), f.PEFT)),
-        row("PEFT of fal", flux2, "fal/flux-2-klein-4B-outpaint-lora", (n.under("base_model.model.", n.FLUX2), f.PEFT)),
-        row("ai-toolkit", flux2, AI_TOOLKIT, (n.under("diffusion_model.", n.FLUX2), f.PEFT)),
-        row("ComfyUI, all layers", flux2, COMFY, (n.under("diffusion_model.", n.FLUX2_WHOLE), f.PLAIN)),
-        row("musubi-tuner", flux2, MUSUBI, (n.flat("lora_unet", n.FLUX2), f.KOHYA)),
+        row("PEFT", flux2, PEFT, (n.under("transformer.", t.FLUX2_OWN), f.PEFT)),
+        row("PEFT of fal", flux2, "fal/flux-2-klein-4B-outpaint-lora", (n.under("base_model.model.", t.FLUX2), f.PEFT)),
+        row("ai-toolkit", flux2, AI_TOOLKIT, (n.under("diffusion_model.", t.FLUX2), f.PEFT)),
+        row("ComfyUI, all layers", flux2, COMFY, (n.under("diffusion_model.", t.FLUX2_WHOLE), f.PLAIN)),
+        row("musubi-tuner", flux2, MUSUBI, (n.flat("lora_unet", t.FLUX2), f.KOHYA)),
         row(
             "LoKr of ai-toolkit",
             flux2,
             "ostris/ai-toolkit, toolkit/models/lokr.py",
-            (n.under("diffusion_model.", n.FLUX2), f.lokr("full", 9999999999.0)),
+            (n.under("diffusion_model.", t.FLUX2), f.lokr("full", 9999999999.0)),
         ),
-        row("LoKr", flux2, f"{LYCORIS}/lokr.py", (n.flat("lycoris", n.FLUX2_OWN), f.lokr("w2", 1.0))),
+        row("LoKr", flux2, f"{LYCORIS}/lokr.py", (n.flat("lycoris", t.FLUX2_OWN), f.lokr("w2", 1.0))),
     ]
 
 
 def _qwen() -> list[Row]:
-    qwen, musubi = "Qwen Image", n.flat("lora_unet", n.QWEN)
+    qwen, musubi = "Qwen Image", n.flat("lora_unet", t.QWEN)
     return [
-        row("PEFT", qwen, PEFT, (n.under("transformer.", n.QWEN), f.PEFT)),
-        row("PEFT, base_model.model", qwen, PEFT, (n.under("base_model.model.", n.QWEN), f.PEFT)),
-        row("DiffSynth-Studio", qwen, "modelscope/DiffSynth-Studio, diffsynth/lora", (n.QWEN, f.PEFT_DEFAULT)),
-        row("Lightning", qwen, "ModelTC/Qwen-Image-Lightning", (n.QWEN, f.KOHYA)),
-        row("ai-toolkit", qwen, AI_TOOLKIT, (n.under("diffusion_model.", n.QWEN), f.PEFT), dtype=torch.bfloat16),
+        row("PEFT", qwen, PEFT, (n.under("transformer.", t.QWEN), f.PEFT)),
+        row("PEFT, base_model.model", qwen, PEFT, (n.under("base_model.model.", t.QWEN), f.PEFT)),
+        row("DiffSynth-Studio", qwen, "modelscope/DiffSynth-Studio, diffsynth/lora", (t.QWEN, f.PEFT_DEFAULT)),
+        row("Lightning", qwen, "ModelTC/Qwen-Image-Lightning", (t.QWEN, f.KOHYA)),
+        row("ai-toolkit", qwen, AI_TOOLKIT, (n.under("diffusion_model.", t.QWEN), f.PEFT), dtype=torch.bfloat16),
         row("musubi-tuner", qwen, MUSUBI, (musubi, f.KOHYA)),
         row("LoHa of musubi-tuner", qwen, "kohya-ss/musubi-tuner, docs/loha_lokr.md", (musubi, f.loha)),
         row("LoKr of musubi-tuner", qwen, "kohya-ss/musubi-tuner, docs/loha_lokr.md", (musubi, f.lokr("w2", 1.0))),
@@ -304,82 +305,103 @@ def _qwen() -> list[Row]:
 def _z_image() -> list[Row]:
     z_image = "Z-Image"
     return [
-        row("PEFT", z_image, PEFT, (n.under("transformer.", n.Z_IMAGE), f.PEFT)),
-        row("ai-toolkit", z_image, AI_TOOLKIT, (n.under("diffusion_model.", n.Z_IMAGE), f.PEFT)),
-        row("musubi-tuner", z_image, MUSUBI, (n.flat("lora_unet", n.Z_IMAGE), f.KOHYA)),
+        row("PEFT", z_image, PEFT, (n.under("transformer.", t.Z_IMAGE), f.PEFT)),
+        row("ai-toolkit", z_image, AI_TOOLKIT, (n.under("diffusion_model.", t.Z_IMAGE), f.PEFT)),
+        row("musubi-tuner", z_image, MUSUBI, (n.flat("lora_unet", t.Z_IMAGE), f.KOHYA)),
         row(
             "ComfyUI, fused",
             z_image,
             "comfyanonymous/ComfyUI, comfy/ldm/lumina/model.py",
-            (n.under("diffusion_model.", n.Z_IMAGE_FUSED), f.PEFT),
+            (n.under("diffusion_model.", t.Z_IMAGE_FUSED), f.PEFT),
         ),
-        row("kohya, fused", z_image, COMFY, (n.flat("lora_unet", n.Z_IMAGE_FUSED), f.KOHYA)),
+        row("kohya, fused", z_image, COMFY, (n.flat("lora_unet", t.Z_IMAGE_FUSED), f.KOHYA)),
         row(
             "LoKr of ai-toolkit",
             z_image,
             "ostris/ai-toolkit, toolkit/models/lokr.py",
-            (n.under("diffusion_model.", n.Z_IMAGE), f.lokr("full", 9999999999.0)),
+            (n.under("diffusion_model.", t.Z_IMAGE), f.lokr("full", 9999999999.0)),
         ),
     ]
 
 
 def _wan() -> list[Row]:
     wan, image, two = "Wan 2.1", "Wan 2.1 image to video", "Wan 2.2"
-    rows = [
-        row("PEFT", wan, PEFT, (n.under("transformer.", n.wan_own()), f.PEFT)),
-        row("ai-toolkit", wan, AI_TOOLKIT, (n.under("diffusion_model.", n.wan()), f.PEFT)),
-        row("musubi-tuner", wan, MUSUBI, (n.flat("lora_unet", n.wan()), f.KOHYA)),
-        row("double underscore", wan, "Wan LoRAs of older musubi-tuner", (n.flat("lora_unet_", n.wan()), f.KOHYA)),
+    return [
+        row("PEFT", wan, PEFT, (n.under("transformer.", t.wan_own()), f.PEFT)),
+        row("ai-toolkit", wan, AI_TOOLKIT, (n.under("diffusion_model.", t.wan()), f.PEFT)),
+        row("musubi-tuner", wan, MUSUBI, (n.flat("lora_unet", t.wan()), f.KOHYA)),
+        row("double underscore", wan, "Wan LoRAs of older musubi-tuner", (n.flat("lora_unet_", t.wan()), f.KOHYA)),
         row(
             "lightx2v, with diff_m",
             wan,
             "lightx2v, LoRAs of step distillation",
-            (n.under("diffusion_model.", n.wan()), f.PLAIN),
-            (n.under("diffusion_model.", n.WAN_TABLES), f.modulation),
+            (n.under("diffusion_model.", t.wan()), f.PLAIN),
+            (n.under("diffusion_model.", t.WAN_TABLES), f.modulation),
         ),
-        row("DiffSynth-Studio", wan, "modelscope/DiffSynth-Studio, diffsynth/lora", (n.wan(), f.PEFT_DEFAULT)),
+        row("DiffSynth-Studio", wan, "modelscope/DiffSynth-Studio, diffsynth/lora", (t.wan(), f.PEFT_DEFAULT)),
         row(
             "ComfyUI, with differences",
             wan,
             "Kijai/WanVideo_comfy, extracted LoRAs",
-            (n.under("diffusion_model.", n.wan_whole()), f.with_bias(f.PLAIN)),
+            (n.under("diffusion_model.", t.wan_whole()), f.with_bias(f.PLAIN)),
             dtype=torch.bfloat16,
         ),
         row(
             "LoKr of ai-toolkit",
             wan,
             "ostris/ai-toolkit, toolkit/models/lokr.py",
-            (n.under("diffusion_model.", n.wan()), f.lokr("full", 9999999999.0)),
+            (n.under("diffusion_model.", t.wan()), f.lokr("full", 9999999999.0)),
         ),
         row(
             "LoHa of musubi-tuner",
             wan,
             "kohya-ss/musubi-tuner, docs/loha_lokr.md",
-            (n.flat("lora_unet", n.wan()), f.loha),
+            (n.flat("lora_unet", t.wan()), f.loha),
         ),
         row(
             "ComfyUI, with differences",
             image,
             "Kijai/WanVideo_comfy, extracted LoRAs",
-            (n.under("diffusion_model.", n.wan_whole()), f.with_bias(f.PLAIN)),
+            (n.under("diffusion_model.", t.wan_whole()), f.with_bias(f.PLAIN)),
         ),
-        row("musubi-tuner", image, MUSUBI, (n.flat("lora_unet", n.wan()), f.KOHYA)),
+        row("musubi-tuner", image, MUSUBI, (n.flat("lora_unet", t.wan()), f.KOHYA)),
+        row("ai-toolkit, one file", two, AI_TOOLKIT, (n.under("diffusion_model.", t.wan()), f.PEFT)),
+        row(
+            "ai-toolkit, high noise",
+            two,
+            AI_TOOLKIT,
+            (n.under("diffusion_model.", t.wan()), f.PEFT),
+            file="style_high_noise.safetensors",
+        ),
+        row(
+            "ai-toolkit, low noise",
+            two,
+            AI_TOOLKIT,
+            (n.under("diffusion_model.", t.wan("transformer_2")), f.PEFT),
+            file="style_low_noise.safetensors",
+        ),
+        row(
+            "ComfyUI, low noise",
+            two,
+            "Comfy-Org/Wan_2.2_ComfyUI_Repackaged",
+            (n.under("diffusion_model.", t.wan_whole("transformer_2")), f.with_bias(f.PLAIN)),
+            file="wan2.2_t2v_lightx2v_4steps_lora_v1.1_low_noise.safetensors",
+        ),
     ]
-    return [*rows, row("ai-toolkit", two, AI_TOOLKIT, (n.under("diffusion_model.", n.wan()), f.PEFT))]
 
 
 def _ltx() -> list[Row]:
-    comfy = n.under("diffusion_model.", n.together(n.LTX, n.LTX_OUTER))
+    comfy = n.under("diffusion_model.", n.together(t.LTX, t.LTX_OUTER))
     return [
-        row("PEFT", "LTX", PEFT, (n.under("transformer.", n.LTX), f.PEFT)),
-        row("ComfyUI", "LTX", "Lightricks/LTX-Video-Trainer", (n.under("diffusion_model.", n.LTX), f.PEFT)),
+        row("PEFT", "LTX", PEFT, (n.under("transformer.", t.LTX), f.PEFT)),
+        row("ComfyUI", "LTX", "Lightricks/LTX-Video-Trainer", (n.under("diffusion_model.", t.LTX), f.PEFT)),
         row("ComfyUI, all layers", "LTX", "Lightricks/LTX-Video, transformer3d.py", (comfy, f.PEFT)),
-        row("PEFT", "LTX 2", PEFT, (n.under("transformer.", n.LTX), f.PEFT)),
+        row("PEFT", "LTX 2", PEFT, (n.under("transformer.", t.LTX), f.PEFT)),
         row(
             "ComfyUI",
             "LTX 2",
             "Lightricks/LTX-2, ltx-trainer",
-            (n.under("diffusion_model.", n.together(n.LTX, n.LTX2_OUTER)), f.PEFT),
+            (n.under("diffusion_model.", n.together(t.LTX, t.LTX2_OUTER)), f.PEFT),
         ),
     ]
 
@@ -387,15 +409,15 @@ def _ltx() -> list[Row]:
 def _hunyuan() -> list[Row]:
     hunyuan = "HunyuanVideo"
     return [
-        row("PEFT", hunyuan, PEFT, (n.under("transformer.", n.HUNYUAN_OWN), f.PEFT)),
-        row("FramePack of musubi-tuner", hunyuan, MUSUBI, (n.flat("lora_unet", n.HUNYUAN_OWN), f.KOHYA)),
-        row("musubi-tuner", hunyuan, MUSUBI, (n.flat("lora_unet", n.HUNYUAN), f.KOHYA)),
-        row("ComfyUI", hunyuan, COMFY, (n.under("diffusion_model.", n.HUNYUAN), f.PEFT)),
+        row("PEFT", hunyuan, PEFT, (n.under("transformer.", t.HUNYUAN_OWN), f.PEFT)),
+        row("FramePack of musubi-tuner", hunyuan, MUSUBI, (n.flat("lora_unet", t.HUNYUAN_OWN), f.KOHYA)),
+        row("musubi-tuner", hunyuan, MUSUBI, (n.flat("lora_unet", t.HUNYUAN), f.KOHYA)),
+        row("ComfyUI", hunyuan, COMFY, (n.under("diffusion_model.", t.HUNYUAN), f.PEFT)),
         row(
             "original",
             hunyuan,
             "Tencent/HunyuanVideo, hyvideo/modules/models.py",
-            (n.under("transformer.", n.HUNYUAN), f.PEFT),
+            (n.under("transformer.", t.HUNYUAN), f.PEFT),
         ),
     ]
 

@@ -14,10 +14,12 @@ from torch import Tensor
 from torch.nn import Module
 
 from diffpipe.core.source import FileInfo, Role, Source
-from diffpipe.engine.loading import adapters
+from diffpipe.engine.loading import adapter_fit, adapters
 
 from .formulas import Draw, Formula
 from .names import Model, Scheme, Site, Span
+
+Tensors = dict[str, Tensor]
 
 #: How far a float32 weight may be from the formula's, absolutely and as a share of it: sums of some hundred products.
 TOLERANCE = 2e-5
@@ -50,7 +52,10 @@ class Part:
 
 @dataclass(frozen=True)
 class Row:
-    """A file as a tool writes it for a family. `source`: where names and formula stand. `metadata`: its header's."""
+    """A file as a tool writes it for a family. `source`: where names and formula stand.
+
+    `metadata`: what its header has. `file`: what it is called.
+    """
 
     format: str
     family: str
@@ -58,7 +63,7 @@ class Row:
     source: str
     dtype: torch.dtype = torch.float32
     metadata: Mapping[str, str] = field(default_factory=dict)
-    scale: float = 1.0
+    file: str = "adapter.safetensors"
 
     @property
     def name(self) -> str:
@@ -112,6 +117,14 @@ class Tiny:
     @property
     def model(self) -> Model:
         return Model(self.components, self.before)
+
+    def settings(self, name: str) -> tuple[type, Mapping[str, object]] | None:
+        """A component's class and configuration, which is what a build has of it."""
+        part = self.components.get(name)
+        if part is None:
+            return None
+        config = part.config  # diffusers has a mapping, transformers an object
+        return type(part), config.to_dict() if hasattr(config, "to_dict") else dict(config)
 
 
 def parts_of(pipe: object) -> dict[str, Module]:
@@ -187,16 +200,24 @@ def apply(pipe: object, path: Path, scale: float = 1.0) -> None:
     adapters.fuse(pipe, [(path, source)])  # type: ignore[arg-type]
 
 
-def trial(row: Row, tiny: Tiny, folder: Path) -> Result:
-    """Apply a row's file and compare all weights of all components; the pipeline is as new again afterwards."""
+def fit(tiny: Tiny, path: Path) -> tuple[int, int] | None:
+    """How many of a file's layers a build says that the pipeline takes, of how many."""
+    return adapter_fit.check(type(tiny.pipe), path, path.name, tiny.settings)  # type: ignore[arg-type]
+
+
+def trial(row: Row, tiny: Tiny, folder: Path, scale: float = 1.0) -> Result:
+    """Apply a row's file and compare all weights of all components; the pipeline is as new again afterwards.
+
+    `scale`: for formulas whose change grows in proportion to it.
+    """
     written = write(row, tiny.model)
-    path = save(row, written, folder / "adapter.safetensors")
+    path = save(row, written, folder / row.file)
     try:
-        apply(tiny.pipe, path, row.scale)
+        apply(tiny.pipe, path, scale)
     except BaseException:
         tiny.restore()  # whatever was left on it
         raise
-    result = compare(written, tiny.before, values(parts_of(tiny.pipe)), row.scale)
+    result = compare(written, tiny.before, values(parts_of(tiny.pipe)), scale)
     tiny.reset()
     return result
 

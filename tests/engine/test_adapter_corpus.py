@@ -11,12 +11,14 @@ from pathlib import Path
 
 import pytest
 
+torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 
-from adapter_corpus.rows import ROWS
-from adapter_corpus.trial import Row, Tiny, trial
+from adapter_corpus.rows import ROWS  # noqa: E402
+from adapter_corpus.trial import Row, Tensors, Tiny, fit, save, trial, write  # noqa: E402
+from safetensors.torch import save_file  # noqa: E402
 
-from diffpipe.engine.loading import library_logs
+from diffpipe.core.errors import UsageError  # noqa: E402
 
 # Rows that are not right yet -> why. A row that is right fails here until its line goes.
 NOT_YET: dict[str, str] = {}
@@ -28,7 +30,6 @@ Pipelines = Callable[[str], Tiny]
 def pipelines() -> Iterator[Pipelines]:
     """Each family's tiny pipeline, made once."""
     made: dict[str, Tiny] = {}
-    library_logs.listen()
 
     def of(family: str) -> Tiny:
         if family not in made:
@@ -56,3 +57,96 @@ def test_every_weight_is_what_the_formula_says(row: Row, pipelines: Pipelines, t
     result = trial(row, pipelines(row.family), tmp_path)
     assert not result.wrong, f"{result.applied} of {result.layers} layers applied; wrong: {', '.join(result.wrong)}"
     assert result.layers > 0
+
+
+@pytest.mark.parametrize("row", rows())
+def test_a_build_says_that_all_of_it_fits(row: Row, pipelines: Pipelines, tmp_path: Path) -> None:
+    """Also that the tables of names, which are read without weights, are those that the weights are changed by."""
+    tiny = pipelines(row.family)
+    written = write(row, tiny.model)
+    assert fit(tiny, save(row, written, tmp_path / row.file)) == (len(written.sites), len(written.sites))
+
+
+LINEAR = ("Flux: kohya", "SDXL: LoHa", "Qwen Image: LoKr of musubi-tuner", "Wan 2.1: ComfyUI, with differences")
+
+
+@pytest.mark.parametrize("scale", [0.5, -2.0])
+@pytest.mark.parametrize("name", LINEAR)
+def test_changes_grow_with_the_scale(name: str, scale: float, pipelines: Pipelines, tmp_path: Path) -> None:
+    row = by_name(name)
+    assert not trial(row, pipelines(row.family), tmp_path, scale).wrong
+
+
+def by_name(name: str) -> Row:
+    return next(row for row in ROWS if row.name == name)
+
+
+def file_of(row: Row, tiny: Tiny, path: Path, more: Tensors, less: str = "") -> Path:
+    """A row's file with some tensors more, and without those whose names end so."""
+    written = {name: tensor.float() for name, tensor in write(row, tiny.model).tensors.items()}
+    kept = {name: tensor for name, tensor in written.items() if not less or not name.endswith(less)}
+    save_file({**kept, **more}, path)
+    return path
+
+
+# What is in a file beside what fits -> what the refusal must name.
+STRANGE: dict[str, tuple[str, Tensors, str]] = {
+    "a block that the model lacks": (
+        "Flux: kohya",
+        {
+            "lora_unet_double_blocks_7_img_attn_proj.lora_down.weight": torch.ones(4, 32),
+            "lora_unet_double_blocks_7_img_attn_proj.lora_up.weight": torch.ones(32, 4),
+        },
+        "lora_unet_double_blocks_7_img_attn_proj",
+    ),
+    "a text encoder that the model lacks": (
+        "Stable Diffusion 1: PEFT",
+        {
+            "text_encoder_2.text_model.encoder.layers.0.mlp.fc1.lora_A.weight": torch.ones(4, 32),
+            "text_encoder_2.text_model.encoder.layers.0.mlp.fc1.lora_B.weight": torch.ones(64, 4),
+        },
+        "text_encoder_2.text_model.encoder.layers.0.mlp.fc1",
+    ),
+    "one matrix of a pair": (
+        "Qwen Image: PEFT",
+        {"transformer.img_in.lora_A.weight": torch.ones(4, 32)},
+        "transformer.img_in",
+    ),
+    "a bias for a layer without one": (
+        "Stable Diffusion 1: kohya, no alpha",
+        {"lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q.diff_b": torch.ones(16)},
+        "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q",
+    ),
+    "GLoRA": (
+        "SDXL: kohya",
+        {f"lora_unet_input_blocks_0_0.{part}.weight": torch.ones(4, 4) for part in ("a1", "a2", "b1", "b2")},
+        "lora_unet_input_blocks_0_0",
+    ),
+    "OFT": ("SDXL: kohya", {"lora_unet_input_blocks_0_0.oft_blocks": torch.ones(4, 4, 4)}, "oft_blocks"),
+    "a textual inversion": ("SDXL: OneTrainer", {"bundle_emb.cat.clip_l": torch.ones(2, 32)}, "bundle_emb.cat.clip_l"),
+    "a layer of another shape": (
+        "Wan 2.1: musubi-tuner",
+        {
+            "lora_unet_text_embedding_0.lora_down.weight": torch.ones(4, 4096),
+            "lora_unet_text_embedding_0.lora_up.weight": torch.ones(24, 4),
+        },
+        "4096",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", STRANGE)
+def test_what_cannot_be_applied_is_refused_by_name(case: str, pipelines: Pipelines, tmp_path: Path) -> None:
+    name, more, said = STRANGE[case]
+    tiny = pipelines(by_name(name).family)
+    with pytest.raises(UsageError) as raised:
+        fit(tiny, file_of(by_name(name), tiny, tmp_path / "adapter.safetensors", more))
+    assert said in raised.value.message
+    assert raised.value.hint
+
+
+def test_a_pair_without_its_second_matrix_is_refused(pipelines: Pipelines, tmp_path: Path) -> None:
+    tiny = pipelines("Flux")
+    path = file_of(by_name("Flux: PEFT"), tiny, tmp_path / "adapter.safetensors", {}, "0.attn.to_q.lora_B.weight")
+    with pytest.raises(UsageError, match=r"transformer_blocks\.0\.attn\.to_q"):
+        fit(tiny, path)
