@@ -14,7 +14,7 @@ from ..core.errors import UsageError
 from ..core.flag import OutputKind
 from ..core.source import BASE, CONFIG, Role, Source, file_of, place_of
 from ..sources.key import Resolved
-from . import header_checks
+from . import header_checks, marks
 from .fetch import Say
 from .settings import check_settings, place_of_settings, settings_of
 from .ways import way_to
@@ -56,7 +56,8 @@ def check(resolved: Resolved, row: PipelineType, offline: bool, fetch: Callable[
     asked = SchedulerChoice(spec.scheduler, spec.scheduler_config)
     shipped = settings_of(resolved, "scheduler", "scheduler_config.json", offline) if asked else {}
     own = lookup.component_class(*listed["scheduler"]) if "scheduler" in listed else None
-    notices = chosen_scheduler.check(asked, cls, own, shipped)
+    with marks.explained(resolved):
+        notices = [*marks.notes(resolved), *chosen_scheduler.check(asked, cls, own, shipped)]
     devices.choose_device(spec.device)
     layout = _matched(cls, resolved, listed, hint, offline)
     check_settings(resolved, offline)
@@ -125,7 +126,7 @@ def _check_prequantized(resolved: Resolved, layout: Layout, offline: bool) -> No
     single = {source.role for source in resolved.sources if source.single}
     for name, (library, _) in layout.items():
         if Role.component(name) not in single:  # a file comes without the folder's quantization
-            source, _inside = place_of_settings(resolved, name)
+            source, _inside = place_of_settings(resolved.sources, name)
             prequantized.check(name, library, source.label, settings_of(resolved, name, "config.json", offline))
 
 

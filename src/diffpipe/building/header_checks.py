@@ -114,7 +114,7 @@ def _check_part(
     found = file_fit.fit(cls, settings, shapes)
     _check_width(pipeline, resolved, name, layout, found.channels, source.label, offline)
     if found.faults:
-        config, _ = place_of_settings(resolved, name)
+        config, _ = place_of_settings(resolved.sources, name)
         raise UsageError(
             f"{source.label} does not fit the settings of {name} in {config.label}: {_first(found.faults)}",
             _remedy(source, resolved, shapes, file_fit.repository_for),
@@ -157,7 +157,7 @@ def _check_width(
     kind = layout[name][1]
     if kind not in input_widths.INPUT_LAYER:
         return
-    place, _ = place_of_settings(resolved, name)
+    place, _ = place_of_settings(resolved.sources, name)
     part = label or f"the {name} of {place.label}"
     settings = settings_of(resolved, name, "config.json", offline)
     input_widths.check(pipeline, part, kind, channels, settings, way_to)

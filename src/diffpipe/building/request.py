@@ -16,6 +16,7 @@ from ..sources.key import Report, Resolved, resolve
 from ..sources.pin import Context, Pinned, pin
 from ..storage.disk import user_path
 from .command import absolute
+from .marks import marked
 
 LATER = frozenset({"no_safety_checker", "lora_partial"})  # options that are younger than the pins of some requests
 
@@ -42,9 +43,8 @@ class Request:
         """The request's sources. Raises UsageError, NotFoundError or AccessError in the user's terms."""
         # A class of the model's own is not known yet.
         check = _check_names if self.check_classes and not self.spec.trust_remote_code else None
-        return pin(
-            self.spec, self.row, Context(self._known(), hub_client.is_offline(self.offline), self.commits, check)
-        )
+        offline = hub_client.is_offline(self.offline)
+        return marked(pin(self.spec, self.row, Context(self._known(), offline, self.commits, check)), offline)
 
     def resolved(self, spec: BuildSpec, report: Report | None = None) -> Resolved:
         """What it comes to with the placement of `spec`; local files are read here."""

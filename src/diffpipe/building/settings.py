@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 
 from ..core.canonical import JsonObject
@@ -26,9 +27,9 @@ OBJECTS = frozenset(
 )
 
 
-def place_of_settings(resolved: Resolved, component: str) -> tuple[Source, str]:
+def place_of_settings(given: Iterable[Source], component: str) -> tuple[Source, str]:
     """The source of a component's settings and the folder in it ("" at its root): a single file has none of its own."""
-    sources = {source.role: source for source in resolved.sources}
+    sources = {source.role: source for source in given}
     own = sources.get(Role.component(component))
     if own is not None and not own.single:
         return own, own.subfolder
@@ -37,25 +38,33 @@ def place_of_settings(resolved: Resolved, component: str) -> tuple[Source, str]:
 
 def settings_of(resolved: Resolved, component: str, name: str, offline: bool) -> JsonObject:
     """A component's own settings file; {} where there is none. Raises UsageError for one that is damaged."""
-    source, inside = place_of_settings(resolved, component)
+    return settings_at(resolved.sources, resolved.locations, component, name, offline)
+
+
+def settings_at(
+    sources: Sequence[Source], locations: Mapping[Role, str], component: str, name: str, offline: bool
+) -> JsonObject:
+    """The same, of sources that lie at `locations`."""
+    source, inside = place_of_settings(sources, component)
     path = f"{inside}/{name}" if inside else name
-    return _object(resolved, source, path, offline) if path in source.files else {}
+    return _object(source, locations[source.role], path, offline) if path in source.files else {}
 
 
 def check_settings(resolved: Resolved, offline: bool) -> None:
     """Raises UsageError for a settings file of any source that the libraries could not read."""
     for source in resolved.sources:
+        at = resolved.locations[source.role]
         for path in source.files:
             name = PurePosixPath(path).name
             if name in OBJECTS:
-                _object(resolved, source, path, offline)
-            elif name.endswith(".json") and source.kind != "hub" and not _whole(resolved, source, path):
+                _object(source, at, path, offline)
+            elif name.endswith(".json") and source.kind != "hub" and not _whole(source, at, path):
                 raise _damaged(source, path, "it is cut short")
 
 
-def _object(resolved: Resolved, source: Source, path: str, offline: bool) -> JsonObject:
+def _object(source: Source, location: str, path: str, offline: bool) -> JsonObject:
     try:
-        value = json.loads(_text(resolved, source, path, offline))
+        value = json.loads(_text(source, location, path, offline))
     except ValueError as error:  # of json, and of a text that is not UTF-8
         raise _damaged(source, path, "it is no JSON") from error
     if not isinstance(value, dict):
@@ -63,15 +72,15 @@ def _object(resolved: Resolved, source: Source, path: str, offline: bool) -> Jso
     return value
 
 
-def _text(resolved: Resolved, source: Source, path: str, offline: bool) -> str:
+def _text(source: Source, location: str, path: str, offline: bool) -> str:
     if source.kind == "hub" and source.commit:
         return hub.read_text(Repository.of(source), path, offline)
-    return file_of(source, resolved.locations[source.role], path).read_text(encoding="utf-8")
+    return file_of(source, location, path).read_text(encoding="utf-8")
 
 
-def _whole(resolved: Resolved, source: Source, path: str) -> bool:
+def _whole(source: Source, location: str, path: str) -> bool:
     """Whether a JSON file ends as it begins: a large one that was cut short does not."""
-    data = file_of(source, resolved.locations[source.role], path).read_bytes().strip()
+    data = file_of(source, location, path).read_bytes().strip()
     return (data[:1], data[-1:]) in ((b"{", b"}"), (b"[", b"]"))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 
 from ..catalog.rows import PipelineType
@@ -27,13 +27,17 @@ Report = Callable[[str, int], None]  # a file's name, and how many bytes more of
 
 @dataclass(frozen=True)
 class Resolved:
-    """A build request whose every source is pinned. `locations` gives role -> folder or file ("" : not fetched yet)."""
+    """A build request whose every source is pinned. `locations` gives role -> folder or file ("" : not fetched yet).
+
+    `marks`: settings of the scheduler, among those of `spec`, that a file of weights asks for.
+    """
 
     spec: BuildSpec
     pipeline: str
     sources: tuple[Source, ...]
     locations: Mapping[Role, str]
     config: Configuration
+    marks: JsonObject = field(default_factory=dict)
 
     @property
     def key(self) -> str:
@@ -57,7 +61,7 @@ def resolve(pinned: Pinned, spec: BuildSpec, digests: DigestCache, report: Repor
     names = {name for source in sources for name in source.components}
     asked = quantization(placed, pinned.row, names)
     config = configuration(placed, pinned.pipeline, sources, asked, pinned.row.float32)
-    return Resolved(placed, pinned.pipeline, sources, pinned.locations, config)
+    return Resolved(placed, pinned.pipeline, sources, pinned.locations, config, pinned.marks)
 
 
 def _digested(source: Source, location: str, digests: DigestCache, report: Report | None) -> Source:

@@ -18,6 +18,7 @@ from typing import Any
 
 from ..catalog.rows import PipelineType
 from ..core.build_spec import BuildSpec
+from ..core.canonical import JsonObject
 from ..core.components import DENOISER_ONLY, parts_of_checkpoint
 from ..core.errors import DiffpipeError, NotFoundError, UsageError
 from ..core.source import BASE, CHECKPOINTS, CONFIG, EMBEDDED, FileInfo, Role, Source, SourceKind, layout_of, place_of
@@ -56,7 +57,8 @@ class Pinned:
     """A build request whose every source is known to the file; its placement may still be chosen (see key.resolve).
 
     `spec`: with the components that the row adds. `locations`: role -> folder or file ("" : not fetched yet). Files on
-    this machine are sized and not read: their digests are "" still.
+    this machine are sized and not read: their digests are "" still. `marks`: settings of the scheduler, among those of
+    `spec`, that a file of weights asks for.
     """
 
     spec: BuildSpec
@@ -64,6 +66,7 @@ class Pinned:
     pipeline: str
     sources: tuple[Source, ...]
     locations: Mapping[Role, str]
+    marks: JsonObject = field(default_factory=dict)
 
     @property
     def layout(self) -> dict[str, tuple[str, str]]:
