@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from conftest import Cli, Warm
 from hub_server import serve
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 SMALL = ("--prompt", "a fox", "--width", 32, "--height", 32, "--num-inference-steps", 2, "--seed", 1)
 Make = Callable[..., bytes]
@@ -146,3 +148,16 @@ def test_from_the_hub(
     manifest = json.loads(warm("pipelines", "show", "online", "--json", check=True).stdout)["manifest"]
     lora: dict[str, Any] = next(source for source in manifest["sources"] if source["role"] == "lora:0")
     assert (lora["label"], lora["scale"], len(lora["commit"])) == ("org/style", 0.5, 40)
+
+
+def test_doras_magnitudes_cannot_stay_beside_gguf_weights(warm: Warm, checkpoints: Path, tmp_path: Path) -> None:
+    """They scale the sum of both: it is refused before anything is loaded."""
+    tensors = load_file(checkpoints / "flux-lora.safetensors")
+    sizes = {
+        name.replace("lora_B.weight", "dora_scale"): one.shape[0] for name, one in tensors.items() if "lora_B" in name
+    }
+    save_file(tensors | {name: torch.ones(size, 1) for name, size in sizes.items()}, tmp_path / "dora.safetensors")
+    gguf = f"transformer={checkpoints / 'flux-transformer.gguf'}"
+    words = ("flux", "--model", checkpoints / "flux", "--component", gguf, "--lora", tmp_path / "dora.safetensors")
+    code, message, _ = refused(warm, *words)
+    assert (code, message.partition(": ")[0]) == (2, "the LoRA dora.safetensors cannot be applied to quantized weights")

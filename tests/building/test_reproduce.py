@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from documents import BASE, COMMIT, FACTS, SHA, hub, local, made, manifest_of, run_of
 
+from diffpipe.building.command import command_of
 from diffpipe.building.reproduce import Given, call_of, find_media, spec_of
 from diffpipe.core.build_spec import BuildSpec, Placement, Speed
 from diffpipe.core.errors import DiffpipeError, NotFoundError, UsageError
@@ -83,6 +84,19 @@ def test_local_sources_are_asked_for_in_words_that_can_be_typed() -> None:
     for strange in (Given(config="x"), Given(components={"unet": "x"}), Given(loras=("a", "b"))):
         with pytest.raises(UsageError):
             spec_of(found.recipe, strange, {})
+
+
+def test_a_lora_goes_where_it_went_and_may_be_one_in_part() -> None:
+    sources = (BASE, local("lora:0", "ink.safetensors", "ink.safetensors", "file", scale=0.5, into="transformer_2"))
+    spec = BuildSpec("stable-diffusion", "text2image", "x", loras=("x",), lora_partial=True)
+    found = parsed(texts(run_of(manifest_of(sources, spec)), Request(0, 1, {}))(FACTS)["diffpipe"])
+    again, _, _ = spec_of(found.recipe, Given(loras=("/m/ink.safetensors",)), {})
+    assert (again.loras, again.lora_partial) == (("transformer_2=/m/ink.safetensors@0.5",), True)
+    words = command_of(again, "x")
+    assert words[-3:] == ("--lora", "transformer_2=/m/ink.safetensors@0.5", "--lora-partial")
+    whole = replace(spec, lora_partial=False)
+    plain = manifest_of((BASE, replace(sources[1], into="")), whole)
+    assert len({one.key for one in (plain, manifest_of(sources, spec), manifest_of(sources, whole))}) == 3
 
 
 @pytest.mark.parametrize("trust", ["allow_pickle", "trust_remote_code"])

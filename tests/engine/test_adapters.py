@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
 
 from checkpoints import flux_pipeline, stable_diffusion_pipeline  # noqa: E402
+from checkpoints_video import wan22_pipeline  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
 from diffpipe.core.errors import UsageError  # noqa: E402
@@ -31,8 +33,8 @@ def _quiet() -> None:
     library_logs.listen()
 
 
-def check(checkpoints: Path, model: str, lora: Path) -> adapter_fit.Fit | None:
-    """Check a LoRA against a folder, of which only the settings are read."""
+def settings_of(checkpoints: Path, model: str) -> adapter_fit.Settings:
+    """The settings of a folder's components; nothing else of it is read."""
     index = json.loads((checkpoints / model / "model_index.json").read_text())
 
     def settings(name: str) -> tuple[Any, dict[str, Any]] | None:
@@ -41,7 +43,14 @@ def check(checkpoints: Path, model: str, lora: Path) -> adapter_fit.Fit | None:
         configuration = json.loads((checkpoints / model / name / "config.json").read_text())
         return lookup.component_class(*index[name]), configuration
 
-    return adapter_fit.check(lookup.pipeline_class(index["_class_name"]), lora, lora.name, settings)
+    return settings
+
+
+def check(checkpoints: Path, model: str, lora: Path) -> adapter_fit.Fit | None:
+    """Check a LoRA against a folder, of which only the settings are read."""
+    index = json.loads((checkpoints / model / "model_index.json").read_text())
+    pipeline = lookup.pipeline_class(index["_class_name"])
+    return adapter_fit.check(pipeline, lora, lora.name, settings_of(checkpoints, model))
 
 
 @pytest.mark.parametrize(
@@ -215,6 +224,43 @@ def test_the_text_encoders_part_is_fused_too(checkpoints: Path) -> None:
             torch.testing.assert_close(
                 weights[f"{layer}.weight"] - was[f"{layer}.weight"], difference, rtol=1e-4, atol=1e-5
             )
+
+
+@pytest.mark.parametrize(
+    ("name", "asked", "denoiser", "said"),
+    [
+        ("wan2.2_t2v_high_noise.safetensors", "", "transformer", "as its name says high noise"),
+        ("Wan22_A14B_T2V_LOW_Lightning_4steps.safetensors", "", "transformer_2", "as its name says low noise"),
+        ("low_noise_model.safetensors", "", "transformer_2", "as its name says low noise"),
+        ("style-LN.safetensors", "", "transformer_2", "as its name says low noise"),
+        ("i2v_low_lightx2v.safetensors", "", "transformer_2", "as its name says low noise"),
+        ("low_noise_model.safetensors", "transformer", "transformer", "as asked"),
+        ("style.safetensors", "transformer_2", "transformer_2", "as asked"),
+        ("low-poly.safetensors", "", "transformer", "alone; for the other: --lora transformer_2=SOURCE"),
+        ("style.safetensors", "", "transformer", "alone; for the other: --lora transformer_2=SOURCE"),
+    ],
+)
+def test_one_of_a_pair(checkpoints: Path, tmp_path: Path, name: str, asked: str, denoiser: str, said: str) -> None:
+    """Wan 2.2 has a denoiser for much noise and one for little."""
+    tensors = {f"diffusion_model.blocks.0.self_attn.q.lora_{side}.weight": torch.ones(24, 24) for side in "AB"}
+    path = tmp_path / name
+    save_file(tensors, path)
+    told: list[str] = []
+    request = adapter_fit.Request(path, name, denoiser=asked)
+    adapter_fit.check_request(diffusers.WanPipeline, request, settings_of(checkpoints, "wan22"), told.append)
+    assert told == [f"the LoRA {name} goes into {denoiser}{'' if said.startswith('alone') else ','} {said}"]
+    pipe = wan22_pipeline()
+    layers = {part: getattr(pipe, part).blocks[0].attn1.to_q.weight for part in ("transformer", "transformer_2")}
+    before = {part: weight.clone() for part, weight in layers.items()}
+    adapters.fuse(pipe, [(path, replace(source(path, 1.0)[1], into=asked))])
+    assert [part for part, weight in layers.items() if not torch.equal(weight, before[part])] == [denoiser]
+
+
+def test_a_denoiser_that_is_not_there(checkpoints: Path) -> None:
+    request = adapter_fit.Request(checkpoints / "flux-lora.safetensors", "x", denoiser="transformer_2")
+    with pytest.raises(UsageError, match="--lora transformer_2=: FluxPipeline has no denoiser of that name") as raised:
+        adapter_fit.check_request(diffusers.FluxPipeline, request, settings_of(checkpoints, "flux"), print)
+    assert raised.value.hint == "it has transformer"
 
 
 def test_one_that_changes_no_layer_is_refused(checkpoints: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..catalog.rows import PipelineType
 from ..core.build_spec import Speed
-from ..core.components import kind_of
+from ..core.components import is_text_encoder, kind_of
 from ..core.configuration import SchedulerChoice
 from ..core.errors import UsageError
 from ..core.flag import OutputKind
@@ -172,10 +172,22 @@ def check_loras(checked: Checked, resolved: Resolved, locations: Mapping[Role, s
             return None
         return lookup.component_class(*checked.layout[name]), settings_of(resolved, name, "config.json", offline)
 
+    spec, quantized = resolved.spec, _quantized(resolved, settings)
     for source in resolved.sources:
         if source.role.kind != "lora":
             continue
         path = file_of(source, locations[source.role], next(iter(source.files)))
-        spec = resolved.spec
-        asked = adapter_fit.Request(path, source.label, spec.allow_pickle, spec.lora_partial)
+        asked = adapter_fit.Request(path, source.label, spec.allow_pickle, spec.lora_partial, source.into, quantized)
         adapter_fit.check_request(checked.pipeline, asked, settings, say)
+
+
+def _quantized(resolved: Resolved, settings: Callable[[str], tuple[Any, dict[str, Any]] | None]) -> set[str]:
+    """The components whose weights come quantized: GGUF files, and what their configuration says."""
+    gguf = {source.role for source in resolved.sources if any(path.endswith(".gguf") for path in source.files)}
+    found = {role.name for role in gguf if role.kind == "component"}
+    for name in resolved.layout if resolved.spec.loras else ():
+        if kind_of(name) == "denoiser" and BASE in gguf and Role.component(name) not in gguf:
+            found.add(name)
+        elif (kind_of(name) == "denoiser" or is_text_encoder(name)) and (known := settings(name)):
+            found |= {name} if known[1].get("quantization_config") else set()
+    return found

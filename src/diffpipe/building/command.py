@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..core.build_spec import BuildSpec, Placement
+from ..sources.named import split_denoiser
 from ..storage.disk import user_path
 
 
@@ -32,7 +33,8 @@ def command_of(spec: BuildSpec, name: str) -> tuple[str, ...]:
     for component, source in spec.components.items():
         words += ["--component", f"{component}={absolute(source)}"]
     for lora in spec.loras:
-        words += ["--lora", absolute(lora)]
+        denoiser, source = split_denoiser(lora)
+        words += ["--lora", f"{denoiser}={absolute(source)}" if denoiser else absolute(source)]
     words += [switch for switch, on in _switches(spec.placement).items() if on]
     words += ["--lora-partial"] * spec.lora_partial
     words += ["--compile"] * spec.speed.compile + ["--no-safety-checker"] * spec.no_safety_checker

@@ -244,11 +244,16 @@ def _sources(recipe: Recipe, given: Given, places: Mapping[Role, str]) -> dict[R
         if text is None:
             missing.append(part.needed)
         else:
-            found[part.role] = f"{text}@{part.section.scale!r}" if part.role.kind == "lora" else text
+            found[part.role] = _as_lora(text, part.section) if part.role.kind == "lora" else text
     if missing:
         problem = f"it was made with local files that are not known here: {', '.join(what for _, what in missing)}"
         raise NotFoundError(problem, f"say where: {' '.join(f'{option} {what}' for option, what in missing)}")
     return found
+
+
+def _as_lora(text: str, section: Section) -> str:
+    """As --lora takes it, with its scale and the denoiser that was named for it."""
+    return f"{section.into}={text}@{section.scale!r}" if section.into else f"{text}@{section.scale!r}"
 
 
 def _check_used(given: Given, parts: Sequence[_Part]) -> None:

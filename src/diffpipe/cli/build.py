@@ -116,8 +116,9 @@ COMMON = [
     ),
     option(
         "lora", list[str] | None, None,
-        "Fuse a LoRA: repository, repository/file or local file. May be repeated.", panel=CHANGES,
-        metavar="SOURCE[@SCALE]",
+        "Fuse a LoRA: repository, repository/file or local file. May be repeated. Where a model has two denoisers "
+        "(Wan 2.2), the file's name or DENOISER= says which it is for.", panel=CHANGES,
+        metavar="[DENOISER=]SOURCE[@SCALE]",
     ),
     option(
         "lora_partial", bool, False,

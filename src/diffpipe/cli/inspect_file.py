@@ -100,6 +100,7 @@ def _source(role: Role, section: Section, source: SourceFacts | None) -> str:
     label = (source.label if source else "") or section.repository or next(iter(section.files), "")
     commit = f"@{section.commit[:7]}" if section.kind == "hub" else ""
     scale = f" at {section.scale:g}" if role.kind == "lora" else ""
+    scale += f" in {section.into}" if section.into else ""
     local = " (local)" if section.kind == "local" and not (source and source.kind == "embedded") else ""
     return f"{label}{commit}{scale}{local}"
 

@@ -71,7 +71,8 @@ class Trust:
 class Section:
     """What decides the weights of one source: repository and commit on the hub, files by content elsewhere.
 
-    `files`: the paths of those that are loaded, () where the commit decides. `scale`: of a LoRA.
+    `files`: the paths of those that are loaded, () where the commit decides. `scale`: of a LoRA; `into`: the
+    denoiser that was named for it.
     """
 
     kind: Literal["hub", "local"]
@@ -81,6 +82,7 @@ class Section:
     commit: str = ""
     variant: str | None = None
     scale: float = 1.0
+    into: str = ""
 
     @classmethod
     def from_json(cls, data: Fields) -> Section:
@@ -95,6 +97,7 @@ class Section:
             commit=data.text("commit") if kind == "hub" else "",
             variant=data.maybe_text("variant"),
             scale=data.number("scale", 1.0),
+            into=data.text("into", ""),
         )
 
 

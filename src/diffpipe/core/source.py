@@ -75,7 +75,8 @@ class Source:
     """A pinned source: the exact files that will be loaded, wherever they lie.
 
     `label` is what the user knows it by (repository id, or the last part of a path); `commit` is set for hub
-    repositories. `subfolder` is "" at the source's root. `pipeline` and `components` (name -> library, class) are what
+    repositories. `subfolder` is "" at the source's root. `into`: of a LoRA the denoiser that was named for it.
+    `pipeline` and `components` (name -> library, class) are what
     a diffusers folder's model_index.json says.
     """
 
@@ -87,6 +88,7 @@ class Source:
     variant: str | None = None
     subfolder: str = ""
     scale: float = 1.0
+    into: str = ""
     pipeline: str = ""
     components: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
@@ -107,6 +109,7 @@ class Source:
             variant=data.maybe_text("variant"),
             subfolder=data.text("subfolder", ""),
             scale=data.number("scale", 1.0),
+            into=data.text("into", ""),
             pipeline=data.text("pipeline", ""),
             components={name: _class_of(data.object("components"), name) for name in data.object("components").names()},
         )
@@ -123,6 +126,7 @@ class Source:
             "scale": self.scale,
             "pipeline": self.pipeline,
             "components": {name: list(pair) for name, pair in self.components.items()},
+            **({"into": self.into} if self.into else {}),
         }
 
 

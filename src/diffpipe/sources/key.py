@@ -161,6 +161,7 @@ def _section(source: Source) -> JsonObject:
         section["files"] = {path: info.digest for path, info in source.files.items()}
     if source.role.kind == "lora":
         section["scale"] = source.scale
+        section |= {"into": source.into} if source.into else {}
     return section
 
 

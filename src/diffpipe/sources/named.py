@@ -33,6 +33,16 @@ def source_kind(text: str) -> SourceKind:
     )
 
 
+def split_denoiser(text: str) -> tuple[str, str]:
+    """[DENOISER=]SOURCE[@SCALE] of a LoRA -> the denoiser, "" where none is named, and the rest.
+
+    A = in the name of a local file is part of it.
+    """
+    name, mark, rest = text.partition("=")
+    local = user_path(text).exists() or user_path(text.rpartition("@")[0] or text).exists()
+    return (name, rest) if mark and name.isidentifier() and rest and not local else ("", text)
+
+
 def split_scale(text: str) -> tuple[str, float]:
     """SOURCE[@SCALE] -> source and scale (1.0 when none is given).
 

@@ -27,7 +27,7 @@ from ..storage.tensor_headers import read_safetensors
 from . import hub, model_files
 from .hub_cache import Repository
 from .left_out import without_parts
-from .named import is_single, repository_and_file, source_kind, split_revision, split_scale
+from .named import is_single, repository_and_file, source_kind, split_denoiser, split_revision, split_scale
 from .pointers import refuse_pointer
 from .trust import check_suffix, model_index, refuse_own_classes
 
@@ -258,17 +258,24 @@ def _class_named(
 
 
 def _pin_lora(number: int, text: str, spec: BuildSpec, context: Context) -> tuple[Source, str]:
-    """Pin an adapter: a local file, owner/name[/file], or demo:NAME for one that comes with the demo model."""
+    """Pin an adapter as `--lora` names it, with its scale and the denoiser that it is for."""
     role = Role.lora(number)
     if role in context.pins:
         return context.pins[role], ""
+    denoiser, text = split_denoiser(text)
     text, scale = split_scale(text)
+    source, location = _pin_adapter(role, text, spec, context)
+    return replace(source, scale=scale, into=denoiser), location
+
+
+def _pin_adapter(role: Role, text: str, spec: BuildSpec, context: Context) -> tuple[Source, str]:
+    """Pin an adapter: a local file, owner/name[/file], or demo:NAME for one that comes with the demo model."""
     if text.startswith("demo:"):
         embedded = f"demo/lora/{text.removeprefix('demo:')}.safetensors"
         if not place_of(EMBEDDED + embedded).is_file():
             raise NotFoundError(f"the demo model has no LoRA {text[5:]!r}", "diffpipe providers show demo lists them")
         source, location = _pin_file(role, str(place_of(EMBEDDED + embedded)), context)
-        return replace(source, kind="embedded", label=text, scale=scale), EMBEDDED + embedded
+        return replace(source, kind="embedded", label=text), EMBEDDED + embedded
     repository, inner = repository_and_file(text)
     if inner:
         check_suffix(inner, spec.allow_pickle)
@@ -282,14 +289,13 @@ def _pin_lora(number: int, text: str, spec: BuildSpec, context: Context) -> tupl
             raise UsageError(
                 f"{source.label} holds no LoRA", "a LoRA's tensors are named lora_A, lora_down and the like"
             )
-        return replace(source, scale=scale), location
+        return source, location
     commit, names, _read = _listing(kind, text, context.commits.get(role), context)
     candidates = [inner] if inner else [name for name in names if name.endswith(".safetensors")]
     if len(candidates) != 1 or candidates[0] not in names:
         listed = ", ".join(sorted(name for name in names if name.endswith(".safetensors"))[:5]) or "none"
         raise UsageError(f"--lora {text}: which file?", f"name it as {text}/FILE; there are: {listed}")
-    source, location = _source(role, kind, text, commit, candidates, names, context)
-    return replace(source, scale=scale), location
+    return _source(role, kind, text, commit, candidates, names, context)
 
 
 def _pin_file(role: Role, text: str, context: Context, *, allow_pickle: bool = False) -> tuple[Source, str]:

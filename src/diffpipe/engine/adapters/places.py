@@ -166,21 +166,26 @@ def shapes_of(part: torch.nn.Module) -> Shapes:
     return {name.replace(".base_layer.", "."): shape for name, shape in found.items() if ".lora_" not in name}
 
 
+SECOND = "transformer_2"  # the denoiser for little noise, of pipelines with two
+# Of a pair's files the one for much noise, and the one for little, by their names.
+HIGH = re.compile(r"high[-_. ]?noise|(?<![a-z])(high|hn)(?![a-z])(?![-_. ]?(res|detail|quality|key|contrast))", re.I)
+LOW = re.compile(
+    r"low[-_. ]?noise|(?<![a-z])(low|ln)(?![a-z])(?![-_. ]?(res|poly|quality|key|contrast|light(ing)?(?![a-z])))", re.I
+)
+
+
 def wanted_denoiser(asked: str, file: str, denoisers: Sequence[str]) -> tuple[str, str]:
     """The denoiser that an adapter is for, and why: as asked, by the file's own name, else the first.
 
-    Wan 2.2 has two, for much noise and for little; its adapters are pairs of files that say which.
+    Wan 2.2 has `transformer` for much noise and `transformer_2` for little; its adapters are pairs of files, of which
+    the names say which is which. The reason is "" where there is nothing to choose.
     """
-    if asked:
-        return asked, ""
     first = denoisers[0] if denoisers else ""
-    if len(denoisers) < 2:
-        return first, ""
-    for index, pattern in enumerate((HIGH, LOW)):
-        if pattern.search(file):
-            return denoisers[index], f"its name says {'high' if index == 0 else 'low'} noise"
-    return first, "neither its name nor the option says which"
-
-
-HIGH = re.compile(r"high[-_. ]?noise|(?:^|[-_. ])high(?:[-_. ]|$)|(?:^|[-_. ])hn(?:[-_. ]|$)", re.IGNORECASE)
-LOW = re.compile(r"low[-_. ]?noise|(?:^|[-_. ])low(?:[-_. ]|$)|(?:^|[-_. ])ln(?:[-_. ]|$)", re.IGNORECASE)
+    if SECOND not in denoisers:
+        return asked or first, ""
+    if asked:
+        return asked, ", as asked"
+    high, low = bool(HIGH.search(file)), bool(LOW.search(file))
+    if high != low:
+        return (first if high else SECOND), f", as its name says {'high' if high else 'low'} noise"
+    return first, f" alone; for the other: --lora {SECOND}=SOURCE"

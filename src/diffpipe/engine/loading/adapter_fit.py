@@ -49,7 +49,7 @@ class Fit(NamedTuple):
 class Request(NamedTuple):
     """An adapter to check. `label`: what the user knows it by. `partial`: what does not fit may be left out.
 
-    `component`: the denoiser that it is for, "" where that is not said. `quantized`: the components whose weights come
+    `denoiser`: which it is for, "" where that is not said. `quantized`: the components whose weights come
     quantized.
     """
 
@@ -57,7 +57,7 @@ class Request(NamedTuple):
     label: str
     pickle: bool = False
     partial: bool = False
-    component: str = ""
+    denoiser: str = ""
     quantized: Collection[str] = ()
 
 
@@ -118,11 +118,10 @@ class _Found(NamedTuple):
         """Raises _UnknownError where settings are needed that are not known."""
         components = [name for name in adaptable(pipeline, pipeline_parts(pipeline)[0]) if settings(name)]
         denoisers = [name for name in components if kind_of(name) == "denoiser"]
-        if asked.component and asked.component not in components:
-            raise UsageError(
-                f"there is no {asked.component} that a LoRA could change", f"this model has: {', '.join(components)}"
-            )
-        denoiser, why = wanted_denoiser(asked.component, asked.path.name, denoisers)
+        if asked.denoiser and asked.denoiser not in denoisers:
+            problem = f"--lora {asked.denoiser}=: {pipeline.__name__} has no denoiser of that name"
+            raise UsageError(problem, f"it has {' and '.join(denoisers) or 'none'}")
+        denoiser, why = wanted_denoiser(asked.denoiser, asked.path.name, denoisers)
         names = Names(components, lambda name: _shapes(name, settings), denoiser)
         widened = control_adapter.wider_input(file, names)
         if widened and control_adapter.takes_control(pipeline):
@@ -187,7 +186,7 @@ class _Found(NamedTuple):
 
     def notes(self) -> tuple[str, ...]:
         """What is left out, and what the file says twice."""
-        said = [f"is for {self.names.denoiser}: {self.why}"] if self.why else []
+        said = [f"goes into {self.names.denoiser}{self.why}"] if self.why else []
         said += [f"is {self._kinds()}"] if self._kinds() != "LoRA" else []
         said += [self._in_part()] if self.plan.left else []
         if doubled := self.plan.doubled:

@@ -60,7 +60,7 @@ def adaptable(pipeline: type[DiffusionPipeline], components: Collection[str]) ->
     """The components that adapters may change: those that diffusers says, and every denoiser and text encoder."""
     named = diffusers_seam.lora_parts(pipeline)
     found = [name for name in components if kind_of(name) == "denoiser" or is_text_encoder(name) or name in named]
-    return sorted(found, key=lambda name: (name not in named, found.index(name)))
+    return sorted(found, key=lambda name: (named.index(name) if name in named else len(named), name))
 
 
 def components(
@@ -82,7 +82,7 @@ def _planned(pipe: DiffusionPipeline, file: AdapterFile, source: Source) -> Plan
     components = adaptable(type(pipe), list(pipe.components))
     present = {name: part for name in components if (part := getattr(pipe, name, None)) is not None}
     denoisers = [name for name in present if kind_of(name) == "denoiser"]
-    denoiser, _ = wanted_denoiser("", file.path.name, denoisers)
+    denoiser, _ = wanted_denoiser(source.into, file.path.name, denoisers)
     control_adapter.widen(pipe, denoiser, file)
     planned = plan(file, Names(present, lambda name: shapes_of(present[name]), denoiser))
     if not planned.places:
