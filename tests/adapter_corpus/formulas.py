@@ -119,6 +119,37 @@ def with_mid(draw: Draw, weight: Tensor, bias: Tensor | None) -> Layer:
     return Layer(tensors, weight + alpha / RANK * change)
 
 
+def wider(draw: Draw, weight: Tensor, bias: Tensor | None) -> Layer:
+    """LoRA of a layer that takes in a control picture too; its weight for that was 0 (BFL's Control LoRAs)."""
+    return peft_with_bias(draw, torch.cat([weight, torch.zeros_like(weight)], dim=1), bias)
+
+
+def as_convolution(inner: Formula) -> Formula:
+    """The matrices of a linear layer as those of a convolution of one pixel, as files have them that were converted."""
+
+    def make(draw: Draw, weight: Tensor, bias: Tensor | None) -> Layer:
+        made = inner(draw, weight, bias)
+        shaped = {
+            name: tensor[..., None, None] if tensor.ndim == 2 else tensor for name, tensor in made.tensors.items()
+        }
+        return replace(made, tensors=shaped)
+
+    return make
+
+
+def as_matrix(inner: Formula) -> Formula:
+    """The other way round: a convolution of one pixel as a linear layer."""
+
+    def make(draw: Draw, weight: Tensor, bias: Tensor | None) -> Layer:
+        made = inner(draw, weight, bias)
+        shaped = {
+            name: t.flatten(1) if t.ndim == 4 and t.shape[2:] == (1, 1) else t for name, t in made.tensors.items()
+        }
+        return replace(made, tensors=shaped)
+
+    return make
+
+
 # --- DoRA (Liu et al., arXiv:2402.09353): m * V / |V|, V = W + alpha / rank * B A ------------------------------------
 
 

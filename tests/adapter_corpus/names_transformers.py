@@ -140,6 +140,28 @@ SD3 = original(
         }
     },
 )
+SD3_WHOLE = together(
+    SD3,
+    original(
+        "transformer",
+        {("joint_blocks", "transformer_blocks"): {"x_block.adaLN_modulation.1": ("norm1.linear",)}},
+        {
+            "joint_blocks.0.context_block.adaLN_modulation.1": "transformer_blocks.0.norm1_context.linear",
+            "x_embedder.proj": "pos_embed.proj",
+            "context_embedder": "context_embedder",
+            "t_embedder.mlp.0": "time_text_embed.timestep_embedder.linear_1",
+            "t_embedder.mlp.2": "time_text_embed.timestep_embedder.linear_2",
+            "y_embedder.mlp.0": "time_text_embed.text_embedder.linear_1",
+            "y_embedder.mlp.2": "time_text_embed.text_embedder.linear_2",
+            "final_layer.linear": "proj_out",
+        },
+    ),
+    # The last block has no text left to make: its modulation is one of a last layer.
+    modulated(
+        "transformer", "joint_blocks.1.context_block.adaLN_modulation.1", "transformer_blocks.1.norm1_context.linear"
+    ),
+    modulated("transformer", "final_layer.adaLN_modulation.1", "norm_out.linear"),
+)
 SD3_OWN = own("transformer", rf"{JOINT}$")
 
 # --- Wan, LTX, Qwen Image, Z-Image -----------------------------------------------------------------------------------
@@ -227,6 +249,16 @@ LTX2_OUTER = original(
         "audio_patchify_proj": "audio_proj_in",
         "adaln_single.linear": "time_embed.linear",
         "audio_adaln_single.linear": "audio_time_embed.linear",
+        "av_ca_video_scale_shift_adaln_single.linear": "av_cross_attn_video_scale_shift.linear",
+        "av_ca_audio_scale_shift_adaln_single.linear": "av_cross_attn_audio_scale_shift.linear",
+        "av_ca_a2v_gate_adaln_single.linear": "av_cross_attn_video_a2v_gate.linear",
+        "av_ca_v2a_gate_adaln_single.linear": "av_cross_attn_audio_v2a_gate.linear",
+        "av_ca_a2v_gate_adaln_single.emb.timestep_embedder.linear_1": (
+            "av_cross_attn_video_a2v_gate.emb.timestep_embedder.linear_1"
+        ),
+        "caption_projection.linear_1": "caption_projection.linear_1",
+        "proj_out": "proj_out",
+        "audio_proj_out": "audio_proj_out",
     },
 )
 # What musubi-tuner and ai-toolkit train: diffusers' own names, as the model's code has them.
@@ -248,6 +280,20 @@ Z_IMAGE_BLOCK: Block = {
 }
 Z_IMAGE_FUSED = original(
     "transformer", {(name, name): Z_IMAGE_BLOCK for name in ("layers", "noise_refiner", "context_refiner")}
+)
+Z_IMAGE_WHOLE = together(
+    Z_IMAGE_FUSED,
+    original(
+        "transformer",
+        {},
+        {
+            "x_embedder": "all_x_embedder.2-1",
+            "cap_embedder.1": "cap_embedder.1",
+            "t_embedder.mlp.0": "t_embedder.mlp.0",
+            "final_layer.linear": "all_final_layer.2-1.linear",
+            "final_layer.adaLN_modulation.1": "all_final_layer.2-1.adaLN_modulation.1",
+        },
+    ),
 )
 
 # Tencent/HunyuanVideo, hyvideo/modules/models.py.
@@ -272,6 +318,31 @@ HUNYUAN = original(
             "modulation.linear": ("norm.linear",),
         },
     },
+)
+HUNYUAN_WHOLE = together(
+    HUNYUAN,
+    original(
+        "transformer",
+        {
+            ("txt_in.individual_token_refiner.blocks", "context_embedder.token_refiner.refiner_blocks"): {
+                "self_attn_qkv": ("attn.to_q", "attn.to_k", "attn.to_v"),
+                "self_attn_proj": ("attn.to_out.0",),
+                "mlp.fc1": ("ff.net.0.proj",),
+                "mlp.fc2": ("ff.net.2",),
+                "adaLN_modulation.1": ("norm_out.linear",),
+            }
+        },
+        {
+            "img_in.proj": "x_embedder.proj",
+            "time_in.mlp.0": "time_text_embed.timestep_embedder.linear_1",
+            "time_in.mlp.2": "time_text_embed.timestep_embedder.linear_2",
+            "vector_in.in_layer": "time_text_embed.text_embedder.linear_1",
+            "vector_in.out_layer": "time_text_embed.text_embedder.linear_2",
+            "txt_in.input_embedder": "context_embedder.proj_in",
+            "final_layer.linear": "proj_out",
+        },
+    ),
+    modulated("transformer", "final_layer.adaLN_modulation.1", "norm_out.linear"),
 )
 HUNYUAN_OWN = own(
     "transformer",

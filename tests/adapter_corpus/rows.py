@@ -72,6 +72,7 @@ def _stable_diffusion() -> list[Row]:
         row("LoCon", sd, f"{LYCORIS}/locon.py", (SD_FULL, f.KOHYA), (SD_CLIP, f.KOHYA)),
         row("LoCon, Tucker", sd, f"{LYCORIS}/locon.py", (SD_FULL, f.with_mid), (SD_CLIP, f.KOHYA)),
         row("kohya, LDM names", sd, COMFY, (n.flat("lora_unet", n.ldm(n.TRANSFORMER_2D)), f.KOHYA)),
+        row("kohya, convolutions as matrices", sd, KOHYA, (SD_UNET, f.as_matrix(f.KOHYA))),
         row("LoHa", sd, f"{LYCORIS}/loha.py", (SD_FULL, f.loha), (SD_CLIP, f.loha), dtype=torch.bfloat16),
         row("LoHa, Tucker", sd, f"{LYCORIS}/loha.py", (SD_FULL, f.loha_tucker), (SD_CLIP, f.loha)),
         row("LoKr", sd, f"{LYCORIS}/lokr.py", (SD_FULL, f.lokr("w2", 1.0)), (SD_CLIP, f.lokr("w2", 3.0))),
@@ -142,6 +143,7 @@ def _sdxl() -> list[Row]:
             (XL_CLIPS, f.dora(1, f.KOHYA)),
         ),
         row("DoRA of LyCORIS, by output", "SDXL", f"{LYCORIS}/locon.py", (XL_LDM_FULL, f.dora(0, f.KOHYA))),
+        row("kohya, matrices as convolutions", "SDXL", KOHYA, (XL_LDM, f.as_convolution(f.KOHYA))),
         row("LoHa", "SDXL", f"{LYCORIS}/loha.py", (XL_LDM_FULL, f.loha), (XL_CLIPS, f.loha)),
         row("LoKr", "SDXL", f"{LYCORIS}/lokr.py", (XL_LDM_FULL, f.lokr("w2", 1.0)), (XL_CLIPS, f.lokr("full", 4.0))),
         row("(IA)^3 of LyCORIS", "SDXL", f"{LYCORIS}/ia3.py", (XL_LDM_FULL, f.ia3)),
@@ -169,6 +171,12 @@ def _sd3() -> list[Row]:
             (encoders, f.KOHYA),
         ),
         row("ComfyUI", sd3, COMFY, (n.under("diffusion_model.", t.SD3), f.PEFT)),
+        row(
+            "kohya, all layers",
+            sd3,
+            "kohya-ss/sd-scripts, networks/lora_sd3.py",
+            (n.flat("lora_unet", t.SD3_WHOLE), f.KOHYA),
+        ),
         row("LoKr", sd3, f"{LYCORIS}/lokr.py", (n.flat("lora_unet", t.SD3), f.lokr("w2", 1.0))),
     ]
 
@@ -216,6 +224,7 @@ def _flux() -> list[Row]:
         row("DoRA of peft", flux, PEFT, (own, f.peft_dora)),
         row("kohya", flux, flux_kohya, (kohya, f.KOHYA), (encoders, f.KOHYA), dtype=torch.bfloat16),
         row("kohya, all layers", flux, flux_kohya, (n.flat("lora_unet", t.FLUX_WHOLE), f.KOHYA)),
+        row("diffusers' names, kohya's matrices", flux, ONE_TRAINER, (own, f.KOHYA)),
         row("ai-toolkit", flux, AI_TOOLKIT, (own, f.PEFT), dtype=torch.bfloat16),
         row(
             "LoKr of ai-toolkit", flux, "ostris/ai-toolkit, toolkit/models/lokr.py", (own, f.lokr("full", 9999999999.0))
@@ -269,6 +278,21 @@ def _flux() -> list[Row]:
     ]
 
 
+def _flux_control() -> list[Row]:
+    control, names = "Flux Control", n.only("^img_in", t.FLUX_CONTROL)
+    rest = n.only("^(?!img_in)", t.FLUX_CONTROL)
+    return [
+        row(
+            "BFL Control",
+            control,
+            "black-forest-labs/FLUX.1-Depth-dev-lora",
+            (names, f.wider),
+            (rest, f.instead("scale", f.peft_with_bias)),
+        ),
+        row("kohya", control, KOHYA, (n.flat("lora_unet", t.FLUX), f.KOHYA)),
+    ]
+
+
 def _flux2() -> list[Row]:
     flux2 = "Flux 2"
     return [
@@ -314,6 +338,7 @@ def _z_image() -> list[Row]:
             "comfyanonymous/ComfyUI, comfy/ldm/lumina/model.py",
             (n.under("diffusion_model.", t.Z_IMAGE_FUSED), f.PEFT),
         ),
+        row("ComfyUI, all layers", z_image, COMFY, (n.under("diffusion_model.", t.Z_IMAGE_WHOLE), f.KOHYA)),
         row("kohya, fused", z_image, COMFY, (n.flat("lora_unet", t.Z_IMAGE_FUSED), f.KOHYA)),
         row(
             "LoKr of ai-toolkit",
@@ -412,6 +437,7 @@ def _hunyuan() -> list[Row]:
         row("PEFT", hunyuan, PEFT, (n.under("transformer.", t.HUNYUAN_OWN), f.PEFT)),
         row("FramePack of musubi-tuner", hunyuan, MUSUBI, (n.flat("lora_unet", t.HUNYUAN_OWN), f.KOHYA)),
         row("musubi-tuner", hunyuan, MUSUBI, (n.flat("lora_unet", t.HUNYUAN), f.KOHYA)),
+        row("ComfyUI, all layers", hunyuan, COMFY, (n.under("diffusion_model.", t.HUNYUAN_WHOLE), f.PLAIN)),
         row("ComfyUI", hunyuan, COMFY, (n.under("diffusion_model.", t.HUNYUAN), f.PEFT)),
         row(
             "original",
@@ -427,6 +453,7 @@ ROWS: tuple[Row, ...] = (
     *_sdxl(),
     *_sd3(),
     *_flux(),
+    *_flux_control(),
     *_flux2(),
     *_qwen(),
     *_z_image(),

@@ -232,9 +232,25 @@ adaln_single.linear = time_embed.linear
 audio_adaln_single.emb.timestep_embedder.linear_1 = audio_time_embed.emb.timestep_embedder.linear_1
 audio_adaln_single.emb.timestep_embedder.linear_2 = audio_time_embed.emb.timestep_embedder.linear_2
 audio_adaln_single.linear = audio_time_embed.linear
+av_ca_video_scale_shift_adaln_single.emb.timestep_embedder.linear_1 = \
+av_cross_attn_video_scale_shift.emb.timestep_embedder.linear_1
+av_ca_video_scale_shift_adaln_single.emb.timestep_embedder.linear_2 = \
+av_cross_attn_video_scale_shift.emb.timestep_embedder.linear_2
 av_ca_video_scale_shift_adaln_single.linear = av_cross_attn_video_scale_shift.linear
+av_ca_a2v_gate_adaln_single.emb.timestep_embedder.linear_1 = \
+av_cross_attn_video_a2v_gate.emb.timestep_embedder.linear_1
+av_ca_a2v_gate_adaln_single.emb.timestep_embedder.linear_2 = \
+av_cross_attn_video_a2v_gate.emb.timestep_embedder.linear_2
 av_ca_a2v_gate_adaln_single.linear = av_cross_attn_video_a2v_gate.linear
+av_ca_audio_scale_shift_adaln_single.emb.timestep_embedder.linear_1 = \
+av_cross_attn_audio_scale_shift.emb.timestep_embedder.linear_1
+av_ca_audio_scale_shift_adaln_single.emb.timestep_embedder.linear_2 = \
+av_cross_attn_audio_scale_shift.emb.timestep_embedder.linear_2
 av_ca_audio_scale_shift_adaln_single.linear = av_cross_attn_audio_scale_shift.linear
+av_ca_v2a_gate_adaln_single.emb.timestep_embedder.linear_1 = \
+av_cross_attn_audio_v2a_gate.emb.timestep_embedder.linear_1
+av_ca_v2a_gate_adaln_single.emb.timestep_embedder.linear_2 = \
+av_cross_attn_audio_v2a_gate.emb.timestep_embedder.linear_2
 av_ca_v2a_gate_adaln_single.linear = av_cross_attn_audio_v2a_gate.linear
 transformer_blocks.{}.attn1.q_norm = transformer_blocks.{}.attn1.norm_q
 transformer_blocks.{}.attn1.k_norm = transformer_blocks.{}.attn1.norm_k

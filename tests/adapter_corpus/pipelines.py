@@ -1,9 +1,20 @@
-"""A tiny HunyuanVideo: no family of diffpipe has a row for it, `custom` loads it."""
+"""Tiny pipelines that no other test has: diffpipe has no rows for their classes, `custom` loads them."""
 
 from __future__ import annotations
 
-from checkpoints import vary
-from diffusers import FlowMatchEulerDiscreteScheduler, HunyuanVideoPipeline, HunyuanVideoTransformer3DModel
+from checkpoints import flux_pipeline, vary
+from diffusers import (
+    FlowMatchEulerDiscreteScheduler,
+    FluxControlPipeline,
+    HunyuanVideoPipeline,
+    HunyuanVideoTransformer3DModel,
+)
+
+
+def flux_control_pipeline() -> FluxControlPipeline:
+    parts = flux_pipeline().components
+    names = ("scheduler", "vae", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2", "transformer")
+    return FluxControlPipeline(**{name: parts[name] for name in names})
 
 
 def hunyuan_pipeline() -> HunyuanVideoPipeline:
