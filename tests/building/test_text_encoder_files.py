@@ -216,7 +216,7 @@ WRONG: dict[str, tuple[str, Callable[[Tensors], Tensors], str]] = {
     "a layer more": (
         "text_encoder",
         lambda t: {**t, **{n.replace("layers.1.", "layers.2."): one for n, one in t.items() if "layers.1." in n}},
-        "it has no .*layers.2",
+        r"it has no place for .*layers\.2",
     ),
     "a CLIP for the T5": ("text_encoder_2", lambda t: t, "does not fit the settings of text_encoder_2 in flux"),
     "a scale of no weight": ("text_encoder", lambda t: {**t, "x.scale_weight": torch.ones(())}, "a scale of no weight"),

@@ -13,6 +13,7 @@ from ..sources import hub
 from ..sources.hub_cache import Repository
 from ..sources.key import Resolved
 from ..storage.tensor_headers import TensorHeader, TensorInfo, read_header
+from . import folder_checks
 from .settings import place_of_settings, settings_of
 from .ways import way_to
 
@@ -49,6 +50,7 @@ def check(pipeline: str, resolved: Resolved, layout: Layout, offline: bool) -> l
             checked.add(name)
     for name in layout.keys() - checked:
         _check_width(pipeline, resolved, name, layout, None, None, offline)
+    folder_checks.check(resolved, layout, offline)
     return notes
 
 

@@ -52,6 +52,25 @@ def fit(cls: ComponentClass, settings: Mapping[str, JsonValue], shapes: Shapes) 
     return Fit([*faults, *missing, *more], [] if own else idle, channels)
 
 
+def fit_folder(cls: ComponentClass, settings: Mapping[str, JsonValue], shapes: Shapes) -> list[str]:
+    """What of a folder's weights is missing or of another shape than its settings say, in words.
+
+    Both libraries would make up what is missing.
+    """
+    import transformers
+
+    if issubclass(cls, transformers.PreTrainedModel):
+        return text_encoder_file.lacking(cls, settings, shapes)
+    if not hasattr(cls, "load_config"):
+        return []
+    model = hollow(cls, settings)
+    has = {n: tuple(one.shape) for n, one in diffusers_files_seam.with_current_names(model, _empty(shapes)).items()}
+    missing = [f"{name} is missing" for name, _ in model.named_parameters() if name not in has]
+    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    other = sorted(name for name in wanted if name in has and has[name] != wanted[name])
+    return [*(f"{name} is {_by(has[name])}, not {_by(wanted[name])}" for name in other), *missing]
+
+
 def repository_for(shapes: Shapes) -> str:
     """The repository that has the settings of a file's kind, as diffusers knows it; "" for a file it does not know."""
     return diffusers_files_seam.repository_of(_empty(shapes))

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
 GGUF = ".gguf"
+MORE = "it has no place for"  # begins what is said of tensors that the model has not
 FLOAT8 = "float8"  # in the names of torch's dtypes
 
 
@@ -34,10 +35,23 @@ def unfitting(
     cls: type[PreTrainedModel], settings: Mapping[str, object], shapes: Mapping[str, tuple[int, ...]]
 ) -> list[str]:
     """What of a file's tensors, known by name and shape alone, is not as the class and its settings want it."""
+    return _faults(cls, settings, {own: shapes[name] for name, own in own_names(shapes).items()})
+
+
+def lacking(
+    cls: type[PreTrainedModel], settings: Mapping[str, object], shapes: Mapping[str, tuple[int, ...]]
+) -> list[str]:
+    """What of a folder's tensors is missing or of another shape; more than it needs is usual (CLIP's other half)."""
+    return [fault for fault in _faults(cls, settings, shapes) if not fault.startswith(MORE)]
+
+
+def _faults(
+    cls: type[PreTrainedModel], settings: Mapping[str, object], shapes: Mapping[str, tuple[int, ...]]
+) -> list[str]:
     import torch
 
     config = cls.config_class.from_dict(dict(settings))
-    weights = {own: torch.empty(shapes[name], device="meta") for name, own in own_names(shapes).items()}
+    weights = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
     return _made(cls, config, weights, torch.float32, device_map="meta")[1]
 
 
@@ -62,7 +76,7 @@ def _made(
     )
     shapes = [f"{name} is {_by(has)}, not {_by(needs)}" for name, has, needs in sorted(info["mismatched_keys"])]
     missing = [f"{name} is missing" for name in sorted(info["missing_keys"])]
-    return model, [*shapes, *missing, *(f"it has no {name}" for name in sorted(info["unexpected_keys"]))]
+    return model, [*shapes, *missing, *(f"{MORE} {name}" for name in sorted(info["unexpected_keys"]))]
 
 
 def _by(shape: tuple[int, ...]) -> str:

@@ -35,7 +35,15 @@ KIND = Seam(
     file="diffusers/loaders/single_file_utils.py",
     text="def fetch_diffusers_config(checkpoint)",
 )
-SEAMS = (READING, CONVERSION, KIND)
+EARLIER = Seam(
+    "diffusers",
+    "ModelMixin._fix_state_dict_keys_on_load",
+    buys="folders whose weights have the names of before 2023 are known for what they are",
+    without="they are refused: parts of their attention seem to be missing",
+    file="diffusers/models/modeling_utils.py",
+    text="def _fix_state_dict_keys_on_load(self, state_dict",
+)
+SEAMS = (READING, CONVERSION, KIND, EARLIER)
 
 
 @contextmanager
@@ -67,6 +75,13 @@ def converted(cls: type, settings: Mapping[str, Any], tensors: Mapping[str, torc
         return {}
     made: dict[str, torch.Tensor] = known[found]["checkpoint_mapping_fn"](config=settings, checkpoint=dict(tensors))
     return made
+
+
+def with_current_names(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A folder's tensors under the names that its model has now, as `from_pretrained` renames them."""
+    found = dict(tensors)
+    getattr(model, "_fix_state_dict_keys_on_load", dict)(found)
+    return found
 
 
 def repository_of(tensors: Mapping[str, torch.Tensor]) -> str:
