@@ -182,8 +182,48 @@ def test_what_is_no_utf8_is_refused_with_its_line(form: str) -> None:
     assert fault(text, form) == "p line 2, column 'prompt': it is not valid UTF-8"
 
 
-def test_utf16_is_refused() -> None:
-    assert "UTF-8" in fault("a fox".encode("utf-16"))
+POWERSHELL = "a fox\r\nein Fähnlein\r\n"
+
+
+@pytest.mark.parametrize("form", [None, "text", "jsonl", "csv"])
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_utf16_is_refused_by_its_name(encoding: str, form: str | None) -> None:
+    for text in (POWERSHELL, "\ufeff" + POWERSHELL, '{"prompt": "a fox"}\n'):
+        assert fault(text.encode(encoding), form) == "p is UTF-16, not UTF-8"
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"\xef\xbb\xbf" + POWERSHELL.encode(),  # Notepad
+        POWERSHELL.replace("\r\n", "\r").encode(),  # old Mac
+        POWERSHELL.replace("\r\n", "\n").encode(),
+        b"\xef\xbb\xbfprompt\r\na fox\r\nein F\xc3\xa4hnlein\r\n",  # Excel's CSV UTF-8
+        b'\xef\xbb\xbf{"prompt": "a fox"}\r\n{"prompt": "ein F\\u00e4hnlein"}\r\n',
+    ],
+)
+def test_utf8_of_any_editor_is_read(raw: bytes) -> None:
+    form = "csv" if b"prompt\r" in raw else None
+    assert read(raw, form) == [{"prompt": "a fox"}, {"prompt": "ein Fähnlein"}]
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "cp1252", "mac-roman", "cp437"])
+@pytest.mark.parametrize("form", ["text", "csv"])
+def test_the_line_of_another_encoding_is_named(encoding: str, form: str) -> None:
+    head = "prompt\n" if form == "csv" else "a fox\n"
+    assert fault((head + "ein Fähnlein\n").encode(encoding), form) == "p line 2, column 'prompt': it is not valid UTF-8"
+
+
+@pytest.mark.parametrize(
+    ("raw", "form"),
+    [
+        (b"a fox\na cat\0a dog\0\n", "text"),  # find -print0
+        (b"prompt\na cat\0\n", "csv"),
+        (b'{"prompt": "a fox"}\n{"prompt": "a \\u0000 cat"}\n', "jsonl"),
+    ],
+)
+def test_nul_characters_are_refused(raw: bytes, form: str) -> None:
+    assert fault(raw, form) == "p line 2, column 'prompt': it has a NUL character in it"
 
 
 @pytest.mark.parametrize("form", ["text", "csv", "jsonl", None])

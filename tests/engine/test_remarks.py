@@ -55,6 +55,7 @@ def picture(image: Any, **more: Any) -> PictureResult:
         (VideoResult([dotted()], 8, silent()), "the sound is silent"),
         (picture(plain(), flagged="not safe for work"), "took the picture for not safe for work and made it black"),
         (picture(dotted(), flagged="watermarked"), "took the picture for watermarked: another seed"),
+        (picture(dotted(), drawn=plain("red")), "the picture is of one single colour, #ff0000"),  # inpainted
         (picture(dotted()), ""),
         (VideoResult([plain(), plain("red")], 8), ""),
         (VideoResult([plain(), dotted()], 8, silent(0.5)), ""),

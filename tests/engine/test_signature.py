@@ -544,3 +544,12 @@ def test_a_row_can_take_a_flag_away() -> None:
 
 def test_every_reason_is_of_a_class_there_is() -> None:
     assert [name for name in UNCALLABLE if not hasattr(diffusers, name)] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [("QwenImage21Pipeline", "RGBA"), ("QwenImageLayeredPipeline", "RGBA"), ("FluxKontextPipeline", "")],
+)
+def test_pictures_keep_their_alpha_where_the_pipeline_takes_it(name: str, mode: str) -> None:
+    (image,) = (flag for flag in read_flags(getattr(diffusers, name)) if flag.name == "image")
+    assert image.mode == mode

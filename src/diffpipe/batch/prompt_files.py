@@ -14,6 +14,8 @@ from .argument_values import argument_name, from_json, from_text, json_of, shown
 
 ENDINGS = {".txt": "text", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "csv"}
 LONGEST_CELL = 1 << 24  # characters; a quote that is never closed must not read a file of any size into memory
+UTF16 = ("\udcff\udcfe", "\udcfe\udcff")  # its byte order marks, read as UTF-8 with surrogates
+SAVE = "save the file as UTF-8 (PowerShell: ... | Out-File -Encoding utf8 FILE)"
 SPACE = "\ufeff \t\r\n"  # around a line; a byte order mark is no more than that
 
 
@@ -48,15 +50,24 @@ def rows(lines: Iterable[str], label: str, form: str | None, names: Collection[s
     """The rows of a prompt file, one at a time, as its lines (ends untranslated) come in.
 
     `form` is text, jsonl or csv; None for JSON lines where the first line that is not blank starts with {, else text.
-    `names` are the columns there may be. A row that cannot be read carries its error. Raises UsageError for a CSV
-    header that cannot be used.
+    `names` are the columns there may be. A row that cannot be read carries its error. Raises UsageError for UTF-16, and
+    for a CSV header that cannot be used.
     """
-    lines = iter(lines)
+    lines = _of_text(iter(lines), label)
     if form is None:
         form, lines = _sniffed(lines)
     read = {"text": _text_rows, "jsonl": _json_rows, "csv": _csv_rows}[form]
     for row in read(lines, label, names):
         yield _checked_encoding(row)
+
+
+def _of_text(lines: Iterator[str], label: str) -> Iterator[str]:
+    """The lines, unless the first shows that the file is UTF-16, as PowerShell's > writes it."""
+    first = next(lines, "")
+    halves = {frozenset(first[:8:2]), frozenset(first[1:8:2])}  # of ASCII, one half of the bytes is NUL
+    if first.startswith(UTF16) or (len(first) > 3 and frozenset("\0") in halves and len(halves) > 1):
+        raise UsageError(f"{label} is UTF-16, not UTF-8", SAVE)
+    return chain([first] if first else [], lines)
 
 
 def _sniffed(lines: Iterator[str]) -> tuple[str, Iterator[str]]:
@@ -155,12 +166,19 @@ def _header(cells: Sequence[str], where: str, names: Collection[str]) -> list[st
 
 
 def _checked_encoding(row: Row) -> Row:
-    """A row, refused if it holds bytes that are no UTF-8 (read as lone surrogates)."""
+    """A row, refused if it holds bytes that are no UTF-8 (read as lone surrogates), or NULs, which no text has."""
     for name, value in row.values.items():
         for text in (name, value):
-            try:
-                (text if isinstance(text, str) else "").encode()
-            except UnicodeEncodeError:
-                problem = f"{row.where}, column {shown(name)}: it is not valid UTF-8"
-                return replace(row, values={}, error=UsageError(problem, "save the file as UTF-8"))
+            if fault := _fault_of(text if isinstance(text, str) else ""):
+                problem = f"{row.where}, column {shown(name)}: {fault}"
+                return replace(row, values={}, error=UsageError(problem, "save the file as UTF-8, a prompt a line"))
     return row
+
+
+def _fault_of(text: str) -> str:
+    """What is wrong with the characters of a text, "" for nothing."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return "it is not valid UTF-8"
+    return "it has a NUL character in it" if "\0" in text else ""

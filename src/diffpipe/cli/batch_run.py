@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import inspect
 import io
 import os
@@ -153,7 +154,10 @@ def source(prompts: str | None, form: str | None, stack: ExitStack) -> Source:
         except OSError as error:
             raise UsageError(f"--prompts-from {prompts}: {error.strerror}", "check the path") from None
     regular = prompts != "-" and os.path.isfile(prompts)
-    if regular and b"\0" in raw.read(PEEKED):  # pictures, archives, UTF-16
+    beginning = raw.read(PEEKED) if regular else b""
+    if b"\0" in beginning and not beginning.startswith(
+        (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    ):  # pictures, archives
         raise UsageError(f"--prompts-from: {Path(prompts).name} is no text", "give .txt, .jsonl or .csv, in UTF-8")
     text = io.TextIOWrapper(raw, "utf-8", errors="surrogateescape", newline="")
     stack.callback(text.detach)

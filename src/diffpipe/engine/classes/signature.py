@@ -16,6 +16,7 @@ from ...catalog.arguments import ARGUMENTS, REQUIRED_MEDIA, UNCALLABLE, UNTYPED_
 from ...catalog.rows import FlagFields, PipelineType
 from ...core.canonical import JsonValue, canonical_json
 from ...core.flag import MEDIA_KINDS, Flag, FlagKind
+from ..seams.diffusers_source_seam import takes_alpha
 from .docstrings import Documented, docstring_arguments
 from .limits import Bound, Limits, enforced_limits
 from .shapes import Namespace, Shapes, shapes_of, shapes_of_value
@@ -66,7 +67,8 @@ def read_flags(pipeline: type, row: PipelineType | None = None) -> tuple[Flag, .
     flags = {}
     for name in call.parameters:
         if flag := _read_flag(call, name, documented.get(name, Documented("", ""))):
-            flags[name] = _known(flag, limits)
+            known = _known(flag, limits)
+            flags[name] = replace(known, mode="RGBA") if flag.kind == "image" and takes_alpha(pipeline) else known
     for name in flags.keys() & _required(pipeline, limits, frozenset(flags)):
         flags[name] = _require(flags[name])
     return _override(pipeline.__name__, call, flags, row) if row else tuple(flags.values())

@@ -42,7 +42,9 @@ def _of(result: Result) -> Iterator[str]:
 
 
 def _pictures(result: PictureResult | VideoResult) -> tuple[Sequence[Image], str]:
-    return ([result.picture], "picture") if isinstance(result, PictureResult) else (result.frames, "video")
+    return (
+        ([result.drawn or result.picture], "picture") if isinstance(result, PictureResult) else (result.frames, "video")
+    )
 
 
 def one_colour(pictures: Sequence[Image]) -> Colour | None:

@@ -25,11 +25,13 @@ DEFAULT_FPS = 10.0  # diffusers' export_to_video
 
 @dataclass(frozen=True)
 class PictureResult:
-    """A picture. `role`: "mask" for one that comes beside the main results. `flagged`: what a checker says of it."""
+    """A picture. `role`: "mask" for one that comes beside the main results. `flagged`: what a checker says of it.
+    `drawn`: what the pipeline drew, where the source's own pixels were put into it."""
 
     picture: Image
     role: str = ""
     flagged: str = ""
+    drawn: Image | None = None
     kind: ClassVar[OutputKind] = "image"
 
     def write(self, path: Path, *, overwrite: bool, text: Mapping[str, str]) -> Path:
@@ -100,7 +102,8 @@ def results_of(
     # A picture that a checker took away has nothing of the source in it either.
     pictures = [one if flag else keep_unmasked(one, arguments) for one, flag in zip(drawn, flags, strict=True)]
     masks = getattr(output, "mask_image", None) or []
-    main = [PictureResult(picture, flagged=flag) for picture, flag in zip(pictures, flags, strict=True)]
+    made = zip(pictures, flags, drawn, strict=True)
+    main = [PictureResult(picture, "", flag, None if one is picture else one) for picture, flag, one in made]
     return [*main, *(PictureResult(mask, role="mask") for mask in masks)]
 
 

@@ -68,7 +68,15 @@ EXAMPLES = Seam(
     file="diffusers/pipelines/wan/pipeline_wan.py",
     text="export_to_video(output,",
 )
-SEAMS = (OUTPUTS, SCHEDULE, NOISING, PASSES, CHECKS, EXAMPLES)
+ALPHA = Seam(
+    "diffusers",
+    "RGBA in a pipeline's call, or in the example of its docstring",
+    buys="a transparent picture keeps its alpha where a pipeline takes it",
+    without="transparent pictures are laid on white for every class that the catalogue does not know",
+    file="diffusers/pipelines/qwenimage/pipeline_qwenimage_layered.py",
+    text='.convert("RGBA")',
+)
+SEAMS = (OUTPUTS, SCHEDULE, NOISING, PASSES, CHECKS, EXAMPLES, ALPHA)
 
 
 def output_fields(pipeline: Pipeline) -> tuple[str, ...]:
@@ -94,6 +102,13 @@ def example_fps(pipeline: Pipeline) -> float | None:
     """The frames a second that the example in the docstring of `__call__` writes its video with."""
     example = re.search(r"export_to_\w+\([^)]*?\bfps=(\d+(?:\.\d+)?)", pipeline.__call__.__doc__ or "")
     return float(example[1]) if example else None
+
+
+def takes_alpha(pipeline: Pipeline) -> bool:
+    """Whether a pipeline's pictures are RGBA, as its call makes them or its example gives them."""
+    if not inspect.isfunction(inspect.unwrap(pipeline.__call__)):  # VersatileDiffusionPipeline has methods in its place
+        return False
+    return '"RGBA"' in _call_source(pipeline) or 'convert("RGBA")' in (pipeline.__call__.__doc__ or "")
 
 
 def schedule_arguments(pipeline: Pipeline) -> set[str]:
