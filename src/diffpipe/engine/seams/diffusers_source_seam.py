@@ -106,9 +106,11 @@ def example_fps(pipeline: Pipeline) -> float | None:
 
 def takes_alpha(pipeline: Pipeline) -> bool:
     """Whether a pipeline's pictures are RGBA, as its call makes them or its example gives them."""
-    if not inspect.isfunction(inspect.unwrap(pipeline.__call__)):  # VersatileDiffusionPipeline has methods in its place
-        return False
-    return '"RGBA"' in _call_source(pipeline) or 'convert("RGBA")' in (pipeline.__call__.__doc__ or "")
+    try:
+        called = _call_source(pipeline)
+    except (OSError, TypeError):  # a class without a file; VersatileDiffusionPipeline has methods in the call's place
+        called = ""
+    return '"RGBA"' in called or 'convert("RGBA")' in (pipeline.__call__.__doc__ or "")
 
 
 def schedule_arguments(pipeline: Pipeline) -> set[str]:
