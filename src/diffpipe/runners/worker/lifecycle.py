@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...cache.store import Store
-from ...core import access_tokens
 from ...core.errors import CacheError, DiffpipeError
 from ...core.parsing import Misfit
 from . import channel, protocol
 from .channel import Channel, Lost
+from .environment import of_worker
 from .fingerprint import fingerprint
 from .places import clean, gone, log_of, pid_file, place_of, places
 from .protocol import Going, Hello, Question, Refused, Status, Welcome
@@ -36,8 +36,6 @@ START_TRIES = 3  # times it is started where it is killed meanwhile
 STOP_TIMEOUT = 20.0  # seconds a worker has to stop in
 END_TIMEOUT = 2.0  # seconds a worker takes to end that lets nobody in any more and has no clients
 ANSWER_TIMEOUT = 5.0  # seconds an idle worker's answer may take
-# Variables that name folders, maybe from the current one on.
-SEARCHED = {"PYTHONPATH", "HF_HOME", "HF_HUB_CACHE", "XDG_CACHE_HOME", "TMPDIR"}
 SERVER = "diffpipe.runners.worker.server"
 
 
@@ -211,17 +209,13 @@ def start(store: Store, key: str, keep: float) -> Link:
 
 
 def _started(place: Path, words: list[str]) -> subprocess.Popen[bytes]:
-    """A worker's process, which has nothing of this one's but its environment, without tokens: it is offline."""
+    """A worker's process, which has nothing of this one's but what it needs of its environment."""
     import subprocess
 
-    environment = {name: value for name, value in os.environ.items() if name not in access_tokens.VARIABLES}
-    for name in SEARCHED & environment.keys():  # it leaves this folder, which may go
-        folders = environment[name].split(os.pathsep)
-        environment[name] = os.pathsep.join(os.path.abspath(os.path.expanduser(folder)) for folder in folders)
     words = [sys.executable, "-P", "-m", SERVER, str(place), *words]
     with open(os.open(log_of(place), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as printed:
         return subprocess.Popen(
-            words, env=environment, cwd=place.parent, start_new_session=True,
+            words, env=of_worker(os.environ), cwd=place.parent, start_new_session=True,
             stdin=subprocess.DEVNULL, stdout=printed, stderr=printed,
         )  # fmt: skip
 
