@@ -175,14 +175,14 @@ def test_inspect_prints_a_table_and_imports_no_torch(demo: Warm, fox: Path) -> N
     assert not imported & {"torch", "diffusers", "transformers"}
 
 
-def test_text_of_another_tool_is_shown_as_text_without_its_control_characters(demo: Warm, tmp_path: Path) -> None:
+def test_text_of_another_tool_is_shown_with_its_control_characters_as_escapes(demo: Warm, tmp_path: Path) -> None:
     from PIL.PngImagePlugin import PngInfo
 
     texts = PngInfo()
     texts.add_text("parameters", "a dog\x1b]0;gone\x07\nSteps: 20, Sampler: Euler a, Seed: 1")
     Image.new("RGB", (8, 8)).save(tmp_path / "dog.png", pnginfo=texts)
     done = demo("inspect", tmp_path / "dog.png", check=True)
-    assert done.stdout == "a dog]0;gone\nSteps: 20, Sampler: Euler a, Seed: 1\n"
+    assert done.stdout == "a dog\\x1b]0;gone\\x07\nSteps: 20, Sampler: Euler a, Seed: 1\n"
     assert done.stderr == "dog.png was made by another tool; this is what it says:\n"
     assert refused(demo("reproduce", tmp_path / "dog.png")) == (1, "dog.png was made by another tool")
 

@@ -10,6 +10,7 @@ from importlib.metadata import EntryPoint, entry_points
 
 from ..core.errors import UsageError
 from ..core.manifest import Manifest
+from ..core.printable import printable
 from . import BUILTIN
 from .rows import PipelineType, Provider
 
@@ -83,4 +84,5 @@ def _load(entry: EntryPoint) -> Provider:
 def _warn(entry: EntryPoint, reason: str) -> None:
     package = entry.dist.name if entry.dist else entry.value
     reason = " ".join(reason.split())
-    sys.stderr.write(f"warning: provider {entry.name!r} from package {package} was skipped: {reason}\n")
+    line = f"warning: provider {entry.name!r} from package {package} was skipped: {reason}"
+    print(printable(line), file=sys.stderr)

@@ -56,7 +56,7 @@ def main() -> None:
         _check_working_folder()
         code = root()(args=arguments, prog_name="diffpipe", standalone_mode=False)
         if code == Exit.INTERRUPTED:
-            print("interrupted", file=sys.stderr)
+            output.interrupted()
         sys.exit(code if isinstance(code, int) else Exit.OK)
     except DiffpipeError as error:
         if traceback:

@@ -110,7 +110,7 @@ def doctor(
 ) -> None:
     outside = misfits()
     for one in outside:  # before anything is imported that may fail for it
-        output.warn(f"{one.problem}\n  try: {one.remedy}")
+        output.warn(one.problem, one.remedy)
     facts = examine(offline, tuple(outside))
     if json:
         output.result_json(facts.to_json())

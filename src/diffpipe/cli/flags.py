@@ -13,6 +13,7 @@ from ..batch.argument_values import NoJson, json_of
 from ..core.canonical import JsonValue
 from ..core.errors import UsageError
 from ..core.flag import MEDIA_KINDS, Flag
+from ..core.printable import printable
 
 TYPES: dict[str, Any] = {"text": str, "integer": int, "number": float, "boolean": bool, "json": str}
 CONTEXT = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)  # Typer fills it in
@@ -62,7 +63,7 @@ def parameter(flag: Flag, panel: str) -> inspect.Parameter:
 
 
 def _help(flag: Flag) -> str:
-    text = flag.help or f"{flag.name.replace('_', ' ')}."
+    text = printable(flag.help or f"{flag.name.replace('_', ' ')}.")
     if flag.many:
         text += " May be repeated."
     if flag.minimum is not None and flag.maximum is not None:

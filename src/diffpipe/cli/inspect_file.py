@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json as jsons
-import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -37,7 +36,7 @@ def inspect(file: File, json: Annotated[bool, typer.Option("--json", help="Print
         output.table(("", ""), [(_line(name), _line(value)) for name, value in rows(made)])
     else:
         output.say(f"{file.name} was made by another tool; this is what it says:")
-        output.result(plain(found["parameters"]))
+        output.results(found["parameters"])
 
 
 def texts_of(file: Path) -> dict[str, str]:
@@ -124,9 +123,4 @@ def _result(result: ResultFacts) -> str:
 def _line(value: JsonValue) -> str:
     """A value on one line."""
     text = value if isinstance(value, str) else jsons.dumps(value, ensure_ascii=False)
-    return plain(text.replace("\n", "⏎"))
-
-
-def plain(text: str) -> str:
-    """Text without what a terminal would take for a command: the file may come from anywhere."""
-    return "".join(c for c in text if c == "\n" or unicodedata.category(c) not in ("Cc", "Cs"))
+    return text.replace("\n", "⏎")

@@ -15,6 +15,7 @@ from typing import Any
 
 from ..core.access_tokens import redacted
 from ..core.errors import CacheError, DiffpipeError
+from ..core.printable import CONTROLS, printable, printable_lines
 
 _quiet = False
 _warned: set[str] = set()
@@ -32,7 +33,7 @@ def redact(text: str) -> str:
 
 class _Redacting(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        return redact(super().format(record))
+        return printable_lines(redact(super().format(record)))
 
 
 class _LogFile(logging.FileHandler):
@@ -69,12 +70,25 @@ def say(text: str) -> None:
     """A line for the user on stderr; nothing under --quiet."""
     logging.getLogger("diffpipe").info("%s", text)
     if not _quiet:
-        print(redact(text), file=sys.stderr)
+        _tell(text)
 
 
-def warn(text: str) -> None:
+def _tell(text: str) -> None:
+    """A line on stderr. All that the user sees passes here, or `result`: text of files, hubs and libraries is shown,
+    not obeyed."""
+    print(printable(redact(text)), file=sys.stderr)
+
+
+def warn(text: str, hint: str = "") -> None:
     _warned.add(text)
-    print(redact(f"warning: {text}"), file=sys.stderr)
+    _tell(f"warning: {text}")
+    if hint:
+        _tell(f"  try: {hint}")
+
+
+def interrupted() -> None:
+    """The last line of a command that was stopped by Ctrl-C."""
+    _tell("interrupted")
 
 
 class _Shown(logging.Handler):
@@ -104,18 +118,25 @@ def warned(text: str) -> bool:
 def fail(error: DiffpipeError) -> None:
     """An error's two lines on stderr; where that cannot be written, the exit code alone says it."""
     with suppress(OSError):
-        print(redact(f"error: {error.message}"), file=sys.stderr)
+        _tell(f"error: {error.message}")
         if error.hint:
-            print(redact(f"  try: {error.hint}"), file=sys.stderr)
+            _tell(f"  try: {error.hint}")
 
 
 def result(line: str, *, flush: bool = True) -> None:
     """A result on stdout, at once, so that a pipe's reader need not wait for the next."""
-    print(line, flush=flush)
+    print(printable(line), flush=flush)
+
+
+def results(text: str) -> None:
+    """A result of several lines."""
+    print(printable_lines(text), flush=True)
 
 
 def result_json(value: Any, *, flush: bool = True) -> None:
-    result(json.dumps(value, ensure_ascii=not _unicode()), flush=flush)
+    """An object on stdout. What a terminal would obey is escaped as JSON has it."""
+    text = json.dumps(value, ensure_ascii=not _unicode())
+    print(CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text), flush=flush)
 
 
 def _unicode() -> bool:
@@ -134,7 +155,8 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
     Not rich's: that takes seconds for ten thousand rows.
     """
-    rows = [*([list(headings)] if any(headings) else []), *map(list, rows)]
+    cells = [*([list(headings)] if any(headings) else []), *map(list, rows)]
+    rows = [list(map(printable, row)) for row in cells]
     widths = [max(len(row[column]) for row in rows) for column in range(len(headings))]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
     print("\n".join(lines), flush=True)
@@ -169,7 +191,7 @@ def steps(label: str, total: int) -> Iterator[Callable[[str, int, int], None]]:
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     # Results printed meanwhile must reach a pipe: Rich would send them to its own console.
     with Progress(*columns, console=console(), transient=True, redirect_stdout=sys.stdout.isatty()) as progress:
         task = progress.add_task(label, total=None)
@@ -201,7 +223,13 @@ def items(label: str, total: int | None) -> Iterator[Items]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     speed = TextColumn("{task.fields[speed]}")
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), speed, TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        speed,
+        TimeRemainingColumn(),
+    )
     # As for `steps`.
     with Progress(*columns, console=console(), transient=True, redirect_stdout=sys.stdout.isatty()) as progress:
         task = progress.add_task(label, total=total, speed="")
@@ -268,7 +296,7 @@ def copying(label: str) -> Iterator[Callable[[int, int], None]]:
 def _byte_bar(label: str, total: int) -> Any:
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     progress = Progress(*columns, TimeRemainingColumn(), console=console(), transient=True)
     progress.add_task(label, total=total)
     return progress
@@ -278,7 +306,7 @@ def _byte_counter() -> Any:
     from rich.console import Console
     from rich.progress import DownloadColumn, Progress, SpinnerColumn, TextColumn, TransferSpeedColumn
 
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), DownloadColumn(), TransferSpeedColumn())
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), DownloadColumn(), TransferSpeedColumn())
     progress = Progress(*columns, console=Console(stderr=True), transient=True)
     progress.add_task("", total=None)
     return progress

@@ -91,8 +91,9 @@ def _show(found: Table, task: Task, machine: Machine, made: Plan, model: str) ->
     output.result(f"{found.pipeline} from {model} ({found.origin})")
     output.result(
         f"{task.width} x {task.height}{frames}, {task.batch} at once, {task.steps} steps, {task.dtype}; "
-        f"{gib(machine.memory)} of {where}\n"
+        f"{gib(machine.memory)} of {where}"
     )
+    output.result("")
     lives = places(found.parts, made.chosen.placement, task)
     rows = [
         (p.name, p.class_name or "?", _count(p.parameters),
@@ -100,7 +101,7 @@ def _show(found: Table, task: Task, machine: Machine, made: Plan, model: str) ->
         for p in found.parts
     ]  # fmt: skip
     output.table(("component", "class", "parameters", "weights", "where it lives"), rows)
-    print()
+    output.result("")
     device = "memory" if machine.device == "cpu" else "device"
     stages = [(p.stage, gib(p.device), gib(p.host), p.component) for p in made.chosen.peaks]
     output.table(("stage", device, "host", "largest part at work"), stages)
@@ -111,9 +112,11 @@ def _show(found: Table, task: Task, machine: Machine, made: Plan, model: str) ->
     disk = "unknown" if found.disk is None else readable(found.disk)
     stored = _stored(found, made, task)
     more = f", and {readable(stored)} of quantized weights" if stored else ""
-    output.result(f"\nto download: {download}; on disk: {disk}{more}")
+    output.result("")
+    output.result(f"to download: {download}; on disk: {disk}{more}")
     output.result(f"strategy: {describe(made.chosen.placement)}")
-    output.result(f"reason: {made.reason}\n")
+    output.result(f"reason: {made.reason}")
+    output.result("")
     output.table(
         ("alternative", device, "host", "slow-down", "verdict"), [_row(one, made) for one in made.alternatives]
     )

@@ -78,7 +78,8 @@ def show(
         return
     output.result(f"{found.title}{' (legacy)' if found.legacy else ''}  {found.homepage}".rstrip())
     for row in found.types:
-        output.result(f"\n{row.title}")
+        output.result("")
+        output.result(row.title)
         facts = {
             "class": row.pipeline or "the one the model names, or --class",
             "models": ", ".join(row.repositories) or "any",
@@ -91,6 +92,8 @@ def show(
         output.table(("", "", ""), (("", name, value) for name, value in facts.items() if value))
     for names, types in _schedulers(found).items():
         which = "" if len(types) == len(found.types) else f" ({', '.join(types)})"
-        output.result(f"\nschedulers{which}: {', '.join(names)}")
+        output.result("")
+        output.result(f"schedulers{which}: {', '.join(names)}")
     for kind, line in (words.shown() if words else {}).items():
-        output.result(f"\n{kind}: {line}")
+        output.result("")
+        output.result(f"{kind}: {line}")

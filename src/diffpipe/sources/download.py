@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
+from ..core.printable import printable
 from ..storage.digests import content_digest
 from ..storage.disk import free_bytes, readable
 from . import hub_cache, hub_seam
@@ -73,7 +74,8 @@ def _bring_all(repository: Repository, paths: list[str], quiet: bool) -> None:
     ) as bar:
         for path in paths:
             if lines:
-                print(f"downloading {path} ({readable(repository.files[path].size)})", file=sys.stderr)
+                line = f"downloading {path} ({readable(repository.files[path].size)})"
+                print(printable(line), file=sys.stderr)
             large = repository.files[path].size > PLAIN_HTTP_LIMIT
             (_bring_by_client if large else _bring_one)(repository, path, bar)
 
