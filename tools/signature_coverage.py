@@ -1,8 +1,9 @@
 """What diffpipe makes of every pipeline class of the installed diffusers: its flags, output and schedulers.
 
     python tools/signature_coverage.py            prints how well the classes are read
-    python tools/signature_coverage.py --write    writes docs/pipelines.md and src/diffpipe/catalog/schedulers.json
-    python tools/signature_coverage.py --check    exits 1, naming those of the two files that are not current
+    python tools/signature_coverage.py --write    writes docs/pipelines.md, and schedulers.json and pipelines.json of
+                                                  src/diffpipe/catalog
+    python tools/signature_coverage.py --check    exits 1, naming those of the three files that are not current
 
 Exits with 1, too, where a class cannot be read, a default breaks its own flag's limits, or under 97% of the arguments
 that fit a command line have a flag with help.
@@ -24,7 +25,9 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from diffpipe.catalog import BUILTIN
+from diffpipe.catalog.pipelines import Size, size_json
 from diffpipe.core.flag import NOUNS, Flag
+from diffpipe.engine.classes.default_sizes import default_sizes
 from diffpipe.engine.classes.outputs import kind_of, output_fields
 from diffpipe.engine.classes.schedulers import fitting
 from diffpipe.engine.classes.signature import read_flags, unfit_arguments, why_uncallable
@@ -32,6 +35,7 @@ from diffpipe.engine.classes.signature import read_flags, unfit_arguments, why_u
 ROOT = Path(__file__).resolve().parents[1]
 TABLE = ROOT / "docs" / "pipelines.md"
 SCHEDULERS = ROOT / "src" / "diffpipe" / "catalog" / "schedulers.json"
+PIPELINES = ROOT / "src" / "diffpipe" / "catalog" / "pipelines.json"
 HELP_TARGET = 0.97
 ALWAYS_THERE = {"torch", "transformers"}  # diffpipe's own requirements, which diffusers names with the missing ones
 
@@ -47,6 +51,10 @@ class Reading(NamedTuple):
     schedulers: tuple[str, ...] = ()
     reason: str = ""
     failure: str = ""
+    uncallable: str = ""
+    returns: tuple[str, ...] = ()
+    packages: tuple[str, ...] = ()
+    sizes: Mapping[str, Size] = MappingProxyType({})
 
     @property
     def helped(self) -> int:
@@ -75,17 +83,28 @@ def read(name: str, found: Any) -> Reading:
     if isinstance(found, str):
         return Reading(name, failure=found)
     if packages := getattr(found, "_backends", None):
-        missing = ", ".join(package for package in packages if package not in ALWAYS_THERE)
-        return Reading(name, reason=f"needs a package that diffpipe does not install: {missing}")
+        missing = tuple(package for package in packages if package not in ALWAYS_THERE)
+        reason = f"needs a package that diffpipe does not install: {', '.join(missing)}"
+        return Reading(name, reason=reason, packages=missing)
     if not inspect.isfunction(found.__call__):
-        return Reading(name, reason="has no call of its own; name the class for the task with --class")
+        reason = "has no call of its own"
+        return Reading(name, reason=f"{reason}; name the class for the task with --class", uncallable=reason)
     try:
         fields = output_fields(found)
         kind = kind_of(fields)
         nothing = f"makes {', '.join(fields) or 'no output diffpipe knows'}: no picture, video or sound"
-        reason = why_uncallable(found) or ("" if kind else nothing)
-        makes = NOUNS[kind] if kind else ""
-        return Reading(name, read_flags(found), unfit_arguments(found), makes, tuple(fitting(found)), reason)
+        uncallable = why_uncallable(found)
+        return Reading(
+            name,
+            read_flags(found),
+            unfit_arguments(found),
+            NOUNS[kind] if kind else "",
+            tuple(fitting(found)),
+            uncallable or ("" if kind else nothing),
+            uncallable=uncallable,
+            returns=() if kind else fields,
+            sizes={name: size for name, size in default_sizes(found).items() if kind != "audio" or name == "steps"},
+        )
     except Exception as error:  # the tool's very purpose: to name the classes that fail and why
         return Reading(name, failure=f"{type(error).__name__}: {error}")
 
@@ -173,10 +192,30 @@ def scheduler_table(readings: list[Reading]) -> str:
     return json.dumps({"groups": groups, "pipelines": pipelines}, indent=1) + "\n"
 
 
+# --- catalog/pipelines.json ------------------------------------------------------------------------------------------
+
+
+def pipeline_table(readings: list[Reading]) -> str:
+    """{"diffusers": version, "pipelines": {pipeline class: what is known of it}}, a class a line."""
+    lines = [f" {json.dumps(r.name)}: {json.dumps(facts)}" for r in readings if (facts := _facts(r))]
+    head = f'{{"diffusers": {json.dumps(version("diffusers"))}, "pipelines": {{'
+    return "\n".join([head, ",\n".join(lines), "}}", ""])
+
+
+def _facts(reading: Reading) -> dict[str, Any]:
+    facts = {
+        "returns": list(reading.returns),
+        "uncallable": reading.uncallable,
+        "packages": list(reading.packages),
+        "sizes": {name: size_json(size) for name, size in reading.sizes.items()},
+    }
+    return {name: value for name, value in facts.items() if value}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--write", action="store_true", help="write the two files")
-    parser.add_argument("--check", action="store_true", help="exit 1 where one of the two files is not current")
+    parser.add_argument("--write", action="store_true", help="write the three files")
+    parser.add_argument("--check", action="store_true", help="exit 1 where one of the three files is not current")
     parser.add_argument("--missing", action="store_true", help="also list the flags without help")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -187,7 +226,7 @@ def main() -> int:
     print("\n".join([*summary(readings), *(f"default     {line} breaks its own limits" for line in broken)]))
     if options.missing:
         print("\n".join(f"no help     {r.name}.{flag.name}" for r in readings for flag in r.flags if not flag.help))
-    files = {TABLE: document(readings), SCHEDULERS: scheduler_table(readings)}
+    files = {TABLE: document(readings), SCHEDULERS: scheduler_table(readings), PIPELINES: pipeline_table(readings)}
     stale = [file for file, text in files.items() if not file.exists() or file.read_text(encoding="utf-8") != text]
     for file in stale if options.write else []:
         file.write_text(files[file], encoding="utf-8")

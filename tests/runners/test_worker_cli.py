@@ -49,7 +49,10 @@ def workers(cli: Cli, warm: Warm, checkpoints: Path) -> Iterator[Callable[[str],
     warm("build", "demo", "--type", "img2img", "--name", "edit", check=True)
     video = ("--type", "video2video", "--model", checkpoints / "wan", "--name", "video", "--dtype", "float32")
     warm("build", "wan", *video, check=True)
-    first = {"demo": FOX, "edit": ("edit", "--image", "s.png", "--prompt", "a cat", "--num-inference-steps", 2)}
+    first = {
+        "demo": ("demo", "--prompt", "a fox", *SIZE),
+        "edit": ("edit", "--image", "s.png", "--prompt", "a cat", "--num-inference-steps", 2),
+    }
     first["video"] = ("video", "--video", "frames", "--prompt", "a fox", "--num-inference-steps", 2, "--max-area", 1024)
     (cli.cwd / "inputs/frames").mkdir(parents=True)
     Image.new("RGB", (128, 128), "red").save(cli.cwd / "inputs/s.png")

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..catalog import pipelines
 from ..catalog.rows import PipelineType
 from ..core.build_spec import Speed
 from ..core.components import is_text_encoder, kind_of
@@ -89,16 +90,23 @@ def _class_of(
 
 def _kind_of(cls: type, resolved: Resolved, row: PipelineType) -> OutputKind:
     """What a pipeline class makes. Raises UsageError for one that makes no media, or that no command line can call."""
+    from ..engine.classes import outputs
+
+    if refused := refused_class(cls, resolved.pipeline, row):
+        raise refused
+    kind = outputs.kind_of(outputs.output_fields(cls))
+    assert kind
+    return kind
+
+
+def refused_class(cls: type, name: str, row: PipelineType) -> UsageError | None:
+    """Why a class cannot be built, in the words in which a plan says it of what was written down; None where it can."""
     from ..engine.classes import outputs, signature
 
-    fields = outputs.output_fields(cls)
-    kind = outputs.kind_of(fields)
-    if kind is None:
-        made = ", ".join(fields) or "nothing diffpipe knows"
-        raise UsageError(f"{resolved.pipeline} makes no picture, video or sound", f"it returns {made}")
     if "call" not in row.quirks and (reason := signature.why_uncallable(cls)):
-        raise UsageError(f"no command line can call {resolved.pipeline}: it {reason}", "name another with --class")
-    return kind
+        return pipelines.uncallable(name, reason)
+    fields = outputs.output_fields(cls)
+    return None if outputs.kind_of(fields) else pipelines.no_media(name, fields)
 
 
 def _matched(cls: type, resolved: Resolved, layout: Layout, hint: str, offline: bool) -> dict[str, tuple[str, str]]:

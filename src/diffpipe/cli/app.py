@@ -110,5 +110,8 @@ def _refuse(error: Any) -> None:
         text = re.sub(r"Input should be a valid integer.*", "it must be a whole number", text)
         text = re.sub(r"Input should be a valid number.*", "it must be a number", text)
         text = text.replace("Input should be", "it must be")
+        # Typer 0.26 says it in words of its own.
+        text = re.sub(r"(?<=: )'.*' is not a valid int(eger)?\b.*", "it must be a whole number", text)
+        text = re.sub(r"(?<=: )'.*' is not a valid float\b.*", "it must be a number", text)
         output.fail(UsageError(" ".join(text.split()), hint))
     sys.exit(Exit.USAGE)

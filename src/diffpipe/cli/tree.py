@@ -30,10 +30,15 @@ class Command(typer_seam.TyperCommand):
         return _defaulted(super().get_help_option(ctx))
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """While completing, only which options were given counts: values are not checked, as pydantic would."""
+        """While completing, only which options were given counts: values are not checked, as pydantic would.
+
+        Raises UsageError for an option of one value that is given several.
+        """
         if ctx.resilient_parsing:
             for parameter in self.get_params(ctx):
                 parameter.process_value = _as_given  # type: ignore[assignment, method-assign]
+        elif option := typer_seam.given_more_than_once(self, ctx, args):
+            raise UsageError(f"{option} is given more than once", "it takes one value: leave out all but one")
         return super().parse_args(ctx, args)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:

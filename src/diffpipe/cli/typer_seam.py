@@ -6,6 +6,8 @@
 - `command_from`: a command from one function, without an application around it. Without it an application would have to
   be made for each pipeline, and its callback taken apart.
 - `completion_item`: what a completion is made of; Typer carries its own copy of click, which is not to be imported.
+- `given_more_than_once`: options as they stand on the command line, by the order that a command's parser keeps of them.
+  Without it the last of two values would win in silence.
 - `register_shells`: the shells that Typer completes for, registered as `typer.Typer()` does it. Without it
   `_DIFFPIPE_COMPLETE` is answered for none.
 """
@@ -20,7 +22,7 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command_from_info
 from typer.models import CommandInfo
 
-__all__ = ["TyperCommand", "TyperGroup", "command_from", "completion_item", "register_shells"]
+__all__ = ["TyperCommand", "TyperGroup", "command_from", "completion_item", "given_more_than_once", "register_shells"]
 
 
 def command_from(name: str, function: Callable[..., Any], cls: type[TyperCommand], **details: Any) -> Any:
@@ -31,6 +33,23 @@ def command_from(name: str, function: Callable[..., Any], cls: type[TyperCommand
 
 def completion_item(value: str, text: str) -> Any:
     return core.CompletionItem(value, help=text)  # type: ignore[attr-defined]
+
+
+def given_more_than_once(command: TyperCommand, ctx: Any, args: list[str]) -> str:
+    """The first option that takes one value and is given several, or is both set and unset; "" where none is.
+
+    Raises what Typer raises for arguments that it cannot read.
+    """
+    _, _, order = command.make_parser(ctx).parse_args(args=list(args))
+    words = set(args)
+    option: Any  # of Typer's own class, which it does not name
+    for option in dict.fromkeys(order):
+        if option.param_type_name != "option" or option.multiple or option.count:
+            continue
+        both = words & set(option.opts) and words & set(option.secondary_opts)
+        if both or (not option.is_flag and order.count(option) > 1):
+            return str(max([*option.opts], key=len))
+    return ""
 
 
 def register_shells() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.resources import files as package_files
 
+from ..catalog.pipelines import Size, sizes_of
 from ..core.parsing import Fields, parse_json
 from .sizes import Settings, Sizes, levels
 
@@ -66,12 +67,37 @@ def as_recorded(part: Sizes) -> Sizes:
 
 
 def default_sizes(pipeline: str, configs: Mapping[str, Settings]) -> dict[str, int]:
-    """The size a pipeline makes by default: a recorded one's, or the U-Net's sample size."""
+    """The size a pipeline makes by default: its class's, derived from the settings of its components as it does itself,
+    else that of a recorded one."""
     if pipeline.startswith("AudioLDM"):  # a spectrogram: 64 bands, 100 frames a second
         return dict(recorded()["audioldm2"].sizes)
     same = next((dict(model.sizes) for model in recorded().values() if model.pipeline == pipeline), {})
-    sample = configs.get("unet", {}).get("sample_size")
-    doublings = len(levels(configs.get("vae", {}))) - 1
-    if isinstance(sample, int) and doublings >= 0:
-        return {**same, "width": sample << doublings, "height": sample << doublings}
-    return same
+    sides = {"width": 1, "height": 0}
+    found = {name: _value(size, configs, sides.get(name, 0)) for name, size in sizes_of(pipeline).items()}
+    return {**same, **{name: value for name, value in found.items() if value}}
+
+
+def _value(size: Size, configs: Mapping[str, Settings], side: int) -> int | None:
+    """A default size as a number. `side`: which of (height, width), where a model's setting is a pair."""
+    if isinstance(size, int):
+        return size
+    setting = configs.get(size.component, {}).get(size.setting)
+    if isinstance(setting, list) and len(setting) == 2:
+        setting = setting[side]
+    value = setting if type(setting) is int else size.number
+    if value is None:
+        return None
+    return value * _vae_scale(configs, "frames" in size.setting) if size.scaled else value
+
+
+def _vae_scale(configs: Mapping[str, Settings], temporal: bool) -> int:
+    """Pixels, or frames, for each of a latent: `vae_scale_factor` of diffusers' pipelines, 8 where there is no VAE."""
+    vae = next((configs[name] for name in ("vae", "vqvae", "movq") if name in configs), None)
+    if vae is None:
+        return 8
+    if temporal:
+        ratio = vae.get("temporal_compression_ratio")
+        return ratio if type(ratio) is int else 4
+    halvings = vae.get("temperal_downsample") or vae.get("encoder_block_out_channels")
+    count = len(halvings) if isinstance(halvings, list) else len(levels(vae))
+    return 1 << max(count - (0 if vae.get("temperal_downsample") else 1), 0)

@@ -107,6 +107,8 @@ def why_uncallable(pipeline: type) -> str:
     nothing stands in the way."""
     if reason := UNCALLABLE.get(pipeline.__name__):
         return reason
+    if not inspect.isfunction(inspect.unwrap(pipeline.__call__)):
+        return "has no call of its own"
     needed = _required_unfit(pipeline)
     return f"needs {', '.join(needed)}, which another program must compute" if needed else ""
 

@@ -137,6 +137,20 @@ def reads_setting(pipeline: Pipeline, name: str) -> bool:
     return bool(re.search(rf"\b{name}\b", inspect.getsource(module) if module else ""))
 
 
+def otherwise(pipeline: Pipeline, argument: str) -> str:
+    """What a pipeline's `__call__` takes where an argument is not given (`height = height or X`); "" where it does not
+    say so."""
+    found = re.search(rf"^ *{argument} = \(?{argument} or (.+)$", _call_source(pipeline), re.MULTILINE)
+    return found[1].strip().removesuffix(")") if found else ""
+
+
+def default_sample_size(pipeline: Pipeline) -> str:
+    """What a pipeline's constructor sets its `default_sample_size` to; "" where it has none."""
+    source = inspect.getsource(pipeline.__init__)
+    found = re.search(r"self\.default_sample_size = (\d+|\([^)]*\)?[^)]*|[^\n]+)", source)
+    return found[1].strip() if found else ""
+
+
 def separates_passes(pipeline: Pipeline) -> bool:
     """Whether a pipeline tells the passes of a step (with the prompt, without it) apart, as caches of steps need."""
     return "cache_context" in _call_source(pipeline)
