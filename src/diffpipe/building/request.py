@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 
 from ..cache.store import Store
+from ..catalog import pipelines
 from ..catalog.rows import PipelineType
 from ..core.build_spec import BuildSpec
 from ..core.canonical import JsonObject, JsonValue, digest
@@ -41,10 +42,13 @@ class Request:
     @cached_property
     def pinned(self) -> Pinned:
         """The request's sources. Raises UsageError, NotFoundError or AccessError in the user's terms."""
-        # A class of the model's own is not known yet.
-        check = _check_names if self.check_classes and not self.spec.trust_remote_code else None
+        known = not self.spec.trust_remote_code  # a class of the model's own is not known yet
+        check = _check_names if self.check_classes and known else None
         offline = hub_client.is_offline(self.offline)
-        return marked(pin(self.spec, self.row, Context(self._known(), offline, self.commits, check)), offline)
+        pinned = marked(pin(self.spec, self.row, Context(self._known(), offline, self.commits, check)), offline)
+        if known:
+            pipelines.check(pinned.pipeline, self.row)
+        return pinned
 
     def resolved(self, spec: BuildSpec, report: Report | None = None) -> Resolved:
         """What it comes to with the placement of `spec`; local files are read here."""

@@ -16,7 +16,6 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from ..catalog import pipelines
 from ..catalog.rows import PipelineType
 from ..core.build_spec import BuildSpec
 from ..core.canonical import JsonObject
@@ -87,8 +86,6 @@ def pin(spec: BuildSpec, row: PipelineType, context: Context) -> Pinned:
         found.append(_pin_config(spec, row, base, base_at, context))
     layout = found[-1][0]
     pipeline = spec.pipeline or row.pipeline or layout.pipeline
-    if not spec.trust_remote_code:  # a class of the model's own is not known yet
-        pipelines.check(pipeline, row)
     strange = set(spec.components) - set(layout.components) - set(row.components)
     if strange and context.check_names:
         context.check_names(pipeline, sorted(strange))
