@@ -406,6 +406,13 @@ def _wan() -> list[Row]:
             file="style_low_noise.safetensors",
         ),
         row(
+            "PEFT, for the denoiser that was named",
+            two,
+            PEFT,
+            (n.under("transformer.", t.wan_own("transformer_2")), f.PEFT),
+            into="transformer_2",
+        ),
+        row(
             "ComfyUI, low noise",
             two,
             "Comfy-Org/Wan_2.2_ComfyUI_Repackaged",

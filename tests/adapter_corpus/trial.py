@@ -20,6 +20,7 @@ from .formulas import Draw, Formula
 from .names import Model, Scheme, Site, Span
 
 Tensors = dict[str, Tensor]
+Weights = Mapping[str, Tensor]  # by COMPONENT.PARAMETER
 
 #: How far a float32 weight may be from the formula's, absolutely and as a share of it: sums of some hundred products.
 TOLERANCE = 2e-5
@@ -55,7 +56,7 @@ class Part:
 class Row:
     """A file as a tool writes it for a family. `source`: where names and formula stand.
 
-    `metadata`: what its header has. `file`: what it is called.
+    `metadata`: what its header has. `file`: what it is called. `into`: the denoiser that the user named.
     """
 
     format: str
@@ -65,6 +66,7 @@ class Row:
     dtype: torch.dtype = torch.float32
     metadata: Mapping[str, str] = field(default_factory=dict)
     file: str = "adapter.safetensors"
+    into: str = ""
 
     @property
     def name(self) -> str:
@@ -93,15 +95,16 @@ class Result:
 class Tiny:
     """A family's tiny pipeline, which is as new again after each trial."""
 
-    def __init__(self, family: str) -> None:
+    def __init__(self, family: str, dtype: torch.dtype = torch.float32) -> None:
         module, function = FAMILIES[family]
+        self.dtype = dtype
         self.make: Callable[[], object] = getattr(importlib.import_module(module), function)
         self.restore()
 
     def restore(self) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            self.pipe = self.make()
+            self.pipe = self.make().to(self.dtype)  # type: ignore[attr-defined]
         self.components = parts_of(self.pipe)
         self.before = {name: value.clone() for name, value in values(self.components).items()}
 
@@ -198,18 +201,23 @@ def _as(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return tensor.to(dtype).contiguous() if tensor.is_floating_point() else tensor
 
 
-def apply(pipe: object, path: Path, scale: float = 1.0) -> None:
-    """By diffpipe's own entry point, as a build's load does."""
-    source = Source(Role.lora(0), "file", path.name, {path.name: FileInfo(0, "")}, scale=scale)
-    adapters.fuse(pipe, [(path, source)])  # type: ignore[arg-type]
+def apply(pipe: object, *files: tuple[Path, str], scale: float = 1.0) -> None:
+    """By diffpipe's own entry point, as a build's load does. `files`: each with the denoiser that it is for, or ""."""
+    loras = [
+        (path, Source(Role.lora(number), "file", path.name, {path.name: FileInfo(0, "")}, scale=scale, into=into))
+        for number, (path, into) in enumerate(files)
+    ]
+    adapters.fuse(pipe, loras)  # type: ignore[arg-type]
 
 
-def fit(tiny: Tiny, path: Path) -> tuple[int, int] | None:
-    """How many of a file's layers a build says that the pipeline takes, of how many."""
-    return adapter_fit.check(type(tiny.pipe), path, path.name, tiny.settings)  # type: ignore[arg-type]
+def fit(tiny: Tiny, path: Path, into: str = "", partial: bool = False) -> tuple[tuple[int, int] | None, list[str]]:
+    """How many of a file's layers a build says that the pipeline takes, of how many, and what else it says."""
+    said: list[str] = []
+    asked = adapter_fit.Request(path, path.name, partial=partial, denoiser=into)
+    return adapter_fit.check_request(type(tiny.pipe), asked, tiny.settings, said.append), said  # type: ignore[arg-type]
 
 
-def trial(row: Row, tiny: Tiny, folder: Path, scale: float = 1.0) -> Result:
+def trial(row: Row, tiny: Tiny, folder: Path, scale: float = 1.0, tolerance: float = TOLERANCE) -> Result:
     """Apply a row's file and compare all weights of all components; the pipeline is as new again afterwards.
 
     `scale`: for formulas whose change grows in proportion to it.
@@ -217,16 +225,18 @@ def trial(row: Row, tiny: Tiny, folder: Path, scale: float = 1.0) -> Result:
     written = write(row, tiny.model)
     path = save(row, written, folder / row.file)
     try:
-        apply(tiny.pipe, path, scale)
+        apply(tiny.pipe, (path, row.into), scale=scale)
     except BaseException:
         tiny.restore()  # whatever was left on it
         raise
-    result = compare(written, tiny.before, values(parts_of(tiny.pipe)), scale)
+    result = compare(written, tiny.before, values(parts_of(tiny.pipe)), scale, tolerance)
     tiny.reset()
     return result
 
 
-def compare(written: Written, before: Mapping[str, Tensor], after: Mapping[str, Tensor], scale: float) -> Result:
+def compare(
+    written: Written, before: Weights, after: Weights, scale: float = 1.0, tolerance: float = TOLERANCE
+) -> Result:
     """`scale`: of changes that grow in proportion to it."""
     wrong, largest = [], 0.0
     for name, old in before.items():
@@ -246,7 +256,7 @@ def compare(written: Written, before: Mapping[str, Tensor], after: Mapping[str, 
         difference = (after[name].double() - wanted).abs()
         if whole is None and bool(difference.any()):
             wrong.append(f"{name} (not in the file)")
-        elif bool((difference > TOLERANCE * (1 + wanted.abs())).any()) or not bool(difference.isfinite().all()):
+        elif bool((difference > tolerance * (1 + wanted.abs())).any()) or not bool(difference.isfinite().all()):
             wrong.append(name)
         largest = max(largest, float(difference.max()) if difference.numel() else 0.0)
     bad = {name.split(" ")[0] for name in wrong}

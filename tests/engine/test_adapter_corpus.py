@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 
 from adapter_corpus.rows import ROWS  # noqa: E402
-from adapter_corpus.trial import Row, Tensors, Tiny, fit, save, trial, write  # noqa: E402
+from adapter_corpus.trial import Row, Tensors, Tiny, Written, apply, compare, fit, parts_of, save, trial, values, write  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 
 from diffpipe.core.errors import UsageError  # noqa: E402
@@ -64,7 +64,8 @@ def test_a_build_says_that_all_of_it_fits(row: Row, pipelines: Pipelines, tmp_pa
     """Also that the tables of names, which are read without weights, are those that the weights are changed by."""
     tiny = pipelines(row.family)
     written = write(row, tiny.model)
-    assert fit(tiny, save(row, written, tmp_path / row.file)) == (len(written.sites), len(written.sites))
+    layers = len(written.sites)
+    assert fit(tiny, save(row, written, tmp_path / row.file), row.into)[0] == (layers, layers)
 
 
 LINEAR = ("Flux: kohya", "SDXL: LoHa", "Qwen Image: LoKr of musubi-tuner", "Wan 2.1: ComfyUI, with differences")
@@ -143,6 +144,41 @@ def test_what_cannot_be_applied_is_refused_by_name(case: str, pipelines: Pipelin
         fit(tiny, file_of(by_name(name), tiny, tmp_path / "adapter.safetensors", more))
     assert said in raised.value.message
     assert raised.value.hint
+
+
+@pytest.mark.parametrize("case", [case for case in STRANGE if case != "a layer of another shape"])
+def test_the_rest_is_taken_where_that_is_asked_for(case: str, pipelines: Pipelines, tmp_path: Path) -> None:
+    name, more, left_out = STRANGE[case]
+    row, tiny = by_name(name), pipelines(by_name(name).family)
+    path = file_of(row, tiny, tmp_path / "adapter.safetensors", more)
+    found, said = fit(tiny, path, partial=True)
+    written = write(row, tiny.model)
+    assert found is not None
+    assert found[0] == len(written.sites)
+    assert any(left_out in line for line in said)
+    apply(tiny.pipe, (path, ""))
+    result = compare(written, tiny.before, values(parts_of(tiny.pipe)))
+    tiny.reset()
+    assert not result.wrong
+
+
+@pytest.mark.parametrize("name", ["Flux: kohya", "SDXL: LoCon", "Qwen Image: DoRA of LyCORIS, by output"])
+def test_half_precision_is_rounded_once(name: str, tmp_path: Path) -> None:
+    """bfloat16 has 8 bits: a weight is at most half a unit of its last place away from the formula's."""
+    row = by_name(name)
+    assert not trial(row, Tiny(row.family, torch.bfloat16), tmp_path, tolerance=2**-8 * 1.01).wrong
+
+
+def test_a_pair_of_files_for_two_denoisers(pipelines: Pipelines, tmp_path: Path) -> None:
+    high, low = (by_name(f"Wan 2.2: ai-toolkit, {kind} noise") for kind in ("high", "low"))
+    tiny = pipelines("Wan 2.2")
+    written = [write(row, tiny.model) for row in (high, low)]
+    files = [(save(row, file, tmp_path / row.file), "") for row, file in zip((high, low), written, strict=True)]
+    apply(tiny.pipe, *files)
+    both = Written({}, [], {**written[0].expected, **written[1].expected})
+    result = compare(both, tiny.before, values(parts_of(tiny.pipe)))
+    tiny.reset()
+    assert not result.wrong
 
 
 def test_a_pair_without_its_second_matrix_is_refused(pipelines: Pipelines, tmp_path: Path) -> None:
