@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 import subprocess
 import sys
@@ -125,30 +124,6 @@ def test_parts_of_a_pipeline() -> None:
     assert diffusers_seam.lora_parts(diffusers.AmusedPipeline) == ()
 
 
-def test_the_conversion_of_a_lora_is_recorded() -> None:
-    class Pipe:
-        def load(self) -> None:
-            self.lora_state_dict("file")
-
-        @classmethod
-        def lora_state_dict(cls, path: str) -> tuple[dict[str, str], None]:
-            return {"layer": path}, None
-
-    pipe = Pipe()
-    recorded = diffusers_seam.record_lora_conversion(pipe)
-    pipe.load()
-    assert recorded == {"layer": "file"}
-    for loader in (diffusers.FluxPipeline, diffusers.StableDiffusionPipeline, diffusers.WanPipeline):
-        assert "self.lora_state_dict(" in inspect.getsource(loader.load_lora_weights)
-
-
-def test_a_shell_has_its_parts_and_no_others() -> None:
-    model = torch.nn.Linear(1, 1)
-    made = diffusers_seam.shell(diffusers.FluxPipeline, {"transformer": model, "vae": None})
-    assert isinstance(made, diffusers.FluxPipeline)
-    assert (made.transformer, made.vae, hasattr(made, "text_encoder")) == (model, None, False)
-
-
 def test_modules_that_moved_are_found_under_their_old_name() -> None:
     diffusers_seam.register_deprecated("wuerstchen")
     assert diffusers.pipelines.wuerstchen is sys.modules["diffusers.pipelines.wuerstchen"]
@@ -224,7 +199,7 @@ def test_a_loaded_pipeline_tells_and_one_without_the_names_has_a_default() -> No
 
 
 def test_steps_and_settings_of_a_call() -> None:
-    pipe = diffusers_seam.shell(diffusers.FluxPipeline, {})
+    pipe = diffusers.FluxPipeline.__new__(diffusers.FluxPipeline)  # __init__ would want its parts
     assert diffusers_seam.step_count(pipe) == 0
     diffusers_seam.set_step_count(pipe, 7)
     assert (diffusers_seam.step_count(pipe), pipe.num_timesteps) == (7, 7)

@@ -99,6 +99,10 @@ class Names:
         """The shapes of a component's parameters."""
         return self._read(component)[0]
 
+    def has(self, place: Place) -> bool:
+        """Whether the pipeline has the modules of a place."""
+        return place.component in self.components and place.parameters(self.shapes(place.component)) is not None
+
     def is_for_text(self, module: str) -> bool:
         """Whether a name of the file speaks of a text encoder."""
         return all(is_text_encoder(component) for component, _ in self._candidates(module)) or module.startswith(TEXT)

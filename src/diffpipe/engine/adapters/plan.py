@@ -5,12 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-from . import rows
+from . import rows, upstream
 from .file import AdapterFile
 from .formulas import shape_of
 from .places import Names, Place, Shapes
 from .rows import Row
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
 
 Widths = tuple[int, int]  # what a layer of the adapter takes in, and what the model's layer of that name does
 BIASES = ("diff_b", "up_bias")
@@ -54,12 +58,16 @@ class Plan:
         )
 
 
-def plan(file: AdapterFile, names: Names) -> Plan:
-    """Where the rows of a file go."""
+def plan(file: AdapterFile, names: Names, pipeline: type[DiffusionPipeline]) -> Plan:
+    """Where the rows of a file go in a pipeline of a class."""
     read = rows.read(file.shapes)
-    placed = [(row, names.place(row)) for row in read.rows]
-    unknown = tuple(row for row, place in placed if place is None)
-    once, doubled = _once([place for _, place in placed if place is not None])
+    placed = {row.module: place for row in read.rows if (place := names.place(row))}
+    rest = [row for row in read.rows if row.module not in placed]
+    if rest:
+        found = upstream.places(pipeline, rest, file.shapes)
+        placed |= {module: place for module, place in found.items() if names.has(place)}
+    unknown = tuple(row for row in read.rows if row.module not in placed)
+    once, doubled = _once([placed[row.module] for row in read.rows if row.module in placed])
     strange, misfits, places = list(read.strange), [], []
     for place in once:
         fitting, without = _fitted(place, file.shapes, names.shapes(place.component))

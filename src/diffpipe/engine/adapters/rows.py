@@ -102,7 +102,7 @@ def read(names: Iterable[str]) -> Rows:
     modules: dict[str, dict[str, str]] = {}
     strange: list[str] = []
     for name in names:
-        if (found := _part_of(name)) is None:
+        if (found := part_of(name)) is None:
             strange.append(name)
             continue
         module, part = found
@@ -123,7 +123,7 @@ def read(names: Iterable[str]) -> Rows:
     return Rows(tuple(rows), tuple(strange))
 
 
-def _part_of(name: str) -> tuple[str, str] | None:
+def part_of(name: str) -> tuple[str, str] | None:
     """The module and the part of a tensor by its name; None where it ends in nothing known."""
     name = TABLE.sub(".modulation.diff", name)
     for pattern, part in ENDINGS:

@@ -126,7 +126,7 @@ class _Found(NamedTuple):
         widened = control_adapter.wider_input(file, names)
         if widened and control_adapter.takes_control(pipeline):
             names = Names(components, lambda name: _wide(_shapes(name, settings), name == denoiser, widened), denoiser)
-        return cls(pipeline, asked, file, names, plan(file, names), widened, why)
+        return cls(pipeline, asked, file, names, plan(file, names, pipeline), widened, why)
 
     def check_that_it_does_something(self) -> None:
         """Training starts with one of two matrices at zero: so does the file of one that was not trained."""

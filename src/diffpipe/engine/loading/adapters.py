@@ -84,7 +84,7 @@ def _planned(pipe: DiffusionPipeline, file: AdapterFile, source: Source) -> Plan
     denoisers = [name for name in present if kind_of(name) == "denoiser"]
     denoiser, _ = wanted_denoiser(source.into, file.path.name, denoisers)
     control_adapter.widen(pipe, denoiser, file)
-    planned = plan(file, Names(present, lambda name: shapes_of(present[name]), denoiser))
+    planned = plan(file, Names(present, lambda name: shapes_of(present[name]), denoiser), type(pipe))
     if not planned.places:
         raise UsageError(f"the LoRA {source.label} changes no layer of this pipeline", "is it for another family?")
     return planned

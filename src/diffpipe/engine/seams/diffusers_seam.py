@@ -8,8 +8,8 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, cast, get_args
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, cast, get_args
 
 from .seam import Seam
 
@@ -40,14 +40,6 @@ LORA_PARTS = Seam(
     without="LoRAs are checked only when they are loaded, and fused anew at each start where nothing is quantized",
     file="diffusers/loaders/lora_pipeline.py",
     text='_lora_loadable_modules = ["transformer", "text_encoder"]',
-)
-LORA_CONVERSION = Seam(
-    "diffusers",
-    "pipeline.lora_state_dict",
-    buys="how many of a LoRA's layers the model has, under the names that diffusers gives them",
-    without="a LoRA of which only a part fits is taken",
-    file="diffusers/loaders/lora_pipeline.py",
-    text="self.lora_state_dict(",
 )
 BACKENDS = Seam(
     "diffusers",
@@ -141,7 +133,6 @@ SEAMS = (
     SIGNATURE_TYPES,
     OPTIONAL_PARTS,
     LORA_PARTS,
-    LORA_CONVERSION,
     BACKENDS,
     COMPATIBLES,
     DEPRECATED,
@@ -175,27 +166,6 @@ def optional_parts(pipeline: type[DiffusionPipeline]) -> frozenset[str]:
 def lora_parts(pipeline: type[DiffusionPipeline]) -> tuple[str, ...]:
     """The parts that a pipeline's LoRAs may change; () for a class that takes none."""
     return tuple(getattr(pipeline, "_lora_loadable_modules", ()))
-
-
-def record_lora_conversion(pipe: DiffusionPipeline) -> dict[str, torch.Tensor]:
-    """The tensors as `lora_state_dict` will have renamed them, filled in while this pipeline loads an adapter."""
-    tensors: dict[str, torch.Tensor] = {}
-    convert: Callable[..., Any] = type(pipe).lora_state_dict
-
-    def recorded(*arguments: Any, **options: Any) -> Any:
-        made = convert(*arguments, **options)
-        tensors.update(made[0] if isinstance(made, tuple) else made)
-        return made
-
-    pipe.lora_state_dict = recorded
-    return tensors
-
-
-def shell(pipeline: type[DiffusionPipeline], parts: Mapping[str, torch.nn.Module | None]) -> DiffusionPipeline:
-    """A pipeline of these parts alone: its __init__, which is not run, would want the others too."""
-    made = pipeline.__new__(pipeline)  # type: ignore[call-overload]
-    made.register_modules(**parts)
-    return made
 
 
 def register_deprecated(library: str) -> None:
