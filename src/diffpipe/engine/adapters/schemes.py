@@ -54,6 +54,8 @@ guidance_in.in_layer = time_text_embed.guidance_embedder.linear_1
 guidance_in.out_layer = time_text_embed.guidance_embedder.linear_2
 final_layer.linear = proj_out
 final_layer.adaLN_modulation.1 = ~norm_out.linear
+distilled_guidance_layer.layers.{}.in_layer = distilled_guidance_layer.layers.{}.linear_1
+distilled_guidance_layer.layers.{}.out_layer = distilled_guidance_layer.layers.{}.linear_2
 """
 FLUX_2 = """
 double_blocks.{}.img_mlp.0 = transformer_blocks.{}.ff.linear_in
@@ -207,6 +209,11 @@ context_refiner.{}.attention.out = context_refiner.{}.attn.to_out.0
 context_refiner.{}.feed_forward.w1 = context_refiner.{}.feed_forward.linear_1
 context_refiner.{}.feed_forward.w2 = context_refiner.{}.feed_forward.linear_2
 context_refiner.{}.feed_forward.w3 = context_refiner.{}.feed_forward.linear_3
+final_layer.linear = norm_out.linear_2
+final_layer.adaLN_modulation.1 = norm_out.linear_1
+cap_embedder.1 = time_caption_embed.caption_embedder.1
+t_embedder.mlp.0 = time_caption_embed.timestep_embedder.linear_1
+t_embedder.mlp.2 = time_caption_embed.timestep_embedder.linear_2
 """
 Z_IMAGE = """
 layers.{}.attention.qkv = layers.{}.attention.to_q layers.{}.attention.to_k layers.{}.attention.to_v
@@ -224,6 +231,7 @@ final_layer.linear = all_final_layer.2-1.linear
 final_layer.adaLN_modulation.1 = all_final_layer.2-1.adaLN_modulation.1
 """
 LTX = """
+aggregate_embed = text_proj_in
 patchify_proj = proj_in
 audio_patchify_proj = audio_proj_in
 adaln_single.emb.timestep_embedder.linear_1 = time_embed.emb.timestep_embedder.linear_1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ from ...core.errors import UsageError
 from ...core.source import Source
 from ..adapters import formulas, rows
 from ..adapters.file import AdapterFile
-from ..adapters.places import Names, Place, shapes_of, wanted_denoiser
+from ..adapters.places import Names, Place, Shapes, shapes_of, wanted_denoiser
 from ..adapters.plan import Plan, in_short, plan
 from ..seams import diffusers_seam
 from . import adapters_beside, control_adapter
@@ -43,9 +43,11 @@ def fuse(
         planned = _planned(pipe, file, source)
         if planned.left and not partial:
             log.warning("the LoRA %s is applied in part; left out: %s", source.label, in_short(planned.left))
-        for place in planned.places:
-            if place.component not in kept.components:
-                _add(getattr(pipe, place.component), place, file, source.scale)
+        for component in {place.component for place in planned.places} - kept.components:
+            parameters = dict(getattr(pipe, component).named_parameters())
+            shapes = {name: tuple(one.shape) for name, one in parameters.items()}
+            for place in (place for place in planned.places if place.component == component):
+                _add(parameters, shapes, place, file, source.scale)
         kept.add(f"adapter_{number}", source.scale, planned.places, file)
         log.info("applied LoRA %s at scale %g: %d layers", source.label, source.scale, len(planned.places))
     kept.set_scales()
@@ -90,14 +92,12 @@ def _planned(pipe: DiffusionPipeline, file: AdapterFile, source: Source) -> Plan
     return planned
 
 
-def _add(part: torch.nn.Module, place: Place, file: AdapterFile, scale: float) -> None:
-    """Add a row of an adapter's file to the weights and biases of its layers."""
+def _add(parameters: Mapping[str, torch.Tensor], shapes: Shapes, place: Place, file: AdapterFile, scale: float) -> None:
+    """Add a row of an adapter's file to the weights and biases of its layers, of a component's `parameters`."""
     import torch
 
     tensors = {name: file.tensor(tensor) for name, tensor in place.row.parts.items()}
     alpha = _alpha(place, file)
-    parameters = dict(part.named_parameters())
-    shapes = {name: tuple(tensor.shape) for name, tensor in parameters.items()}
     weights = [parameters[name] for name in place.parameters(shapes) or ()]
     biases = [parameters[name] for name in place.parameters(shapes, "bias") or ()]
     with torch.no_grad():
