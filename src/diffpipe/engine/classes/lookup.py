@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     ComponentClass = type[ConfigMixin | PreTrainedModel | TokenizersBackend | ProcessorMixin]
 
 
+# Stable Diffusion 3 makes zeros of what its T5 would say (_get_t5_prompt_embeds), and says nowhere that it may be null.
+WITHOUT_T5 = frozenset({"text_encoder_3", "tokenizer_3"})
 LARGEST_INDEX = 1_000_000  # bytes of a model_index.json; they have a few hundred
 
 
@@ -124,7 +126,13 @@ def pipeline_parts(pipeline: Pipeline) -> tuple[set[str], set[str]]:
     """The component names a pipeline's constructor takes, and those that it can do without."""
     parameters = {name: p for name, p in inspect.signature(pipeline.__init__).parameters.items() if name != "self"}
     names = {name for name, p in parameters.items() if p.default is inspect.Parameter.empty or p.default is None}
-    return names, {*diffusers_seam.optional_parts(pipeline), *(n for n, p in parameters.items() if p.default is None)}
+    optional = {*diffusers_seam.optional_parts(pipeline), *(n for n, p in parameters.items() if p.default is None)}
+    return names, optional | set(unsaid_optional(pipeline))
+
+
+def unsaid_optional(pipeline: Pipeline) -> frozenset[str]:
+    """The components that a pipeline can do without though its class does not say so: it has to be given None."""
+    return WITHOUT_T5 if pipeline.__name__.startswith("StableDiffusion3") else frozenset()
 
 
 def first_line(error: BaseException) -> str:

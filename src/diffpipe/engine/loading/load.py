@@ -14,7 +14,7 @@ from ...core.build_spec import SAFETY_CHECKER, Placement
 from ...core.errors import CacheError, DiffpipeError, Exit, UsageError
 from ...core.manifest import Located, Manifest
 from ...core.source import BASE, CONFIG, Source
-from ..classes.lookup import component_class, first_line, own_pipeline_class, pipeline_class
+from ..classes.lookup import component_class, first_line, own_pipeline_class, pipeline_class, unsaid_optional
 from ..classes.renamed import renamed
 from ..placement import apply, speed
 from ..placement.devices import out_of_memory
@@ -107,7 +107,8 @@ class _Assembly:
         for part in self.manifest.components:
             diffusers_seam.register_deprecated(part.library)
             renamed(part.library, part.class_name)
-        parts = {**self.replacements(), **self.stored(), **self.left_out(cls)}
+        absent = unsaid_optional(cls) - self.manifest.classes.keys()
+        parts = {**dict.fromkeys(absent), **self.replacements(), **self.stored(), **self.left_out(cls)}
         pipe = self.from_checkpoint(cls, parts) if self.sources[BASE].single else self.from_folder(cls, parts)
         if self.config.scheduler:
             chosen_scheduler.put(pipe, self.config.scheduler)
