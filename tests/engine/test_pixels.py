@@ -18,6 +18,7 @@ from diffpipe.core.flag import Flag
 from diffpipe.core.request import Request
 from diffpipe.engine.media import formats, read_image
 from diffpipe.engine.running.media_arguments import read_media
+from diffpipe.engine.running.results import keep_unmasked
 from diffpipe.runners.inputs import reader
 from diffpipe.runners.outcomes import outcomes_of
 
@@ -116,6 +117,16 @@ def test_a_mask_that_paints_nothing_is_refused(tmp_path: Path, values: Any, says
     Image.fromarray(values).save(tmp_path / "mask.png")
     with pytest.raises(UsageError, match=f"--mask-image {says}"):
         read_image(tmp_path / "mask.png", mask=True, option="--mask-image")
+
+
+@pytest.mark.parametrize("name", ["rgba-white-strokes", "la", "palette-key", "gif-transparent", "grey-key"])
+def test_an_inpainted_picture_keeps_its_source_outside_of_what_is_seen_of_the_mask(tmp_path: Path, name: str) -> None:
+    Image.fromarray(stacked(RAMP, 5, 9)).save(tmp_path / "source.png")
+    MASKS[name][0](tmp_path / "mask.png")
+    flags = {"image": Flag("image", "image"), "mask_image": Flag("mask_image", "mask")}
+    given = {"image": str(tmp_path / "source.png"), "mask_image": str(tmp_path / "mask.png")}
+    made = keep_unmasked(Image.new("RGB", (12, 8), (1, 2, 3)), read_media(flags, given))
+    assert (np.asarray(made) == np.where(STROKE[..., None], [1, 2, 3], stacked(RAMP, 5, 9))).all()
 
 
 def test_a_mask_too_dark_to_paint_with_is_noted(tmp_path: Path) -> None:
@@ -241,6 +252,16 @@ def test_a_picture_is_upright_as_its_exif_says(tmp_path: Path, orientation: int)
     assert ((found == TURNS[orientation](stacked(RAMP, STROKE, 9))).all(), notes) == (True, [])
 
 
+def associated(path: Path, values: Any) -> None:
+    """A TIFF whose colours are premultiplied with its alpha (TIFF 6.0, ExtraSamples 1), as compositing programs do."""
+    data = io.BytesIO()
+    premultiplied = (values[..., :3].astype(float) * values[..., 3:] / 255).round().astype(np.uint8)
+    Image.fromarray(np.concatenate([premultiplied, values[..., 3:]], -1)).save(data, "TIFF")
+    entry = struct.pack("<HHI", 338, 3, 1)
+    assert data.getvalue().count(entry + b"\2\0") == 1
+    path.write_bytes(data.getvalue().replace(entry + b"\2\0", entry + b"\1\0"))
+
+
 def profiled(path: Path) -> None:
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     Image.fromarray(stacked(RAMP, STROKE, 9)).save(path, icc_profile=profile)
@@ -257,13 +278,31 @@ def profiled(path: Path) -> None:
          np.where(STROKE[..., None], [4, 5, 6], [1, 2, 3])),
         (lambda p: p.write_bytes(png(0, 1, np.packbits(STROKE // 255, axis=1))), stacked(STROKE, STROKE, STROKE)),
         (profiled, stacked(RAMP, STROKE, 9)),
+        (lambda p: p.write_bytes(png(6, 16, np.repeat(stacked(RAMP, STROKE, 9, 255), 2, -1).reshape(8, -1))),
+         stacked(RAMP, STROKE, 9)),
+        (lambda p: p.write_bytes(png(4, 16, np.repeat(stacked(RAMP, 255), 2, -1).reshape(8, -1))),
+         stacked(RAMP, RAMP, RAMP)),
+        (lambda p: associated(p, stacked(RAMP, STROKE, 9, 255)), stacked(RAMP, STROKE, 9)),
+        (lambda p: Image.fromarray(stacked(RAMP, 128, 128), "YCbCr").save(p, "TIFF"), stacked(RAMP, RAMP, RAMP)),
     ],
-    ids=["cmyk", "rgb-16", "palette", "one-bit", "profile"],
+    ids=["cmyk", "rgb-16", "palette", "one-bit", "profile", "rgba-16", "grey-alpha-16", "premultiplied", "ycbcr"],
 )  # fmt: skip
 def test_other_modes_are_read_as_ever(tmp_path: Path, write: Any, wanted: Any) -> None:
     write(tmp_path / "x.png")
     found, notes = taken(tmp_path / "x.png")
     assert (np.abs(found.astype(int) - wanted).max() <= 1, notes) == (True, [])
+
+
+def test_colours_that_are_not_taken_are_named(tmp_path: Path) -> None:
+    Image.fromarray(stacked(RAMP, 128, 128), "LAB").save(tmp_path / "x.tiff")
+    with pytest.raises(UsageError, match=r"cannot read x\.tiff: it has colours of the kind LAB"):
+        read_image(tmp_path / "x.tiff", option="--image")
+
+
+def test_premultiplied_colours_are_unmultiplied(tmp_path: Path) -> None:
+    associated(tmp_path / "x.png", stacked(200, 100, 50, np.where(STROKE, 255, 128).astype(np.uint8)))
+    found, _ = taken(tmp_path / "x.png", mode="RGBA")
+    assert np.abs(found.astype(int) - stacked(200, 100, 50, np.where(STROKE, 255, 128))).max() <= 2
 
 
 # Formats

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ...core.errors import DiffpipeError, NotFoundError, UsageError
 from .formats import Format, beginning_of, format_of, taught
-from .pixels import Note, eight_bit
+from .pixels import Note, Unfit, plain
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -39,7 +39,7 @@ def read_picture(path: Path, option: str, note: Note) -> Image:
         opened.load()
         if frames > 1 and opened.format not in NOT_FRAMES:
             note(f"has {frames} {'pages' if opened.format == 'TIFF' else 'frames'}: the first is taken")
-        return eight_bit(ImageOps.exif_transpose(opened) or opened, note)
+        return plain(ImageOps.exif_transpose(opened) or opened, note)
 
 
 class Timed(NamedTuple):
@@ -101,6 +101,9 @@ def _opened(path: Path, option: str) -> Iterator[ImageFile]:
 def _unreadable(what: str, path: Path, known: Format | None, error: Exception) -> DiffpipeError:
     if known:
         return UsageError(f"{what}: cannot read {path.name}: it is {known.name}", known.hint)
-    own = str(error) if str(error).startswith("it has numbers") else ""
-    reason = own or getattr(error, "strerror", None) or "it is no picture, or it is damaged"
+    reason = (
+        str(error)
+        if isinstance(error, Unfit)
+        else getattr(error, "strerror", None) or "it is no picture, or it is damaged"
+    )
     return UsageError(f"{what}: cannot read {path.name}: {reason}", "give a PNG, JPEG or WebP file")

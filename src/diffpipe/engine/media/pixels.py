@@ -16,12 +16,31 @@ VISIBLE = 127  # of alpha: what is fainter says little of its colour
 DIM = 128  # of a mask: pipelines take what is darker for black
 
 
-def eight_bit(picture: Image, note: Note) -> Image:
+# Modes that Pillow converts to any other, and premultiplied ones with what they are unmultiplied.
+PLAIN = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV"})
+PREMULTIPLIED = {"La": "LA", "RGBa": "RGBA"}
+
+
+class Unfit(ValueError):
+    """What of a picture cannot be taken, in words that begin with "it"."""
+
+
+def plain(picture: Image, note: Note) -> Image:
+    """A picture in 8 bits a channel, in a mode that can be converted to any other. Raises Unfit for one that cannot."""
+    if picture.mode in PREMULTIPLIED:
+        return picture.convert(PREMULTIPLIED[picture.mode])
+    eight = _eight_bit(picture, note)
+    if eight.mode not in PLAIN:
+        raise Unfit(f"it has colours of the kind {eight.mode}: convert it to RGB")
+    return eight
+
+
+def _eight_bit(picture: Image, note: Note) -> Image:
     """A grey picture of 16 or 32 bits, whole numbers or floats, in 8 bits by its range; any other as it is.
 
     The brightest value says what white is: up to 2 it is 1 (floats alone, where brighter than white is clipped), up to
     255 it is 255, up to 65535 it is 65535, above that the brightest value itself. What is below 0 is black. Raises
-    ValueError for numbers that are not finite.
+    Unfit for numbers that are not finite.
     """
     if not picture.mode.startswith(("I", "F")):
         return picture
@@ -31,7 +50,7 @@ def eight_bit(picture: Image, note: Note) -> Image:
     values = np.asarray(picture, dtype=np.float64)
     low, high = float(values.min(initial=0)), float(values.max(initial=0))
     if not (np.isfinite(low) and np.isfinite(high)):
-        raise ValueError("it has numbers that are not finite")
+        raise Unfit("it has numbers that are not finite")
     white = white_of(high, floats=picture.mode == "F")
     if low < 0:
         note(f"has values below 0 (to {low:g}): they are black")
@@ -76,8 +95,6 @@ def as_mask(picture: Image) -> Image:
 
 def _with_alpha(picture: Image) -> Image:
     """A picture in RGBA. A palette's single transparent colour, a PNG's, and premultiplied alpha become alpha."""
-    if picture.mode == "La":
-        picture = picture.convert("LA")
     return picture if picture.mode == "RGBA" else picture.convert("RGBA")
 
 

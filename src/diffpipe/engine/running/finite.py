@@ -119,9 +119,16 @@ def _both(before: torch.Tensor | None, value: object) -> torch.Tensor | None:
     tensor = _first(value)
     if tensor is None or not tensor.is_floating_point() or not tensor.numel():
         return before
-    low, high = tensor.detach().aminmax()  # NaN if any is; unlike isfinite, it takes no memory as large as a video
-    finite = low.isfinite() & high.isfinite()
+    finite = _all_finite(tensor.detach())
     return finite if before is None else before & finite
+
+
+def _all_finite(tensor: torch.Tensor) -> torch.Tensor:
+    try:
+        low, high = tensor.aminmax()  # NaN if any is; unlike isfinite, it takes no memory as large as a video
+    except NotImplementedError:  # on some devices, for some formats
+        return tensor.isfinite().all()
+    return low.isfinite() & high.isfinite()
 
 
 def _first(value: object) -> torch.Tensor | None:
