@@ -259,7 +259,7 @@ def test_sound_that_has_no_place_is_said(tmp_path: Path, kind: str, caplog: pyte
         path = write_video(moving(2), tmp_path / f"x.{kind}", fps=8, sound=tone())
     assert path.exists()
     assert [record.getMessage() for record in caplog.records] == [
-        f"x.{kind}: {'a GIF' if kind == 'gif' else 'a folder of frames'} holds no sound; it was left out"
+        f"{'a GIF' if kind == 'gif' else 'a folder of frames'} holds no sound; it was left out"
     ]
 
 

@@ -149,7 +149,7 @@ def test_what_the_writer_of_a_file_warns_of_is_in_it(tmp_path: Path) -> None:
     (outcome,) = outcomes_of([fast], lambda group: make(pipe, group, "video"))
     assert outcome.error is None
     assert [text[:24] for text in warnings_in(tmp_path / "x.gif")] == [
-        "x.gif: a GIF holds no so", "a GIF shows 50 frames a "
+        "a GIF holds no sound; it", "a GIF shows 50 frames a "
     ]  # fmt: skip
     assert warnings_in(tmp_path / "x.gif") == outcome.warnings
 

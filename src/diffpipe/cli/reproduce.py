@@ -178,7 +178,7 @@ def _made(
     """The file, made again: of the results of the call the one that it was. Raises what the call raises."""
     from ..cache.verify import locate
     from ..engine import media
-    from ..engine.running.media_arguments import read_media
+    from ..runners.inputs import reader
     from ..runners.local import run_here
     from ..runners.settings import RunSettings
 
@@ -191,10 +191,13 @@ def _made(
         path = str(Path(folder, f"result{wanted.suffix}"))
         request = Request(0, document.seed, arguments, (path,), fps=document.fps)
         with output.steps(name, 1) as show:
-            read = lambda request: read_media(flags, request.arguments, fit=fit)  # noqa: E731
+            read = reader(flags, fit, output.warn)
             on_step = lambda _, done, steps: show("1/1", done, steps)  # noqa: E731
             settings = RunSettings(read, on_step, about=about, on_warning=output.warn)
             (outcome,) = run_here(manifest, locate(entry, manifest), [request], settings)
+        for text in outcome.warnings:
+            if not output.warned(text) and not output.warned(f"seed {request.seed}: {text}"):  # told as it came up
+                output.warn(text)
         if outcome.error:
             raise outcome.error
         if not 0 <= index < len(outcome.artifacts):

@@ -101,9 +101,6 @@ def _opened(path: Path, option: str) -> Iterator[ImageFile]:
 def _unreadable(what: str, path: Path, known: Format | None, error: Exception) -> DiffpipeError:
     if known:
         return UsageError(f"{what}: cannot read {path.name}: it is {known.name}", known.hint)
-    reason = (
-        str(error)
-        if isinstance(error, Unfit)
-        else getattr(error, "strerror", None) or "it is no picture, or it is damaged"
-    )
+    said = str(error) if isinstance(error, Unfit) else getattr(error, "strerror", None)
+    reason = said or "it is no picture, or it is damaged"
     return UsageError(f"{what}: cannot read {path.name}: {reason}", "give a PNG, JPEG or WebP file")

@@ -74,7 +74,7 @@ def write_video(
     pictures = _of_one_size(frames)
     if sound is not None and kind in SILENT:
         what = "a GIF" if kind == "gif" else "a folder of frames"
-        log.warning("%s: %s holds no sound; it was left out", path.name, what)
+        log.warning("%s holds no sound; it was left out", what)
     if kind == "frames":
         return _frames(pictures, path, overwrite, text)
     if kind == "gif":
