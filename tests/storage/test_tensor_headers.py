@@ -91,6 +91,32 @@ def test_what_is_no_header_is_refused(header: object, tmp_path: Path) -> None:
         read_header(path)
 
 
+def bytes_at(start: int, end: int) -> dict[str, object]:
+    return {"dtype": "U8", "shape": [end - start], "data_offsets": [start, end]}
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        {"a": bytes_at(0, 8), "b": bytes_at(4, 12)},
+        {"a": bytes_at(0, 12), "b": bytes_at(2, 4)},
+        {"a": bytes_at(0, 4), "b": bytes_at(8, 12)},
+        {"a": bytes_at(4, 12)},
+        {"a": bytes_at(0, 12), "b": bytes_at(0, 12)},
+    ],
+    ids=["overlapping", "nested", "a hole", "a hole first", "twice"],
+)
+def test_tensors_that_do_not_follow_one_another_are_refused(tensors: dict[str, object], tmp_path: Path) -> None:
+    """By the library too, which is asked here."""
+    from safetensors import SafetensorError, safe_open
+
+    path = written(tmp_path / "x.safetensors", tensors, bytes(12))
+    with pytest.raises(SafetensorError):
+        safe_open(path, framework="np").__enter__()
+    with pytest.raises(CacheError, match="not a complete safetensors file"):
+        read_header(path)
+
+
 @pytest.mark.parametrize("change", [lambda data: data[:-1], lambda data: data + b"x", lambda data: data[:5]])
 def test_a_file_of_another_length_is_refused(change: Callable[[bytes], bytes], tmp_path: Path) -> None:
     path = written(tmp_path / "x.safetensors", tensor(), bytes(4))

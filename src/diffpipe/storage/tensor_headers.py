@@ -118,10 +118,21 @@ def parse(data: bytes, size: int | None = None) -> TensorHeader:
         {name: _tensor(tensor) for name, tensor in _tensors(fields)},
         {name: metadata.text(name, most=LARGEST_HEADER) for name in metadata.names()},
     )
-    end = max((one.end for one in header.tensors.values()), default=0)
-    if size is not None and size != end:
-        raise Misfit(f"its tensors end at {end} and the file at {size}")
+    if size is not None:
+        _check_tiling(header.tensors.values(), size)
     return header
+
+
+def _check_tiling(tensors: Iterable[TensorInfo], size: int) -> None:
+    """Raises Misfit unless the tensors follow one another from the first byte to the last, as the format demands
+    (safetensors/src/tensor.rs, Metadata::validate): two in one place, or bytes of none, are no weights."""
+    end = 0
+    for one in sorted(tensors, key=lambda one: (one.start, one.end)):
+        if one.start != end:
+            raise Misfit(f"a tensor begins at {one.start}, where the one before ends at {end}")
+        end = one.end
+    if size != end:
+        raise Misfit(f"its tensors end at {end} and the file at {size}")
 
 
 def _tensors(fields: Fields) -> Iterator[tuple[str, Fields]]:
