@@ -81,8 +81,8 @@ BAD: dict[str, tuple[str, tuple[str, ...], str, str, set[str]]] = {
     "a video for an image": (
         "img2img",
         ("--image", "clip.mp4"),
-        "--image: cannot read clip.mp4: it is no picture, or it is damaged",
-        "give a PNG, JPEG or WebP file",
+        "--image: cannot read clip.mp4: it is a video",
+        "give a picture: ffmpeg -i VIDEO -frames:v 1 picture.png takes the first of it",
         PICTURES,
     ),
     "a mask of another size": (

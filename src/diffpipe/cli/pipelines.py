@@ -103,6 +103,7 @@ def show(pipeline: Pipeline, json: Json = False) -> None:
     facts = [
         ("key", entry.key), ("names", ", ".join(names) or "-"), ("pipeline", manifest.pipeline),
         ("provider", f"{manifest.provider}, {manifest.type}"), ("dtype", manifest.config.dtype),
+        *([("without", ", ".join(manifest.config.without))] if manifest.config.without else []),
         *_memory_and_speed(manifest),
         ("built", built), ("versions", ", ".join(f"{k} {v}" for k, v in manifest.versions.items())),
     ]  # fmt: skip
