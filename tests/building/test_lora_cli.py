@@ -161,3 +161,18 @@ def test_doras_magnitudes_cannot_stay_beside_gguf_weights(warm: Warm, checkpoint
     words = ("flux", "--model", checkpoints / "flux", "--component", gguf, "--lora", tmp_path / "dora.safetensors")
     code, message, _ = refused(warm, *words)
     assert (code, message.partition(": ")[0]) == (2, "the LoRA dora.safetensors cannot be applied to quantized weights")
+
+
+@pytest.mark.parametrize("named", ["folder", "file"])
+def test_how_strong_one_of_peft_is_stands_beside_it(make: Make, checkpoints: Path, tmp_path: Path, named: str) -> None:
+    """peft.PeftModel.save_pretrained: the scale is lora_alpha / r, of the configuration, and of no tensor."""
+    layers = load_file(checkpoints / "flux-lora.safetensors")
+    rank = next(tensor.shape[0] for name, tensor in layers.items() if "lora_A" in name)
+    settings = {"peft_type": "LORA", "r": rank, "lora_alpha": rank / 2, "use_rslora": False, "alpha_pattern": {}}
+    saved = {name.replace("transformer.", "base_model.model.", 1): tensor for name, tensor in layers.items()}
+    save_file(saved, tmp_path / "adapter_model.safetensors")
+    lora = tmp_path if named == "folder" else tmp_path / "adapter_model.safetensors"
+    (tmp_path / "adapter_config.json").write_text(json.dumps(settings | {"lora_alpha": rank}))
+    assert make("flux", lora) == make("flux", checkpoints / "flux-lora.safetensors")
+    (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
+    assert make("flux", lora) == make("flux", f"{checkpoints / 'flux-lora.safetensors'}@0.5")

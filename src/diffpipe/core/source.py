@@ -75,7 +75,8 @@ class Source:
     """A pinned source: the exact files that will be loaded, wherever they lie.
 
     `label` is what the user knows it by (repository id, or the last part of a path); `commit` is set for hub
-    repositories. `subfolder` is "" at the source's root. `into`: of a LoRA the denoiser that was named for it.
+    repositories. `subfolder` is "" at the source's root. `into`: of a LoRA the denoiser that was named for it;
+    `peft`: what the adapter_config.json beside it says of its strength.
     `pipeline` and `components` (name -> library, class) are what
     a diffusers folder's model_index.json says.
     """
@@ -89,6 +90,7 @@ class Source:
     subfolder: str = ""
     scale: float = 1.0
     into: str = ""
+    peft: JsonObject = field(default_factory=dict)
     pipeline: str = ""
     components: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
@@ -110,6 +112,7 @@ class Source:
             subfolder=data.text("subfolder", ""),
             scale=data.number("scale", 1.0),
             into=data.text("into", ""),
+            peft=data.object("peft").value if "peft" in data else {},
             pipeline=data.text("pipeline", ""),
             components={name: _class_of(data.object("components"), name) for name in data.object("components").names()},
         )
@@ -127,6 +130,7 @@ class Source:
             "pipeline": self.pipeline,
             "components": {name: list(pair) for name, pair in self.components.items()},
             **({"into": self.into} if self.into else {}),
+            **({"peft": self.peft} if self.peft else {}),
         }
 
 

@@ -162,6 +162,7 @@ def _section(source: Source) -> JsonObject:
     if source.role.kind == "lora":
         section["scale"] = source.scale
         section |= {"into": source.into} if source.into else {}
+        section |= {"peft": source.peft} if source.peft else {}
     return section
 
 

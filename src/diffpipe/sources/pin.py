@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -24,7 +23,7 @@ from ..core.errors import DiffpipeError, NotFoundError, UsageError
 from ..core.source import BASE, CHECKPOINTS, CONFIG, EMBEDDED, FileInfo, Role, Source, SourceKind, layout_of, place_of
 from ..storage.disk import user_path
 from ..storage.tensor_headers import read_safetensors
-from . import hub, model_files
+from . import adapter_files, hub, model_files
 from .hub_cache import Repository
 from .left_out import without_parts
 from .named import is_single, repository_and_file, source_kind, split_denoiser, split_revision, split_scale
@@ -32,8 +31,6 @@ from .pointers import refuse_pointer
 from .trust import check_suffix, model_index, refuse_own_classes
 
 MOST_FILES = 100_000  # of a local folder; a sharded model has some hundreds
-# In the names of an adapter's tensors, in any layout.
-ADAPTER = re.compile(r"lora|lokr|loha|hada_|ia3_l|on_input|\.diff|[wb]_norm$|\.alpha|dora")
 
 Report = Callable[[str, int], None]
 
@@ -283,19 +280,17 @@ def _pin_adapter(role: Role, text: str, spec: BuildSpec, context: Context) -> tu
     text = repository if inner else text
     if kind == "file":
         source, location = _pin_file(role, text, context, allow_pickle=spec.allow_pickle)
-        if location.endswith(".safetensors") and not any(
-            ADAPTER.search(name) for name in read_safetensors(Path(location)).tensors
-        ):
-            raise UsageError(
-                f"{source.label} holds no LoRA", "a LoRA's tensors are named lora_A, lora_down and the like"
-            )
-        return source, location
-    commit, names, _read = _listing(kind, text, context.commits.get(role), context)
+        if location.endswith(".safetensors"):
+            adapter_files.check_names(read_safetensors(Path(location)).tensors, source.label)
+        return replace(source, peft=adapter_files.beside(Path(location))), location
+    commit, names, read = _listing(kind, text, context.commits.get(role), context)
     candidates = [inner] if inner else [name for name in names if name.endswith(".safetensors")]
     if len(candidates) != 1 or candidates[0] not in names:
         listed = ", ".join(sorted(name for name in names if name.endswith(".safetensors"))[:5]) or "none"
         raise UsageError(f"--lora {text}: which file?", f"name it as {text}/FILE; there are: {listed}")
-    return _source(role, kind, text, commit, candidates, names, context)
+    source, location = _source(role, kind, text, commit, candidates, names, context)
+    partly = kind == "hub" and context.offline  # the cache may have a part of what the commit has
+    return replace(source, peft=adapter_files.listed(candidates[0], names, read, partly=partly)), location
 
 
 def _pin_file(role: Role, text: str, context: Context, *, allow_pickle: bool = False) -> tuple[Source, str]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
+from ...core.canonical import JsonObject
 from ...core.errors import UsageError
 from ...core.parsing import Fields, Misfit
 from ...storage.tensor_headers import read_safetensors
@@ -24,12 +25,16 @@ class _Opened(Protocol):
 
 
 class AdapterFile:
-    """The tensors of a file. `pickle`: whether pickled ones are read, as far as torch reads them without code."""
+    """The tensors of a file. `pickle`: whether pickled ones are read, as far as torch reads them without code.
 
-    def __init__(self, path: Path, *, pickle: bool = False) -> None:
+    `peft`: what PEFT's adapter_config.json, which lay beside it, says of its strength.
+    """
+
+    def __init__(self, path: Path, *, pickle: bool = False, peft: JsonObject | None = None) -> None:
         from safetensors import safe_open
 
         self.path = path
+        self._peft = peft or {}
         self.metadata: Mapping[str, str] = {}
         self._pickled: dict[str, torch.Tensor] = {}
         if path.suffix != ".safetensors" and pickle:
@@ -47,7 +52,7 @@ class AdapterFile:
         return tensor.float()
 
     def alpha(self, module: str, component: str, rank: int) -> float | None:
-        """The alpha that the file's metadata has for a module without a tensor of that name; None where it has none.
+        """The alpha that the metadata or PEFT's configuration has for a module; None where they have none.
 
         PEFT's scale is alpha / rank, or alpha / sqrt(rank) for rank-stabilized adapters; what is returned serves the
         first formula.
@@ -67,7 +72,7 @@ class AdapterFile:
     def _settings(self, component: str) -> Fields | None:
         """What the metadata says of a component's adapter: keys COMPONENT.NAME."""
         if METADATA not in self.metadata:
-            return None
+            return Fields(self._peft, "adapter_config.json") if self._peft else None
         try:
             read = json.loads(self.metadata[METADATA])
         except ValueError:

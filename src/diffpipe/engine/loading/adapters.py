@@ -39,7 +39,7 @@ def fuse(
             continue
         if not hasattr(pipe, "load_lora_weights"):
             raise UsageError(f"{type(pipe).__name__} takes no LoRA", "build it without --lora")
-        file = AdapterFile(file_in(path, source), pickle=pickle)
+        file = AdapterFile(file_in(path, source), pickle=pickle, peft=source.peft)
         planned = _planned(pipe, file, source)
         if planned.left and not partial:
             log.warning("the LoRA %s is applied in part; left out: %s", source.label, in_short(planned.left))

@@ -1,0 +1,72 @@
+"""Files of adapters: what shows that one is, and how strong it is by PEFT's adapter_config.json beside it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Collection, Iterable
+from pathlib import Path, PurePosixPath
+
+from ..core.canonical import JsonObject
+from ..core.errors import NotFoundError, UsageError
+
+# peft/utils/constants.py
+STEM, CONFIGURATION = "adapter_model", "adapter_config.json"
+# In the names of an adapter's tensors, in any layout.
+NAMES = re.compile(r"lora|lokr|loha|hada_|ia3_l|on_input|\.diff|[wb]_norm$|\.alpha|dora")
+
+
+def check_names(names: Iterable[str], label: str) -> None:
+    """Raises UsageError for a file without a tensor that an adapter could have."""
+    if not any(NAMES.search(name) for name in names):
+        raise UsageError(f"{label} holds no LoRA", "a LoRA's tensors are named lora_A, lora_down and the like")
+
+
+def listed(path: str, names: Collection[str], read: Callable[[str], str], *, partly: bool) -> JsonObject:
+    """What the configuration beside an adapter in a repository or folder says of its strength.
+
+    `partly`: whether there may be files that `names` lacks. Raises NotFoundError where that may be the configuration.
+    """
+    file = PurePosixPath(path)
+    configuration = str(file.with_name(CONFIGURATION))
+    if file.stem != STEM:
+        return {}
+    if configuration in names:
+        return strength(read(configuration), path)
+    if partly:
+        raise NotFoundError(
+            f"{configuration}, which says how strong {file.name} is, is not in the cache",
+            "build once without --offline",
+        )
+    return {}
+
+
+def beside(path: Path) -> JsonObject:
+    """What the configuration beside a local adapter says of its strength; {} where there is none."""
+    configuration = path.with_name(CONFIGURATION)
+    if path.stem != STEM or not configuration.is_file():
+        return {}
+    return strength(configuration.read_text("utf-8", "replace"), path.name)
+
+
+def strength(text: str, label: str) -> JsonObject:
+    """What of a configuration decides how strong an adapter is; {} where that is 1, as without a configuration.
+
+    The change of a layer is alpha / rank B A, or alpha / sqrt(rank) B A (peft/tuners/lora/layer.py). Raises UsageError
+    for what is no configuration.
+    """
+    try:
+        read = json.loads(text)
+        alpha, rank = float(read["lora_alpha"]), int(read["r"])
+    except (ValueError, TypeError, KeyError) as error:
+        if isinstance(error, KeyError) and read.get("peft_type") != "LORA":
+            return {}  # (IA)^3 has neither
+        raise UsageError(
+            f"{CONFIGURATION} beside {label} cannot be read: {error}", "take the one that belongs to the adapter"
+        ) from error
+    patterns = read.get("alpha_pattern") or {}
+    stabilized = bool(read.get("use_rslora"))
+    if alpha == rank and not (patterns or stabilized or read.get("rank_pattern")):
+        return {}
+    found: JsonObject = {"lora_alpha": alpha, "alpha_pattern": patterns}
+    return {**found, "use_rslora": True} if stabilized else found
