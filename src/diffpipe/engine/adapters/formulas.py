@@ -46,6 +46,11 @@ def weight_change(kind: Kind, parts: Tensors, scale: float, alpha: float | None,
     return change * (factor * scale)
 
 
+def is_product(kind: Kind, parts: Tensors) -> bool:
+    """Whether the change is B A and no more, which may be computed row by row."""
+    return kind == "lora" and not {"mid", "magnitude", "dora_scale"} & set(parts)
+
+
 def bias_change(parts: Tensors, scale: float, alpha: float | None) -> torch.Tensor | None:
     """What is added to a module's bias; None where nothing is."""
     if "diff_b" in parts:
