@@ -40,6 +40,12 @@ TOLD = {
     "guidance_scale is passed as 3.5, but ignored since the model is not guidance-distilled.": (
         "--guidance-scale 3.5 does nothing: the model was not made to take one"
     ),
+    "`height` and `width` must be multiples of (16, 16) for proper patchification. Adjusting (100, 90) -> (96, 80).": (
+        "(100, 90) is no size that this pipeline makes (multiples of (16, 16)): it makes (96, 80)"
+    ),
+    "`height` and `width` must be multiples of 32; rounding up from 100x90 to 128x96.": (
+        "100x90 is no size that this pipeline makes (multiples of 32): it makes 128x96"
+    ),
     "Guidance scale 7.0 is ignored for step-wise distilled models.": (
         "--guidance-scale 7.0 does nothing: the model is distilled"
     ),
@@ -215,6 +221,16 @@ def test_of_prompts_encoded_together_each_item_hears_of_its_own() -> None:
         logging.getLogger("diffusers.pipelines.x").warning(f"{PADDED}{ends}")
     said = "the prompt is longer than the 77 tokens that a text encoder reads; cut off: "
     assert [collected.of(request) for request in group] == [(f"{said}in the snow",), (), (f"{said}with a hat",)]
+
+
+ODD = ["0x" * 50_000, "a LOAD REPORT" * 9_000, "`height` and `width` must be multiples of 1; " * 3_000, "x|" * 50_000]
+
+
+@pytest.mark.parametrize("text", [*ODD, f"{PADDED}[" * 3_000, PADDED + "[" * 50_000], ids=range(6))
+def test_no_text_takes_long(text: str) -> None:
+    """A pattern that goes back and forth would take minutes here."""
+    assert len(library_words.sort("peft", text) or "") < 1_000
+    assert library_words.cut_off(text) == []
 
 
 @pytest.mark.parametrize("end", ["", "[", "['a', ", "[" * 300, "not a list"])

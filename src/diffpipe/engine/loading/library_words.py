@@ -9,12 +9,15 @@ import ast
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from textwrap import shorten
 
 from ...core.access_tokens import redacted
 from ...core.heard import quoted
 
 LONGEST = 400  # characters of a warning that no row knows
+LONGEST_READ = 4000  # characters of a warning that are looked at: patterns must not take long on what comes from a file
+REPORT = " LOAD REPORT"
 
 
 @dataclass(frozen=True)
@@ -51,8 +54,8 @@ ROWS: Sequence[Row] = (
         "{3} x {2} is no size that this pipeline makes (it must be {0} {1}): another is made",
     ),
     Row(
-        r"`height` and `width` must be multiples of (.+?)(?: for proper patchification)?[;.] .*?"
-        r"[aA]?(?:djusting|up from) (.+?) ?(?:->|to) (.+?)\.?$",
+        r"`height` and `width` must be multiples of ([\d, ()]+)(?: for proper patchification)?[;.] "
+        r"(?:Adjusting|rounding up from) ([\dx, ()]+?) (?:->|to) ([\dx, ()]+)",
         "{1} is no size that this pipeline makes (multiples of {0}): it makes {2}",
     ),
     Row(
@@ -128,16 +131,16 @@ ROWS: Sequence[Row] = (
     ),
     Row(r"Both `num_inference_steps`.* and `timesteps`", "--num-inference-steps does nothing beside --timesteps"),
     # Weights and settings.
+    # What transformers calls its LOAD REPORT, as `_report` has it.
     Row(
-        r"(\w+) LOAD REPORT.*? (\S+) *\| *(?:MISSING|MISMATCH)",
+        r"^(\S+) LOAD REPORT: (?:MISSING|MISMATCH|CONVERSION): (\S+)",
         "the files of a {0} do not hold its weights ({1} and maybe more): those are made up at random",
     ),
-    # Buffers that older versions of transformers stored.
-    Row(r"LOAD REPORT(?!.*(?<!position_ids)(?<! ) *\| *[A-Z]{5})", why=NO_MATTER),
     Row(
-        r"(\w+) LOAD REPORT.*? (\S+) *\| *UNEXPECTED",
+        r"^(\S+) LOAD REPORT: UNEXPECTED: (\S+)",
         "a {0} has no place for some of the weights in its files ({1} and maybe more): they are left out",
     ),
+    Row(r"^\S+ LOAD REPORT: nothing", why="buffers that older versions of transformers stored"),
     Row(
         r"Some weights of (\w+) were not initialized from the model checkpoint .*?newly initialized"
         r"(?: because the shapes did not match)?: ?\[?(.+?)\]? ?You should probably",
@@ -175,6 +178,8 @@ ROWS: Sequence[Row] = (
     Row(r"Expected types for \w+: ", why="what does not fit is refused at the build"),
     Row(r"Some parameters are on the meta device", why="placements are diffpipe's own"),
     # What changes nothing.
+    Row(r"Unable to import `torchao` Tensor objects", why="a quantizer that is not used: one that is, is checked"),
+    Row(r"`\w+` requires torchvision", why="pictures are prepared with Pillow then"),
     Row(r"has been deprecated and will not receive bug fixes", why=FOR_PROGRAMMERS),
     Row(r"Model config: \w+_token_id must be", why="a text encoder that only encodes ends no text"),
     Row(r"torch\.meshgrid: in an upcoming release", why=FOR_PROGRAMMERS),
@@ -193,7 +198,7 @@ def sort(library: str, text: str, category: str = "") -> str | None:
 
     `category`: the class of a Python warning, "" for a line of a library's log.
     """
-    text = printable(text)
+    text = printable(_report(text) if REPORT in text else text[:LONGEST_READ])
     for row in ROWS:
         known = row.library in ("", library) and row.category in ("", category)
         if known and (said := re.search(row.pattern, text)):
@@ -201,17 +206,35 @@ def sort(library: str, text: str, category: str = "") -> str | None:
     return quoted(library, shorten(text, LONGEST, placeholder="…"))
 
 
+def _report(text: str) -> str:
+    """transformers' table of weights that do not fit a model, as the model's class and the first of the worst kind."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", text)
+    name = (text.partition(REPORT)[0].split() or [""])[-1]
+    found: dict[str, str] = {}
+    for key, status in pairwise(text.split("|")):
+        if (kind := status.strip()) in STATUSES and not (words := key.rstrip()).endswith("position_ids"):
+            found.setdefault(kind, (words.split() or [""])[-1])
+    worst = next((f"{kind}: {found[kind]}" for kind in STATUSES if kind in found), "nothing")
+    return f"{name}{REPORT}: {worst}"
+
+
+STATUSES = ("MISSING", "MISMATCH", "CONVERSION", "UNEXPECTED")  # the worst first
+
+
 def cut_off(text: str) -> list[str]:
     """Of a warning that prompts are too long, one warning for each prompt, in order; "" for one that is not.
 
     [] for any other warning.
     """
-    said = re.search(r"input was truncated because .*?tokens: (\[.*\])\s*$", text, re.DOTALL)
+    start = text.find("tokens: [") + len("tokens: ")
+    listed = text[start:].rstrip()
+    if "input was truncated because" not in text or start < len("tokens: ") or not listed.endswith("]"):
+        return []
     try:
-        lost = ast.literal_eval(said[1]) if said else []
+        lost = ast.literal_eval(listed)
     except (SyntaxError, ValueError, MemoryError, RecursionError):
         return []
-    return [text[: said.start(1)] + str([words]) if _part(words) else "" for words in map(str, lost)] if said else []
+    return [text[:start] + str([words]) if _part(words) else "" for words in map(str, lost)]
 
 
 def _part(text: str | None) -> str:
@@ -229,5 +252,5 @@ def printable(text: str) -> str:
     text = "".join(letter if letter.isprintable() else " " for letter in text)
     text = re.sub(r"\(Triggered internally at .*?\)", "", text)
     text = re.sub(r" +", " ", text).strip()
-    text = re.sub(r"(?<![\w:/.])(?:~|[A-Za-z]:)?[/\\](?:[^\s'\",:;()]+[/\\])+", "…/", text)
+    text = re.sub(r"(?<![\w:/.])(?:~|[A-Za-z]:)?[/\\](?:[^\s'\",:;()/\\]+[/\\])+", "…/", text)
     return re.sub(r"\b0x[0-9a-f]{6,}\b", "0x…", text)
