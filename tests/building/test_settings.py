@@ -60,6 +60,7 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
     "a list": lambda data: b"[" + data + b"]",
     "a page of a web server": lambda data: b"<!DOCTYPE html><html>404</html>",
     "UTF-16": lambda data: data.decode().encode("utf-16"),
+    "deep": lambda data: b'{"a":' + b"[" * 200_000,
 }
 
 
@@ -68,6 +69,26 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
 def test_a_damaged_configuration_is_named(asked: Asked, flux: Path, file: str, damage: Any) -> None:
     (flux / file).write_bytes(damage((flux / file).read_bytes()))
     with pytest.raises(UsageError, match=f"^{file} of flux is damaged: it ") as error:
+        asked.checked("flux", flux)
+    assert error.value.hint == "copy or fetch the model again"
+
+
+@pytest.mark.parametrize(
+    ("part", "setting", "value"),
+    [
+        ("transformer", "num_layers", "two"),
+        ("transformer", "attention_head_dim", "wide"),
+        ("vae", "block_out_channels", "abc"),
+        ("vae", "block_out_channels", [0, 0, 0, 0]),
+        ("text_encoder_2", "num_heads", "x"),
+        ("text_encoder", "hidden_size", [1]),
+    ],
+)
+def test_settings_that_a_class_cannot_be_made_with_are_named(
+    asked: Asked, flux: Path, part: str, setting: str, value: object
+) -> None:
+    change(flux / part / "config.json", **{setting: value})
+    with pytest.raises(UsageError, match=r"^the settings of a \w+ cannot be used: ") as error:
         asked.checked("flux", flux)
     assert error.value.hint == "copy or fetch the model again"
 

@@ -65,7 +65,7 @@ def check_settings(resolved: Resolved, offline: bool) -> None:
 def _object(source: Source, location: str, path: str, offline: bool) -> JsonObject:
     try:
         value = json.loads(_text(source, location, path, offline))
-    except ValueError as error:  # of json, and of a text that is not UTF-8
+    except (ValueError, RecursionError) as error:  # of json, nested or not, and of a text that is not UTF-8
         raise _damaged(source, path, "it is no JSON") from error
     if not isinstance(value, dict):
         raise _damaged(source, path, f"it holds a {type(value).__name__} where an object is needed")

@@ -77,7 +77,7 @@ def _components(ctx: typer.Context, incomplete: str) -> list[str]:
     try:
         index = json.loads(Path(ctx.params.get("model") or "", "model_index.json").read_bytes())
         names = [name for name, value in index.items() if isinstance(value, list)]
-    except (OSError, ValueError, AttributeError):  # a repository, a single file, or no such folder
+    except (OSError, ValueError, AttributeError, RecursionError):  # a repository, a single file, or no such folder
         try:
             names = [part.name for part in Store().find(ctx.info_name or "").manifest().components]
         except DiffpipeError:

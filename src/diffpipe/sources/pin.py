@@ -237,7 +237,7 @@ def _class_named(
     def settings(path: str) -> dict[str, Any]:
         try:
             value = json.loads(read(path)) if path in names else {}
-        except ValueError:
+        except (ValueError, RecursionError):
             return {}
         return value if isinstance(value, dict) else {}
 

@@ -65,7 +65,7 @@ def model_index(text: str, model: str, names: Iterable[str], spec: BuildSpec) ->
         index = json.loads(text)
         if not isinstance(index, dict):
             raise ValueError
-    except ValueError:
+    except (ValueError, RecursionError):
         raise UsageError(f"the model_index.json of {model} is no JSON object", "fetch the model again") from None
     named = index.get("_class_name")
     if not isinstance(named, str) and not (model_files.is_class(named) and all(part.isidentifier() for part in named)):

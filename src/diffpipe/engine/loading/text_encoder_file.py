@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ...core.errors import UsageError
 from ...core.text_encoder_names import own_names
+from ..classes.hollow import usable
 from . import plain_weights
 
 if TYPE_CHECKING:
@@ -50,9 +51,11 @@ def _faults(
 ) -> list[str]:
     import torch
 
-    config = cls.config_class.from_dict(dict(settings))
+    with usable(cls):
+        config = cls.config_class.from_dict(dict(settings))
     weights = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
-    return _made(cls, config, weights, torch.float32, device_map="meta")[1]
+    with usable(cls):
+        return _made(cls, config, weights, torch.float32, device_map="meta")[1]
 
 
 def _made(

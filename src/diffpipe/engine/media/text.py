@@ -169,6 +169,6 @@ def _unpacked(comment: bytes | str) -> dict[str, str]:
     """The texts of a comment that holds them as one JSON document; nothing for somebody else's comment."""
     try:
         found = json.loads(comment)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return {key: found[key] for key in KEYS if isinstance(found.get(key), str)} if isinstance(found, dict) else {}
