@@ -119,6 +119,12 @@ def test_what_does_not_fit_is_refused_with_what_does(checkpoints: Path, model: s
         ({"beta_start": "a"}, 'EulerDiscreteScheduler: beta_start cannot be "a"', "the default is 0.0001"),
         ({"beta_start": True}, "EulerDiscreteScheduler: beta_start cannot be true", "the default is 0.0001"),
         ({"use_karras_sigmas": 1}, "EulerDiscreteScheduler: use_karras_sigmas cannot be 1", "the default is false"),
+        (
+            {"beta_start": float("inf")},
+            "EulerDiscreteScheduler: beta_start cannot be Infinity",
+            "1,000,000 is the most",
+        ),
+        ({"num_train_timesteps": 20_000_000}, "EulerDiscreteScheduler: num_train_timesteps cannot be", "1,000,000 is"),
         ({"beta_schedule": "x"}, "EulerDiscreteScheduler cannot be set up so: ", "check --scheduler-config"),
     ],
     ids=lambda value: str(value) if isinstance(value, dict) else "",

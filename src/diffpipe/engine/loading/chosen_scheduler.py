@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from ..classes.schedulers import Pipeline, Scheduler
 
+LARGEST = 1_000_000  # of a number: schedulers make tables as long as num_train_timesteps, 1,000 of every known model
 # What a setting may be, by its default.
 KINDS = ((bool, bool), (int | float, int | float), (str, str))
 
@@ -115,6 +116,8 @@ def _check_setting(scheduler: Scheduler, name: str, value: JsonValue) -> None:
             f"{scheduler.__name__} has no setting {name!r}",
             f"did you mean {near[0]}?" if near else f"it has: {', '.join(known)}",
         )
+    if isinstance(value, int | float) and not abs(value) <= LARGEST:
+        raise UsageError(f"{scheduler.__name__}: {name} cannot be {json.dumps(value)}", f"{LARGEST:,} is the most")
     default = parameters[name].default
     allowed = next((allowed for kind, allowed in KINDS if isinstance(default, kind)), None)
     if allowed is None or value is None:
