@@ -21,8 +21,11 @@ def manifest(cli: Cli, name: str) -> Manifest:
     return Store(cli.home).find(name).manifest()
 
 
-def pictures(warm: Warm, name: str, folder: Path, *flags: object) -> list[bytes]:
-    words = ("generate", name, "--prompt", "a cat", "--seed", 3, *SMALL, "-o", f"{folder}/{name}-{{seed}}.png", *flags)
+def pictures(
+    warm: Warm, name: str, folder: Path, *flags: object, seed: int = 3, small: tuple[object, ...] = SMALL
+) -> list[bytes]:
+    output = ("-o", f"{folder}/{name}-{{seed}}.png")
+    words = ("generate", name, "--prompt", "a cat", "--seed", seed, *small, *output, *flags)
     done = warm(*words, check=True)
     assert done.stderr == ""
     return [Path(line).read_bytes() for line in done.stdout.splitlines()]
@@ -164,9 +167,9 @@ def test_runs_measure_themselves(warm: Warm, flux: tuple[object, ...], tmp_path:
 def test_cached_steps_depend_on_no_other_item(warm: Warm, flux: tuple[object, ...], tmp_path: Path, cache: str) -> None:
     warm(*flux, "--step-cache", cache, "--name", cache, check=True)
     assert manifest(warm, cache).config.json["speed"] == {"step_cache": cache}
-    steps = ("--num-inference-steps", 8)
-    both = pictures(warm, cache, tmp_path, *steps, "--count", 2)
-    alone = pictures(warm, cache, tmp_path, *steps, "--seed", 4, "--overwrite")
+    steps = ("--width", 64, "--height", 48, "--num-inference-steps", 8, "--no-metadata")
+    both = pictures(warm, cache, tmp_path, "--count", 2, small=steps)
+    alone = pictures(warm, cache, tmp_path, "--overwrite", seed=4, small=steps)
     assert both[1:] == alone
 
 

@@ -24,6 +24,7 @@ def checked(flags: Mapping[str, Flag], arguments: Arguments, *, fit: bool = Fals
             taken[name] = _as_taken(flag, arguments[name], fit=fit)
         _check_value(flag, taken.get(name, flag.default))
     _check_strength(taken)
+    _check_order(taken)
     _check_words(taken)
     _check_tiles(taken)
     return {name: value for name, value in taken.items() if not _is_empty(value)}
@@ -106,6 +107,20 @@ def _check_strength(arguments: Arguments) -> None:
             f"--strength 0 leaves none of {steps} steps to run",
             f"give more: {math.ceil(1000 / steps) / 1000:g} runs one step",
         )
+
+
+def _check_order(arguments: Arguments) -> None:
+    """Raises UsageError for a part of the steps (of a ControlNet, of denoising) that ends before it starts."""
+    for name, start in arguments.items():
+        last = name.removesuffix("_start") + "_end"
+        ends = _listed(arguments.get(last))
+        for first, end in zip(_listed(start), ends, strict=False) if name.endswith("_start") else ():
+            if isinstance(first, int | float) and isinstance(end, int | float) and first >= end:
+                option = "--" + name.replace("_", "-")
+                raise UsageError(
+                    f"{option} {first:g} is not before {option.removesuffix('-start')}-end {end:g}: no step is left",
+                    "give an end after the start",
+                )
 
 
 def _check_words(arguments: Arguments) -> None:

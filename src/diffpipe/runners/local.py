@@ -139,6 +139,7 @@ class Session:
             texts=[metadata.texts(described, request) for request in group] if described else [],
             previews=settings.previews,
             before_writing=settings.before_writing,
+            usual={flag.name: flag.default for flag in self.manifest.flags},
         )
         return run.run(pipe, call)
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
 from ...core.errors import DiffpipeError, Exit
@@ -16,11 +17,12 @@ from ..classes.lookup import first_line
 from ..classes.signature import tuple_arguments
 from ..loading import library_logs
 from ..placement.devices import out_of_memory
+from . import ignored
 from .files import Text, no_text, write_all
 from .finite import finite_only
 from .own_state import each_its_own, generators
 from .preview import Preview
-from .results import frame_rate, results_of, shared
+from .results import Result, frame_rate, results_of, shared
 from .steps import OnStep, Steps
 
 if TYPE_CHECKING:
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
 Quirk: TypeAlias = "Callable[[DiffusionPipeline, Arguments], BaseOutput]"  # a row's own way to call its pipeline
 
 
+log = logging.getLogger("diffpipe.run")
+
+
 @dataclass(frozen=True)
 class PipelineCall:
     """What one call of a pipeline makes, and for whom.
@@ -37,7 +42,7 @@ class PipelineCall:
     `kind` of what the pipeline makes, and its own `fps` of videos. Several `requests` differ in seed and prompts alone;
     `arguments` are theirs with media read. `quirk`: the row's own way to call the pipeline. `texts`: what each
     request's files say (see `metadata.texts`), () for nothing. `previews`: how what is being made is shown.
-    `before_writing` may raise, to leave the results unwritten.
+    `before_writing` may raise, to leave the results unwritten. `usual`: what the arguments are where none is given.
     """
 
     kind: OutputKind
@@ -49,6 +54,7 @@ class PipelineCall:
     texts: Sequence[Text] = ()
     previews: Preview | None = None
     before_writing: Callable[[], None] = lambda: None
+    usual: Arguments = field(default_factory=dict)
 
 
 def run(pipe: DiffusionPipeline, call: PipelineCall) -> list[list[Artifact]]:
@@ -58,12 +64,14 @@ def run(pipe: DiffusionPipeline, call: PipelineCall) -> list[list[Artifact]]:
     cannot have each its own noise in one call.
     """
     started = time.perf_counter()
-    arguments = _prepared(pipe, call)
+    steps = Steps(pipe, call.arguments[0], call.on_step, call.previews)
+    arguments = {**_prepared(pipe, call), **steps.callback()}
     with each_its_own(pipe, len(call.requests)), finite_only(pipe, call.kind):
         output = _called(pipe, arguments, call.quirk)
     seconds = (time.perf_counter() - started) / len(call.requests)
     fps = frame_rate(call.requests[0], call.arguments[0], call.fps)
     results = results_of(pipe, output, call.kind, fps, call.arguments[0])
+    _tell(pipe, call, results, steps)
     shares = shared(results, len(call.requests))
     call.before_writing()
     texts = call.texts or [no_text] * len(shares)
@@ -73,14 +81,26 @@ def run(pipe: DiffusionPipeline, call: PipelineCall) -> list[list[Artifact]]:
     ]
 
 
+def _tell(pipe: DiffusionPipeline, call: PipelineCall, results: Sequence[Result], steps: Steps) -> None:
+    """Warn of what the call did not use of its arguments, or made otherwise."""
+    arguments = call.arguments[0]
+    counted = bool(steps.callback()) and call.quirk is None
+    lines = (
+        *ignored.unused(pipe, arguments, call.usual),
+        *ignored.made_otherwise(results, arguments, len(call.requests)),
+        *ignored.no_step(steps.asked, steps.done, counted=counted),
+    )
+    for line in lines:
+        log.warning("%s", line)
+
+
 def _prepared(pipe: DiffusionPipeline, call: PipelineCall) -> Arguments:
-    """The arguments as the pipeline takes them, with generators and what reports its steps."""
+    """The arguments as the pipeline takes them, with generators."""
     cls: type = type(pipe)
     together = {**_together(call.arguments), "generator": generators([request.seed for request in call.requests])}
     tuples = tuple_arguments(cls)
     taken = {name: tuple(value) if name in tuples else _tensor(pipe, value) for name, value in together.items()}
-    steps = Steps(pipe, together, call.on_step, call.previews)
-    return {**outputs.output_arguments(cls), **taken, **steps.callback()}
+    return {**outputs.output_arguments(cls), **taken}
 
 
 def _together(arguments: Sequence[Arguments]) -> Arguments:

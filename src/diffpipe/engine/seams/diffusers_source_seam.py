@@ -151,6 +151,11 @@ def default_sample_size(pipeline: Pipeline) -> str:
     return found[1].strip() if found else ""
 
 
+def reads_guidance_embedding(pipeline: Pipeline) -> bool:
+    """Whether a pipeline gives its guidance scale to a denoiser that was trained with it, and to no other."""
+    return bool(re.search(r"if self\.transformer\.config\.guidance_embeds:", _call_source(pipeline)))
+
+
 def separates_passes(pipeline: Pipeline) -> bool:
     """Whether a pipeline tells the passes of a step (with the prompt, without it) apart, as caches of steps need."""
     return "cache_context" in _call_source(pipeline)
