@@ -5,14 +5,17 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from asked import Asked
 
-from diffpipe.core.errors import UsageError
+from diffpipe.building import header_checks
+from diffpipe.core.errors import CacheError, UsageError
 from diffpipe.core.manifest import Located
+from diffpipe.core.source import Role
 
 torch = pytest.importorskip("torch")
 checkpoints = pytest.importorskip("checkpoints")
@@ -192,3 +195,67 @@ def test_averaged_weights(asked: Asked, made: Path, tmp_path: Path) -> None:
     alone = save(tmp_path / "alone.safetensors", {**rest, **averages})
     with pytest.raises(UsageError, match=r"holds the denoiser's averaged weights \(model_ema\) alone"):
         asked.checked("stable-diffusion", alone, config=str(made / "sd"))
+
+
+ENCODER = "cond_stage_model.transformer.text_model.encoder.layers.1."
+SPOILT: dict[str, tuple[Callable[[Tensors], Tensors], str]] = {
+    "a layer of its text encoder short": (
+        lambda t: {name: one for name, one in t.items() if not name.startswith(ENCODER)},
+        "settings of text_encoder in sd: encoder.layers.1.* is missing",
+    ),
+    "a text encoder of another width": (
+        lambda t: {n: torch.ones(*(2 * size for size in one.shape)) if ENCODER in n else one for n, one in t.items()},
+        "settings of text_encoder in sd: encoder.layers.1.* is .*, not",
+    ),
+    "a VAE of other channels": (
+        lambda t: {**t, "first_stage_model.decoder.conv_in.weight": torch.ones(16, 16, 3, 3)},
+        "settings of vae in sd: decoder.conv_in.weight is 16 x 16 x 3 x 3, not",
+    ),
+    "a block of the UNet short": (
+        lambda t: {name: one for name, one in t.items() if "middle_block.0." not in name},
+        "settings of unet in sd: mid_block.* is missing",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SPOILT.values(), ids=SPOILT)
+def test_a_checkpoint_that_is_not_what_its_folder_says(
+    asked: Asked, made: Path, tmp_path: Path, case: tuple[Callable[[Tensors], Tensors], str]
+) -> None:
+    spoil, message = case
+    file = save(tmp_path / "spoilt.safetensors", spoil(load_file(made / "sd.safetensors")))
+    with pytest.raises(UsageError, match=message) as error:
+        asked.checked("stable-diffusion", file, config=str(made / "sd"))
+    assert "--config" in error.value.hint
+
+
+def test_a_checkpoint_that_was_cut_short(asked: Asked, made: Path, tmp_path: Path) -> None:
+    file = tmp_path / "short.safetensors"
+    file.write_bytes((made / "sd.safetensors").read_bytes()[:-1000])
+    with pytest.raises(CacheError, match="is not a complete safetensors file"):
+        asked.checked("stable-diffusion", file, config=str(made / "sd"))
+
+
+def test_a_gguf_file_is_met_by_its_header(asked: Asked, made: Path, tmp_path: Path) -> None:
+    pytest.importorskip("gguf")
+    good = checkpoints.flux_transformer_gguf(tmp_path / "good.gguf")
+    assert asked.checked("flux", made / "flux", components={"transformer": str(good)}).kind == "image"
+    folder = made / "flux" / "transformer" / "config.json"
+    other = Path(shutil.copytree(made / "flux", tmp_path / "other"))
+    settings = other / "transformer" / "config.json"
+    settings.write_text(folder.read_text().replace('"num_single_layers": 2', '"num_single_layers": 3'))
+    with pytest.raises(UsageError, match=r"good\.gguf does not fit .* single_transformer_blocks\.2\..* is missing"):
+        asked.checked("flux", other, components={"transformer": str(good)})
+
+
+def test_a_gguf_file_of_the_hub_is_met_once_it_is_fetched(asked: Asked, made: Path, tmp_path: Path) -> None:
+    """Its header cannot be read before: it is checked where the file lies then."""
+    pytest.importorskip("gguf")
+    good = checkpoints.flux_transformer_gguf(tmp_path / "good.gguf")
+    resolved = asked.resolved("flux", made / "flux", components={"transformer": str(good)})
+    role = Role.component("transformer")
+    away = replace(resolved, locations={**resolved.locations, role: ""})
+    layout = {**resolved.layout, "transformer": ("diffusers", "SD3Transformer2DModel")}
+    with pytest.raises(UsageError, match=r"good\.gguf does not fit"):
+        header_checks.check_fetched("FluxPipeline", away, layout, resolved.locations, offline=True)
+    assert header_checks.check_fetched("FluxPipeline", away, resolved.layout, resolved.locations, offline=True) == []

@@ -29,6 +29,7 @@ from .checks import Checked, check, check_loras
 from .command import command_of
 from .describe import describe
 from .fetch import Say, fetch, still_needed
+from .header_checks import check_fetched
 from .request import Request
 
 
@@ -135,6 +136,8 @@ def _make(resolved: Resolved, row: PipelineType, store: Store, options: Options,
     sources = still_needed(resolved.sources, shared.components) if shared else resolved.sources
     needed = replace(resolved, sources=sources)
     locations = checked.fetched or fetch(needed, options.offline, options.quiet, say, have=have)
+    for notice in check_fetched(resolved.pipeline, needed, checked.layout, locations, options.offline):
+        say(f"warning: {notice}")
     manifest = describe(needed, row, checked, locations, options.reason)
     return _stored(manifest, checked, row, locations, resolved.spec, store, options.name, say)
 

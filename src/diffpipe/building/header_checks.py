@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import PurePosixPath
 
 from ..core.checkpoint_marks import is_averaged, is_mark, scaling, spread
 from ..core.components import kind_of, part_checkpoint
 from ..core.errors import UsageError
-from ..core.source import BASE, CONFIG, Source, file_of
+from ..core.source import BASE, CONFIG, Role, Source, file_of
 from ..sources import hub
 from ..sources.hub_cache import Repository
 from ..sources.key import Resolved
@@ -19,6 +20,7 @@ from .ways import way_to
 
 Layout = Mapping[str, tuple[str, str]]  # component -> library, class
 Tensors = Mapping[str, TensorInfo]
+FIRST_ENCODER = ("cond_stage_model.transformer.", "conditioner.embedders.0.transformer.")
 
 
 def header_of(source: Source, location: str, offline: bool) -> TensorHeader | None:
@@ -34,10 +36,32 @@ def check(pipeline: str, resolved: Resolved, layout: Layout, offline: bool) -> l
 
     Raises UsageError, with what does fit.
     """
-    notes = []
-    checked = set()
+    notes, checked = _check_files(pipeline, resolved, layout, resolved.sources, offline)
+    for name in layout.keys() - checked:
+        _check_width(pipeline, resolved, name, layout, None, None, offline)
+    folder_checks.check(resolved, layout, offline)
+    return notes
+
+
+def check_fetched(
+    pipeline: str, resolved: Resolved, layout: Layout, locations: Mapping[Role, str], offline: bool
+) -> list[str]:
+    """The same for files whose headers could not be read before they were fetched: GGUF. `locations`: all, by now."""
+    late = [source for source in resolved.sources if not resolved.locations[source.role] and _is_gguf(source)]
+    return _check_files(pipeline, replace(resolved, locations=locations), layout, late, offline)[0]
+
+
+def _is_gguf(source: Source) -> bool:
+    return source.single and next(iter(source.files)).endswith(".gguf")
+
+
+def _check_files(
+    pipeline: str, resolved: Resolved, layout: Layout, sources: Iterable[Source], offline: bool
+) -> tuple[list[str], set[str]]:
+    """What of single files is not used, and the components that they stand for."""
+    notes, checked = list[str](), set[str]()
     replaced = {source.role.name for source in resolved.sources if source.role.kind == "component"}
-    for source in resolved.sources:
+    for source in sources:
         if not source.single or source.role.kind == "lora":
             continue
         header = header_of(source, resolved.locations[source.role], offline)
@@ -48,10 +72,7 @@ def check(pipeline: str, resolved: Resolved, layout: Layout, offline: bool) -> l
         for name, tensors in _parts(source, header.tensors, layout, replaced):
             notes += _check_part(pipeline, resolved, source, name, tensors, layout, offline)
             checked.add(name)
-    for name in layout.keys() - checked:
-        _check_width(pipeline, resolved, name, layout, None, None, offline)
-    folder_checks.check(resolved, layout, offline)
-    return notes
+    return notes, checked
 
 
 def _parts(
@@ -63,8 +84,11 @@ def _parts(
     if source.role != BASE:
         yield source.role.name, parted.get(source.role.name, weights)
         return
-    # Text encoders within a whole checkpoint are told apart by diffusers alone.
     yield from ((name, part) for name, part in parted.items() if kind_of(name) != "encoder" and name not in replaced)
+    # Of the text encoders in it those of Stable Diffusion 1 and XL; others are told apart by diffusers alone.
+    encoder = {name: one for name, one in weights.items() if name.startswith(FIRST_ENCODER)}
+    if encoder and "text_encoder" in layout and "text_encoder" not in replaced:
+        yield "text_encoder", encoder
 
 
 def _check_marks(label: str, tensors: Tensors) -> None:
