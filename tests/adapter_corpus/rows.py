@@ -262,6 +262,8 @@ def _flux() -> list[Row]:
             (n.under("text_encoders.t5xxl.transformer.", n.t5("text_encoder_2")), f.KOHYA),
         ),
         row("LoRA with diff_b", flux, COMFY, (n.flat("lora_unet", t.FLUX), f.with_bias(f.KOHYA))),
+        row("ComfyUI, whole prefix", flux, COMFY, (n.under("model.diffusion_model.", t.FLUX), f.KOHYA)),
+        row("BFL's names in diffusers' prefix", flux, COMFY, (n.under("transformer.", t.FLUX), f.PEFT)),
         row("full differences", flux, COMFY, (n.under("diffusion_model.", t.FLUX_WHOLE), f.difference)),
         row("LoHa", flux, f"{LYCORIS}/loha.py", (kohya, f.loha)),
         row("LoKr", flux, f"{LYCORIS}/lokr.py", (kohya, f.lokr("w2", 1.0)), (FLUX_T5, f.lokr("w2", 1.0))),
@@ -339,6 +341,7 @@ def _z_image() -> list[Row]:
             (n.under("diffusion_model.", t.Z_IMAGE_FUSED), f.PEFT),
         ),
         row("ComfyUI, all layers", z_image, COMFY, (n.under("diffusion_model.", t.Z_IMAGE_WHOLE), f.KOHYA)),
+        row("DoRA by input, fused", z_image, COMFY, (n.under("diffusion_model.", t.Z_IMAGE_FUSED), f.dora(1, f.PEFT))),
         row("kohya, fused", z_image, COMFY, (n.flat("lora_unet", t.Z_IMAGE_FUSED), f.KOHYA)),
         row(
             "LoKr of ai-toolkit",

@@ -162,6 +162,26 @@ def test_the_rest_is_taken_where_that_is_asked_for(case: str, pipelines: Pipelin
     assert not result.wrong
 
 
+# What is zero when training starts: kohya's lora.py, LyCORIS' loha.py and lokr.py.
+UNTRAINED = {
+    "Flux: kohya": "lora_up.weight",
+    "SDXL: LoHa": "hada_w2_a",
+    "Qwen Image: LoKr of musubi-tuner": "lokr_w2_b",
+    "Flux: LoKr of ai-toolkit": "lokr_w2",
+}
+
+
+@pytest.mark.parametrize("name", UNTRAINED)
+def test_one_that_was_not_trained_is_refused(name: str, pipelines: Pipelines, tmp_path: Path) -> None:
+    row, tiny = by_name(name), pipelines(by_name(name).family)
+    tensors = write(row, tiny.model).tensors
+    save_file(
+        {key: tensor * (not key.endswith(UNTRAINED[name])) for key, tensor in tensors.items()}, tmp_path / row.file
+    )
+    with pytest.raises(UsageError, match="changes no layer: its weights are all zero"):
+        fit(tiny, tmp_path / row.file)
+
+
 @pytest.mark.parametrize("name", ["Flux: kohya", "SDXL: LoCon", "Qwen Image: DoRA of LyCORIS, by output"])
 def test_half_precision_is_rounded_once(name: str, tmp_path: Path) -> None:
     """bfloat16 has 8 bits: a weight is at most half a unit of its last place away from the formula's."""

@@ -33,7 +33,7 @@ PARTIAL = "--lora-partial takes the rest; or choose a LoRA made for this model"
 # Flux LoRA 57% are in Qwen Image, which has no single blocks; of a Qwen LoRA a third are in Flux.
 LEAST, LEAST_WITH_STRANGE_PARTS = 0.4, 0.75
 
-LAST = ("up", "hada_w2_a", "lokr_w1", "lokr_w1_a")  # of a row's tensors one that is zero where nothing was trained
+LAST = ("up", "hada_w2_a", "lokr_w2", "lokr_w2_b")  # of a row's tensors one that is zero where nothing was trained
 
 # A component's class and configuration (config.json, {} where that is not known); None for no such component.
 Settings = Callable[[str], "tuple[ComponentClass, Mapping[str, JsonValue]] | None"]
