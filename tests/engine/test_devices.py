@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import random
 import sys
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -69,6 +71,10 @@ def test_random_numbers_go_on_where_they_were(backends: dict[str, Backend]) -> N
     backends["cuda"].states, backends["xpu"].states = [torch.tensor([7])], []
     before.restore()
     assert torch.equal(torch.rand(3), first)
+    before.restore()
+    drawn = random.random(), float(np.random.rand())
+    before.restore()
+    assert (random.random(), float(np.random.rand())) == drawn
     assert [int(state) for state in backends["cuda"].states + backends["xpu"].states] == [1, 2, 1, 2]
 
 

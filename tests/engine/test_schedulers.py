@@ -124,7 +124,11 @@ def test_what_does_not_fit_is_refused_with_what_does(checkpoints: Path, model: s
             "EulerDiscreteScheduler: beta_start cannot be Infinity",
             "1,000,000 is the most",
         ),
-        ({"num_train_timesteps": 20_000_000}, "EulerDiscreteScheduler: num_train_timesteps cannot be", "1,000,000 is"),
+        (
+            {"num_train_timesteps": 20_000_000},
+            "EulerDiscreteScheduler: num_train_timesteps cannot be",
+            "1,000,000 is the most",
+        ),
         ({"beta_schedule": "x"}, "EulerDiscreteScheduler cannot be set up so: ", "check --scheduler-config"),
     ],
     ids=lambda value: str(value) if isinstance(value, dict) else "",

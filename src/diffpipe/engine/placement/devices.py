@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import gc
+import random
 import sys
 from collections.abc import Mapping
 from types import ModuleType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...core.errors import UsageError
 from ...memory import device_facts, machine
@@ -114,24 +115,31 @@ def _backend(device: str) -> ModuleType | None:
 
 
 class RandomStates(NamedTuple):
-    """The states of torch's own generators: of the CPU, and of the devices of each kind that is in use."""
+    """The states of a process's own generators: torch's of the CPU and of the devices of each kind that is in use,
+    numpy's, and Python's."""
 
     cpu: torch.Tensor
     others: Mapping[str, list[torch.Tensor]]
+    numpy: dict[str, Any]  # as numpy itself types it
+    python: tuple[Any, ...]
 
     @classmethod
     def now(cls) -> RandomStates:
+        import numpy as np
         import torch
 
         kinds = {kind: getattr(torch, kind, None) for kind in ("cuda", "xpu")}
         others = {kind: one.get_rng_state_all() for kind, one in kinds.items() if one and one.is_initialized()}
         if torch.backends.mps.is_available():
             others["mps"] = [torch.mps.get_rng_state()]
-        return cls(torch.get_rng_state(), others)
+        return cls(torch.get_rng_state(), others, np.random.get_state(legacy=False), random.getstate())
 
     def restore(self) -> None:
+        import numpy as np
         import torch
 
+        np.random.set_state(self.numpy)
+        random.setstate(self.python)
         torch.set_rng_state(self.cpu)
         for kind, states in self.others.items():
             if kind == "mps":

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Generic, ParamSpec, TypeVar
 
+from ..loading import library_logs
 from ..seams import accelerate_seam, diffusers_seam
 from . import apply
 from .devices import RandomStates
@@ -91,7 +92,9 @@ class _Call(Generic[T]):
         self.back.release()
 
     def go(self) -> None:
-        """Let it run until it is over or waits for another component. Torch's own random numbers go on where it was."""
+        """Let it run until it is over or waits for another component. Random numbers that are nobody's go on where it
+        was, and the libraries say to it what they said to others."""
+        library_logs.hear_again()
         if self.noise:
             self.noise.restore()
         self.turn.release()

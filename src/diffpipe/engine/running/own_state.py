@@ -69,10 +69,8 @@ def _schedulers(pipe: DiffusionPipeline) -> list[SchedulerMixin]:
 
 def _states() -> tuple[object, ...]:
     """The states of all generators of the process, as what can be compared."""
-    import numpy as np
-
-    torches = RandomStates.now()
-    others = (state for states in torches.others.values() for state in states)
-    tensors = [bytes(state.cpu().numpy()) for state in (torches.cpu, *others)]
-    _, keys, place, *_ = np.random.get_state(legacy=True)
-    return (*tensors, random.getstate(), np.asarray(keys).tobytes(), place)
+    now = RandomStates.now()
+    others = (state for states in now.others.values() for state in states)
+    tensors = [bytes(state.cpu().numpy()) for state in (now.cpu, *others)]
+    inner = now.numpy["state"]
+    return (*tensors, now.python, inner["key"].tobytes(), inner["pos"])
