@@ -19,6 +19,7 @@ from adapter_corpus.trial import Row, Tensors, Tiny, Written, apply, compare, fi
 from safetensors.torch import save_file  # noqa: E402
 
 from diffpipe.core.errors import UsageError  # noqa: E402
+from diffpipe.engine.loading import adapters  # noqa: E402
 
 # Rows that are not right yet -> why. A row that is right fails here until its line goes.
 NOT_YET: dict[str, str] = {}
@@ -187,6 +188,15 @@ def test_half_precision_is_rounded_once(name: str, tmp_path: Path) -> None:
     """bfloat16 has 8 bits: a weight is at most half a unit of its last place away from the formula's."""
     row = by_name(name)
     assert not trial(row, Tiny(row.family, torch.bfloat16), tmp_path, tolerance=2**-8 * 1.01).wrong
+
+
+@pytest.mark.parametrize("name", ["Flux: kohya, all layers", "SDXL: LoCon"])
+def test_layers_that_are_added_to_in_steps(
+    name: str, pipelines: Pipelines, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of some rows each: a step ends within a layer, and within one of the layers that the file has as one."""
+    monkeypatch.setattr(adapters, "ELEMENTS", 5 * 32)
+    assert not trial(by_name(name), pipelines(by_name(name).family), tmp_path).wrong
 
 
 def test_a_pair_of_files_for_two_denoisers(pipelines: Pipelines, tmp_path: Path) -> None:
