@@ -106,6 +106,20 @@ def test_sound_that_is_not_finite_is_an_error(tmp_path: Path, value: float) -> N
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_vocoder_is_watched_like_a_decoder(tmp_path: Path) -> None:
+    class Speech(Noise):
+        def __call__(self, prompt: Any, generator: Any = None) -> Any:
+            return SimpleNamespace(audios=self.components["vocoder"](torch.ones(1, 9)).detach().clamp(-1, 1).numpy())
+
+    pipe: Any = Speech(None, None)
+    pipe.components, pipe.sample_rate = {"vocoder": torch.nn.Linear(9, 9)}, 8000
+    make(pipe, [request(tmp_path, 3, "wav")], "audio")
+    pipe.components["vocoder"].bias.data[4] = INF  # clipped to a sample of full scale
+    with pytest.raises(DiffpipeError, match="the vocoder made numbers that are not finite in float32"):
+        make(pipe, [request(tmp_path, 4, "wav")], "audio")
+    assert [path.name for path in tmp_path.iterdir()] == ["3.wav"]
+
+
 def test_in_a_batch_only_the_item_with_such_numbers_fails(tmp_path: Path) -> None:
     first = torch.rand((3, 8, 8), generator=torch.Generator().manual_seed(6))[0, 0, 0]
     pipe = Noise(lambda latents: torch.where((latents[:, :1, :1, :1] == first), NAN, latents), pictures)

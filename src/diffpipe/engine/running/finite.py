@@ -77,14 +77,15 @@ def _modules(pipe: DiffusionPipeline) -> dict[str, torch.nn.Module]:
 
 
 def _watch(parts: Parts) -> None:
-    """Have the decoders tell of each call; in a pipeline of pixels, which has none, the denoisers."""
+    """Have the decoders and vocoders tell of each call; in a pipeline of pixels, which has none, the denoisers."""
     decoders = {name: part for name, part in parts.items() if callable(getattr(part, "decode", None))}
-    last = {name: part for name, part in parts.items() if kind_of(name) == "denoiser" or "decoder" in name}
+    denoisers = {name: part for name, part in parts.items() if kind_of(name) == "denoiser" or "decoder" in name}
+    vocoders = {name: part for name, part in parts.items() if "vocoder" in name}
     for name, part in decoders.items():
         if part not in _watched:
             _watched.add(part)
             setattr(part, "decode", _telling(name, part, getattr(part, "decode")))  # noqa: B009, B010
-    for name, part in {} if decoders else last.items():
+    for name, part in {**vocoders, **({} if decoders else denoisers)}.items():
         if part not in _watched:
             _watched.add(part)
             part.register_forward_hook(functools.partial(_after, name))
