@@ -152,8 +152,9 @@ def _denoiser(parts: Parts, decoder: str, one: _Seen) -> tuple[str, torch.dtype 
 def _not_finite(kind: OutputKind, name: str, dtype: torch.dtype | None) -> DiffpipeError:
     dtype_name = str(dtype or "").removeprefix("torch.")
     problem = f"the {name} made numbers that are not finite{f' in {dtype_name}' if dtype_name else ''}"
-    nothing = "silence or noise" if kind == "audio" else "black"
-    return DiffpipeError(f"{problem}: the {NOUNS[kind]} would be {nothing}", _advice(name, dtype_name))
+    heard = kind == "audio" or "vocoder" in name or "audio" in name
+    nothing = "the sound would be silence or noise" if heard else f"the {NOUNS[kind]} would be black"
+    return DiffpipeError(f"{problem}: {nothing}", _advice(name, dtype_name))
 
 
 def _advice(name: str, dtype: str) -> str:
