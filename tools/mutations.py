@@ -84,8 +84,8 @@ FAULTS = (
     Fault(
         "numbers that are not finite pass",
         "engine/running/finite.py",
-        "finite = low.isfinite() & high.isfinite()",
-        "finite = low == low",
+        "return low.isfinite() & high.isfinite()",
+        "return low == low",
         "tests/engine/test_finite.py",
     ),
     Fault(

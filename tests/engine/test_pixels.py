@@ -197,6 +197,9 @@ def test_alpha_is_kept_where_the_family_takes_it(tmp_path: Path) -> None:
 
 # Depth
 
+LIGHT = (RAMP / np.float32(255)).astype(np.float32)  # as rendered, with a lamp in it
+LIGHT[0, 0] = 40
+
 
 @pytest.mark.parametrize(
     ("values", "wanted", "says"),
@@ -207,6 +210,7 @@ def test_alpha_is_kept_where_the_family_takes_it(tmp_path: Path) -> None:
         (RAMP / np.float32(255) * 1.6, (RAMP * 1.6).clip(0, 255), ""),  # brighter than white in places
         (RAMP.astype(np.float32) * 4000, RAMP, "has values up to 1.02e+06, which is taken for white"),
         (RAMP / np.float32(127.5) - 1, (RAMP * 2.0 - 255).clip(0), "has values below 0 (to -1): they are black"),
+        (LIGHT, (LIGHT.clip(0, 1) * 255).round(), "has highlights up to 40, brighter than white (1): they are white"),
         (RAMP.astype(np.int32), RAMP, ""),
         (RAMP.astype(np.int32) * 257, RAMP, ""),
         (RAMP.astype(np.int32) * 2**20, RAMP, "has values up to 2.67387e+08, which is taken for white"),

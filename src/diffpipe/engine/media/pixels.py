@@ -6,13 +6,18 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from numpy import float64
+    from numpy.typing import NDArray
     from PIL.Image import Image
+
+    Levels = NDArray[float64]
 
 Note = Callable[[str], None]  # is given what should be known of a file that was read
 
 BACKGROUND = (255, 255, 255)  # what is behind transparent parts of a picture: the paper that most viewers show
 NEARLY = 8  # levels by which colours may differ that are one colour: lossy files blur edges
 VISIBLE = 127  # of alpha: what is fainter says little of its colour
+MOSTLY = 0.9  # of a picture's values
 DIM = 128  # of a mask: pipelines take what is darker for black
 
 
@@ -39,8 +44,9 @@ def _eight_bit(picture: Image, note: Note) -> Image:
     """A grey picture of 16 or 32 bits, whole numbers or floats, in 8 bits by its range; any other as it is.
 
     The brightest value says what white is: up to 2 it is 1 (floats alone, where brighter than white is clipped), up to
-    255 it is 255, up to 65535 it is 65535, above that the brightest value itself. What is below 0 is black. Raises
-    Unfit for numbers that are not finite.
+    255 it is 255, up to 65535 it is 65535, above that the brightest value itself. Of floats that are mostly up to 1 and
+    no whole numbers it is 1, too: the others are highlights. What is below 0 is black. Raises Unfit for numbers that
+    are not finite.
     """
     if not picture.mode.startswith(("I", "F")):
         return picture
@@ -51,14 +57,22 @@ def _eight_bit(picture: Image, note: Note) -> Image:
     low, high = float(values.min(initial=0)), float(values.max(initial=0))
     if not (np.isfinite(low) and np.isfinite(high)):
         raise Unfit("it has numbers that are not finite")
-    white = white_of(high, floats=picture.mode == "F")
+    floats = picture.mode == "F"
+    white = 1.0 if floats and _has_highlights(values) else white_of(high, floats=floats)
     if low < 0:
         note(f"has values below 0 (to {low:g}): they are black")
+    if white == 1.0 and high > 2.0:
+        note(f"has highlights up to {high:g}, brighter than white (1): they are white")
     if white not in (1.0, 255.0, 65535.0):
         note(f"has values up to {high:g}, which is taken for white")
     elif white == 255.0 and picture.mode.startswith("I;16"):
         note(f"has 16 bits but no value above {high:g}: 255 is taken for white")
     return Image.fromarray((values.clip(0, white) * (255 / white)).round().astype(np.uint8))
+
+
+def _has_highlights(values: Levels) -> bool:
+    """Whether most of a float picture is at most 1, as light is measured, and not whole numbers, as levels are."""
+    return bool((values <= 1).mean() > MOSTLY and (values != values.round()).any())
 
 
 def white_of(brightest: float, *, floats: bool) -> float:

@@ -206,6 +206,8 @@ def _film(path: Path, mask: bool, option: str, note: Note) -> Clip:
     found = steady(starts, last)
     if not found.as_filmed and found.rate:
         note(f"has a variable frame rate: taken at its average, {found.rate:.4g} frames a second")
+    if found.rest:
+        note(f"rests {found.rest:.3g} s longer on its last frame than on the others, which is left out")
     return Clip([frames[number] for number in found.order], found.rate)
 
 
