@@ -66,7 +66,7 @@ def overhead(items: int, one_prompt: bool) -> bool:
     local.stay_offline()
     from diffpipe.engine.loading import library_logs
 
-    library_logs.quiet_libraries()
+    library_logs.listen()
     started = time.perf_counter()
     with suppress(SystemExit), open("told.jsonl", "w") as told, redirect_stdout(told):
         app.main()
