@@ -95,6 +95,33 @@ def test_a_lora_for_another_model(checkpoints: Path, model: str, lora: str) -> N
     assert raised.value.hint
 
 
+STRANGE = {
+    "Krea 2 of kohya": ("wan", "lora_unet_{}", ("blocks_0_attn_wk", "blocks_0_attn_gate", "tproj_1")),
+    "Anima of kohya": ("wan", "lora_unet_{}", ("blocks_0_self_attn_q_proj", "llm_adapter_blocks_0_mlp_0")),
+    "Flux by Black Forest Labs": ("wan", "{}", ("double_blocks.0.img_attn.qkv", "single_blocks.0.linear1")),
+    "Stability's names": ("flux", "lora_unet_{}", ("input_blocks_4_1_proj_in", "middle_block_1_proj_in")),
+    "Wan of ComfyUI": ("flux", "diffusion_model.{}", ("blocks.0.self_attn.q", "blocks.0.ffn.0", "head.head")),
+    "HunyuanVideo of ComfyUI": ("flux", "diffusion_model.{}", ("double_blocks.0.img_attn_qkv", "txt_in.c_embedder")),
+    "a language model of PEFT": ("z-image", "base_model.model.{}", ("model.layers.0.self_attn.q_proj", "lm_head")),
+    "nothing but numbers": ("sdxl", "{}", ("0", "1.2.3", "blocks_")),
+}
+
+
+@pytest.mark.parametrize("case", STRANGE)
+@pytest.mark.parametrize("ending", ["lora_down lora_up", "lora_A lora_B", "hada_w1_a hada_w1_b hada_w2_a hada_w2_b"])
+def test_whatever_its_layout_one_of_another_family_is_refused(
+    checkpoints: Path, tmp_path: Path, case: str, ending: str
+) -> None:
+    model, prefix, modules = STRANGE[case]
+    weight = ".weight" if "lora" in ending else ""
+    names = [f"{prefix.format(module)}.{part}{weight}" for module in modules for part in ending.split()]
+    names += [f"{prefix.format(module)}.alpha" for module in modules]
+    save_file({name: torch.ones(() if "alpha" in name else (4, 4)) for name in names}, tmp_path / "x.safetensors")
+    with pytest.raises(UsageError, match=r"the LoRA x\.safetensors is for another model: ") as raised:
+        check(checkpoints, model, tmp_path / "x.safetensors")
+    assert raised.value.hint
+
+
 OWN = (
     "flux2",
     "flux-kontext",

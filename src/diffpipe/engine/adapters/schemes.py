@@ -3,7 +3,7 @@
 A row is the makers' name and diffusers' names; "{}" stands for a block's number. Several names: the makers have one
 layer where diffusers has these, their rows one after another. A name that begins with "~": the halves of its rows are
 the other way round (scale and shift of a last norm); with "+": it must be there, and is not meant. A row applies to
-every model that has all of its modules, so that families which share a design share rows. Sources: the conversions of
+every model of its table that has all of its modules. Sources: the conversions of
 diffusers/loaders/single_file_utils.py and diffusers/loaders/lora_conversion_utils.py, and the makers' repositories.
 """
 
@@ -139,6 +139,9 @@ double_blocks.{}.img_attn_q_norm = transformer_blocks.{}.attn.norm_q
 double_blocks.{}.img_attn_k_norm = transformer_blocks.{}.attn.norm_k
 double_blocks.{}.txt_attn_q_norm = transformer_blocks.{}.attn.norm_added_q
 double_blocks.{}.txt_attn_k_norm = transformer_blocks.{}.attn.norm_added_k
+single_blocks.{}.linear1 = single_transformer_blocks.{}.attn.to_q single_transformer_blocks.{}.attn.to_k \
+single_transformer_blocks.{}.attn.to_v single_transformer_blocks.{}.proj_mlp
+single_blocks.{}.linear2 = single_transformer_blocks.{}.proj_out
 single_blocks.{}.modulation.linear = single_transformer_blocks.{}.norm.linear
 single_blocks.{}.q_norm = single_transformer_blocks.{}.attn.norm_q
 single_blocks.{}.k_norm = single_transformer_blocks.{}.attn.norm_k
@@ -161,6 +164,10 @@ time_in.mlp.0 = time_text_embed.timestep_embedder.linear_1
 time_in.mlp.2 = time_text_embed.timestep_embedder.linear_2
 guidance_in.mlp.0 = time_text_embed.guidance_embedder.linear_1
 guidance_in.mlp.2 = time_text_embed.guidance_embedder.linear_2
+vector_in.in_layer = time_text_embed.text_embedder.linear_1
+vector_in.out_layer = time_text_embed.text_embedder.linear_2
+final_layer.linear = proj_out
+final_layer.adaLN_modulation.1 = ~norm_out.linear
 """
 # Stability's SD 3: diffusers has the same halves, except in the last block's context and the last norm.
 SD_3 = """
@@ -265,7 +272,19 @@ transformer_blocks.{}.attn1.k_norm = transformer_blocks.{}.attn1.norm_k
 transformer_blocks.{}.attn2.q_norm = transformer_blocks.{}.attn2.norm_q
 transformer_blocks.{}.attn2.k_norm = transformer_blocks.{}.attn2.norm_k
 """
-TABLES = (FLUX, FLUX_2, WAN, HUNYUAN_VIDEO, SD_3, LUMINA, Z_IMAGE, LTX)
+# Modules by which a family is known -> its table. Without them names of one family would be read for another whose
+# layers have diffusers' same names, and sometimes the same shapes: Flux and HunyuanVideo are 3072 wide, both.
+TABLES: tuple[tuple[tuple[str, ...], str], ...] = (
+    (("x_embedder", "context_embedder"), FLUX),
+    (("x_embedder", "context_embedder"), FLUX_2),
+    (("condition_embedder.time_proj",), WAN),
+    (("context_embedder.proj_in",), HUNYUAN_VIDEO),
+    (("pos_embed.proj", "context_embedder"), SD_3),
+    ((), LUMINA),
+    ((), Z_IMAGE),
+    (("proj_in", "proj_out"), LTX),
+    (("text_proj_in",), LTX),
+)
 
 # A block of Stable Diffusion's UNet: the makers' names of its layers.
 RESNET = {
@@ -291,7 +310,7 @@ Names = Iterator[tuple[str, tuple[str, ...]]]  # a maker's name of a module, dif
 
 def names_of(modules: Collection[str]) -> Names:
     """The names that the makers of a denoiser have for its modules, with diffusers' own."""
-    for makers, targets in _rules():
+    for makers, targets in _rules(modules):
         first = targets[0].lstrip("~").partition("{}")
         numbers = [""] if not first[1] else _numbers(first[0], modules)
         for number in numbers:
@@ -302,8 +321,8 @@ def names_of(modules: Collection[str]) -> Names:
         yield from _unet(modules)
 
 
-def _rules() -> Iterator[tuple[str, tuple[str, ...]]]:
-    for table in TABLES:
+def _rules(modules: Collection[str]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    for table in (table for known_by, table in TABLES if all(module in modules for module in known_by)):
         for line in table.replace("\\\n", "").strip().splitlines():
             makers, _, targets = line.partition(" = ")
             yield makers, tuple(targets.split())
