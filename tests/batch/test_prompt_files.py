@@ -13,6 +13,7 @@ from every_flag import FLAGS, NAMES
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from diffpipe.batch import prompt_files
 from diffpipe.batch.argument_values import OWN
 from diffpipe.batch.prompt_files import Row, rows, typed
 from diffpipe.core.errors import UsageError
@@ -279,3 +280,18 @@ def test_whatever_a_file_holds_it_is_read_or_refused(raw: bytes, form: str | Non
 
 def test_an_unused_row_is_empty() -> None:
     assert typed(Row(), FLAGS, NAMES) == {}
+
+
+@pytest.mark.parametrize("form", ["text", "jsonl", "csv", None])
+def test_a_line_without_end_is_refused_and_not_read_on(form: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prompt_files, "LONGEST_LINE", 100)
+    stream = io.StringIO("prompt\n" + "x" * 100_000)
+    with pytest.raises(UsageError, match="p line 2 has more than 100 characters"):
+        list(prompt_files.rows(stream, "p", form, {"prompt"}))
+    assert stream.tell() <= 7 + 101
+
+
+def test_a_line_as_long_as_may_be_is_a_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prompt_files, "LONGEST_LINE", 100)
+    (row,) = prompt_files.rows(io.StringIO("x" * 99 + "\n"), "p", "text", {"prompt"})
+    assert row.values == {"prompt": "x" * 99}

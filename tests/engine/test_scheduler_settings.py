@@ -273,6 +273,7 @@ def test_a_setting_that_the_scheduler_takes_back_is_named() -> None:
         ("EulerDiscreteScheduler", {"prediction_type": "v_pred"}, "cannot run so: prediction_type given as v_pred"),
         ("EulerAncestralDiscreteScheduler", {"timestep_spacing": "even"}, "cannot run so: even is not supported"),
         ("EulerDiscreteScheduler", {"use_karras_sigmas": True, "use_exponential_sigmas": True}, "Only one of"),
+        ("EulerDiscreteScheduler", {"use_karras_sigmas": True, "beta_start": 0.0}, "not finite"),  # ln 0
         ("UniPCMultistepScheduler", {"shift_terminal": 0.1}, "only supported when `use_flow_sigmas=True`"),
     ],
 )

@@ -138,7 +138,7 @@ def test_settings_that_it_cannot_have(checkpoints: Path, settings: dict[str, Any
         check(checkpoints, "stable-diffusion", "EulerDiscreteScheduler", settings)
     assert raised.value.message.startswith(message)
     assert raised.value.hint == hint
-    check(checkpoints, "stable-diffusion", "EulerDiscreteScheduler", {"beta_start": 0, "use_karras_sigmas": True})
+    check(checkpoints, "stable-diffusion", "DDIMScheduler", {"clip_sample_range": 2, "thresholding": True})
 
 
 def test_a_model_without_a_scheduler_has_none_to_change() -> None:

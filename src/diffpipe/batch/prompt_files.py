@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 
@@ -13,7 +13,9 @@ from ..core.flag import Flag
 from .argument_values import argument_name, from_json, from_text, json_of, shown, typed_values, unknown_argument
 
 ENDINGS = {".txt": "text", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "csv"}
-LONGEST_CELL = 1 << 24  # characters; a quote that is never closed must not read a file of any size into memory
+LONGEST_LINE = LONGEST_CELL = (
+    1 << 24
+)  # characters; a quote that is never closed must not read a file of any size into memory
 UTF16 = ("\udcff\udcfe", "\udcfe\udcff")  # its byte order marks, read as UTF-8 with surrogates
 SAVE = "save the file as UTF-8 (PowerShell: ... | Out-File -Encoding utf8 FILE)"
 SPACE = "\ufeff \t\r\n"  # around a line; a byte order mark is no more than that
@@ -50,15 +52,26 @@ def rows(lines: Iterable[str], label: str, form: str | None, names: Collection[s
     """The rows of a prompt file, one at a time, as its lines (ends untranslated) come in.
 
     `form` is text, jsonl or csv; None for JSON lines where the first line that is not blank starts with {, else text.
-    `names` are the columns there may be. A row that cannot be read carries its error. Raises UsageError for UTF-16, and
-    for a CSV header that cannot be used.
+    `names` are the columns there may be. A row that cannot be read carries its error. Raises UsageError for UTF-16, for
+    a line without end, and for a CSV header that cannot be used.
     """
-    lines = _of_text(iter(lines), label)
+    lines = _of_text(_bounded(lines, label), label)
     if form is None:
         form, lines = _sniffed(lines)
     read = {"text": _text_rows, "jsonl": _json_rows, "csv": _csv_rows}[form]
     for row in read(lines, label, names):
         yield _checked_encoding(row)
+
+
+def _bounded(lines: Iterable[str], label: str) -> Iterator[str]:
+    """The lines of a file or of anything else, read no further than a line may be long. Raises UsageError for more."""
+    read: Callable[[int], str] | None = getattr(lines, "readline", None)
+    bounded = iter(lambda: read(LONGEST_LINE + 1), "") if read else iter(lines)
+    for number, line in enumerate(bounded, 1):
+        if len(line) > LONGEST_LINE:
+            problem = f"{label} line {number} has more than {LONGEST_LINE} characters"
+            raise UsageError(problem, "give each item a line of its own")
+        yield line
 
 
 def _of_text(lines: Iterator[str], label: str) -> Iterator[str]:

@@ -6,6 +6,7 @@ import copy
 import inspect
 import itertools
 import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -28,11 +29,14 @@ TOKENS = 1024  # of a picture of 512 x 512, for the shift that grows with them
 
 def problem(scheduler: SchedulerMixin, pipeline: Pipeline) -> str:
     """Why a scheduler cannot step, whatever the number of steps and the channels; "" where it can."""
+    import torch
+
     reason = ""
     for count, (channels, predicted) in itertools.product(STEP_COUNTS, CHANNELS):
         try:
-            _trace(scheduler, pipeline, count, channels, predicted)
-            return ""
+            if all(bool(torch.isfinite(one).all()) for one in _trace(scheduler, pipeline, count, channels, predicted)):
+                return ""
+            reason = reason or "what it makes are not finite numbers"
         except Exception as error:  # schedulers refuse settings in any way they like
             reason = reason or " ".join(str(error).split())[:200] or type(error).__name__
     return reason
@@ -73,7 +77,8 @@ def _trace(
     import torch
 
     made = copy.deepcopy(scheduler)
-    with torch.random.fork_rng(devices=()), torch.no_grad():
+    with torch.random.fork_rng(devices=()), torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of numbers that no model makes
         torch.manual_seed(0)
         _set_steps(made, pipeline, steps)
         sample = torch.randn(1, channels, 4, 4) * torch.as_tensor(getattr(made, "init_noise_sigma", 1.0))
