@@ -263,10 +263,9 @@ def test_a_component_of_another_class_is_refused(warm: Warm, checkpoints: Path, 
     other = Path(shutil.copytree(checkpoints / "flux" / "text_encoder_2", tmp_path / "text_encoder_2"))
     config = json.loads((other / "config.json").read_text())
     (other / "config.json").write_text(json.dumps(config | {"architectures": None}))
-    built(warm, *model, "--component", f"text_encoder={other}")
-    code, message, hint = refused(warm("generate", "mixed", *SMALL))
+    code, message, hint = refused(warm("build", *model, "--component", f"text_encoder={other}"))
     assert (code, hint) == (2, "choose a CLIPTextModel for --component text_encoder")
-    assert message.startswith("the weights of text_encoder_2 are not those of a CLIPTextModel: ")
+    assert message.startswith("the weights of text_encoder in text_encoder_2 are not those of the CLIPTextModel of ")
 
 
 def test_a_lora_changes_the_picture_unless_its_scale_is_zero(

@@ -73,7 +73,7 @@ def _check(
     name: str, source: Source, pair: tuple[str, str], tensors: Mapping[str, TensorInfo], settings: JsonObject
 ) -> None:
     from ..engine.classes import lookup
-    from ..engine.loading import file_fit
+    from ..engine.loading import file_fit, library_logs
 
     scale = next((one for one in tensors if one.endswith(SCALES)), None)
     if scale:
@@ -81,12 +81,15 @@ def _check(
             f"the weights of {name} in {source.label} are scaled ({scale}), which a folder's are not read with",
             f"name their file instead: --component {name}=FILE",
         )
-    faults = file_fit.fit_folder(
-        lookup.component_class(*pair), settings, {path: one.shape for path, one in tensors.items()}
-    )
+    cls = lookup.component_class(*pair)
+    with library_logs.unheard():
+        faults = file_fit.fit_folder(cls, settings, {path: one.shape for path, one in tensors.items()})
     if faults:
         more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
         raise UsageError(
-            f"the weights of {name} in {source.label} are not those of its config.json: {faults[0]}{more}",
-            "copy or fetch the model again, its settings and weights together",
+            f"the weights of {name} in {source.label} are not those of the {cls.__name__} of its config.json: "
+            f"{faults[0]}{more}",
+            f"choose a {cls.__name__} for --component {name}"
+            if source.role.kind == "component"
+            else "copy or fetch the model again, its settings and weights together",
         )

@@ -132,12 +132,13 @@ def _check_part(
 ) -> list[str]:
     """Refuse a file that is not a component's, by its class and settings; what of it has no place in the component."""
     from ..engine.classes import lookup
-    from ..engine.loading import file_fit
+    from ..engine.loading import file_fit, library_logs
 
     cls = lookup.component_class(*layout[name])
     settings = settings_of(resolved, name, "config.json", offline)
     shapes = {path: one.shape for path, one in tensors.items()}
-    found = file_fit.fit(cls, settings, shapes)
+    with library_logs.unheard():
+        found = file_fit.fit(cls, settings, shapes)
     _check_width(pipeline, resolved, name, layout, found.channels, source.label, offline)
     if found.faults:
         config, _ = place_of_settings(resolved.sources, name)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
@@ -34,6 +36,20 @@ def listen() -> None:
     torch.set_warn_always(True)  # an item's warnings are its own, wherever it stands
     warnings.simplefilter("always")
     warnings.showwarning = _warned
+
+
+@contextmanager
+def unheard() -> Iterator[None]:
+    """Let diffusers and transformers warn of nothing: of a model that is only looked at, without weights."""
+    loggers = [logging.getLogger(name) for name in ("diffusers", "transformers")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def hear_again() -> None:
