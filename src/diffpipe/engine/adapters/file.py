@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
 from ...core.canonical import JsonObject
 from ...core.errors import UsageError
-from ...core.parsing import Fields, Misfit
+from ...core.parsing import Fields, Misfit, parse_json
 from ...storage.tensor_headers import read_safetensors
 
 if TYPE_CHECKING:
     import torch
 
+LARGEST_METADATA = 10_000_000  # bytes
 METADATA = "lora_adapter_metadata"  # of a file by diffusers: the configuration that PEFT had (loaders/lora_base.py)
 
 
@@ -34,7 +36,7 @@ class AdapterFile:
         from safetensors import safe_open
 
         self.path = path
-        self._peft = peft or {}
+        self._metadata: Mapping[str, _Strength] = {}
         self.metadata: Mapping[str, str] = {}
         self._pickled: dict[str, torch.Tensor] = {}
         if path.suffix != ".safetensors" and pickle:
@@ -45,6 +47,10 @@ class AdapterFile:
         self.shapes = {name: info.shape for name, info in header.tensors.items()}
         self.metadata = header.metadata
         self._opened = cast("_Opened", safe_open(path, framework="pt"))
+        try:
+            self._metadata = _strengths(self.metadata, peft)
+        except Misfit as error:
+            raise UsageError(f"what {path.name} says of its strength is damaged: {error}", "fetch it again") from error
 
     def tensor(self, name: str) -> torch.Tensor:
         """A tensor in float32."""
@@ -55,31 +61,65 @@ class AdapterFile:
         """The alpha that the metadata or PEFT's configuration has for a module; None where they have none.
 
         PEFT's scale is alpha / rank, or alpha / sqrt(rank) for rank-stabilized adapters; what is returned serves the
-        first formula.
+        first formula. `component`: where the module belongs; its own name may begin with another (diffusers writes
+        "transformer." for whichever denoiser it is).
         """
-        name = module.removeprefix(f"{component}.")
-        settings = self._settings(component)
-        if settings is None or not rank:
+        if not rank:
             return None
-        try:
-            patterns = settings.object("alpha_pattern").value
-            alpha = next((float(str(a)) for p, a in patterns.items() if name == p or name.endswith(f".{p}")), None)
-            alpha = settings.number("lora_alpha", float(rank)) if alpha is None else alpha
-            return alpha * rank**0.5 if settings.truth("use_rslora", False) else alpha
-        except (Misfit, ValueError):
-            return None
+        said = self._metadata.get(module.partition(".")[0]) or self._metadata.get(component) or self._metadata.get("")
+        return said.alpha(module, float(rank)) if said else None
 
-    def _settings(self, component: str) -> Fields | None:
-        """What the metadata says of a component's adapter: keys COMPONENT.NAME."""
-        if METADATA not in self.metadata:
-            return Fields(self._peft, "adapter_config.json") if self._peft else None
-        try:
-            read = json.loads(self.metadata[METADATA])
-        except ValueError:
-            return None
-        start = f"{component}."
-        found = {key.removeprefix(start): value for key, value in read.items() if key.startswith(start)}
-        return Fields(found, METADATA) if found else None
+
+@dataclass(frozen=True)
+class _Strength:
+    """What PEFT's configuration of an adapter says of its strength."""
+
+    default: float | None
+    patterns: tuple[tuple[re.Pattern[str], float], ...]
+    stabilized: bool
+
+    @classmethod
+    def of(cls, fields: Fields) -> _Strength:
+        """Raises Misfit."""
+        listed = fields.object("alpha_pattern")
+        patterns = tuple((_pattern(key), listed.number(key)) for key in listed.names())
+        default = fields.number("lora_alpha") if "lora_alpha" in fields.value else None
+        return cls(default, patterns, fields.truth("use_rslora", False))
+
+    def alpha(self, module: str, rank: float) -> float:
+        own = next((alpha for pattern, alpha in self.patterns if pattern.fullmatch(module)), None)
+        alpha = own if own is not None else rank if self.default is None else self.default
+        return alpha * rank**0.5 if self.stabilized else alpha
+
+
+# Of a pattern: a group that repeats what repeats, which can take for ever to find nothing.
+ENDLESS = re.compile(r"\)\s*(?:[*+]|\{)")
+LONGEST_PATTERN = 1000  # characters
+
+
+def _pattern(key: str) -> re.Pattern[str]:
+    """A key of alpha_pattern, a regular expression for the end of a name (peft/utils/other.py,
+    get_pattern_key). Raises Misfit."""
+    if len(key) > LONGEST_PATTERN or ENDLESS.search(key):
+        raise Misfit("alpha_pattern has a pattern that is too large")
+    try:
+        return re.compile(rf"(?:.*\.)?(?:{key})")
+    except re.error as error:
+        raise Misfit(f"alpha_pattern has no pattern: {error}") from error
+
+
+def _strengths(metadata: Mapping[str, str], peft: JsonObject | None) -> dict[str, _Strength]:
+    """What a file's metadata says, by the component that its keys begin with; under "" what PEFT's own file says.
+
+    Raises Misfit for metadata that is damaged.
+    """
+    if METADATA not in metadata:
+        return {"": _Strength.of(Fields(peft, "adapter_config.json"))} if peft else {}
+    parts: dict[str, JsonObject] = {}
+    for key, value in Fields(parse_json(metadata[METADATA], LARGEST_METADATA, METADATA), METADATA).value.items():
+        component, _, name = key.partition(".")
+        parts.setdefault(component, {})[name] = value
+    return {component: _Strength.of(Fields(found, METADATA)) for component, found in parts.items()}
 
 
 def _unpickled(path: Path) -> dict[str, torch.Tensor]:

@@ -153,6 +153,9 @@ def _product(parts: Tensors, name: str, core: str) -> torch.Tensor:
 DELTAS: Mapping[Kind, Callable[[Tensors], torch.Tensor]] = {"lora": _lora, "loha": _loha, "lokr": _lokr}
 
 
+LEAST = 2.0**-23  # of a norm: a row of zeros stays one (lycoris adds float32's epsilon for that)
+
+
 def _shaped(change: torch.Tensor, base: torch.Tensor) -> torch.Tensor:
     return change.reshape(base.shape)  # a linear layer and a convolution of one pixel are the same
 
@@ -161,7 +164,7 @@ def _dora_of_peft(base: torch.Tensor, change: torch.Tensor, magnitude: torch.Ten
     """peft/tuners/lora/dora.py: the scale is within the direction V = W + s BA; magnitudes are those of rows."""
     made = base + change
     norms: torch.Tensor = made.flatten(1).norm(dim=1)
-    factor = magnitude.flatten() / norms
+    factor = magnitude.flatten() / norms.clamp_min(LEAST)
     return made * factor.reshape(-1, *[1] * (made.dim() - 1)) - base
 
 
@@ -176,7 +179,7 @@ def _dora_of_lycoris(base: torch.Tensor, change: torch.Tensor, magnitude: torch.
     out = _is_out(magnitude) and magnitude.numel() == base.shape[0]
     rest = [axis for axis in range(base.dim()) if axis != (0 if out else 1)]
     norms: torch.Tensor = torch.linalg.vector_norm(made, dim=rest, keepdim=True)
-    factor = magnitude.reshape(norms.shape) / norms
+    factor = magnitude.reshape(norms.shape) / norms.clamp_min(LEAST)
     return made * ((factor - 1) * scale + 1) - base
 
 

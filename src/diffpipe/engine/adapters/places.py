@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ...core.components import is_text_encoder, kind_of
+from ...core.errors import UsageError
 from .rows import Row
 from .schemes import names_of
 
@@ -34,6 +35,9 @@ PREFIXES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("text_encoders.clip_l.transformer.", ("text_encoder",)),
     ("text_encoders.clip_g.transformer.", ("text_encoder_2",)),
     ("text_encoders.t5xxl.transformer.", ("text_encoder_3", "text_encoder_2")),
+    ("clip_l.transformer.", ("text_encoder",)),
+    ("clip_g.transformer.", ("text_encoder_2",)),
+    ("t5xxl.transformer.", ("text_encoder_3", "text_encoder_2")),
     ("clip_l.", ("text_encoder",)),
     ("clip_g.", ("text_encoder_2",)),
     ("t5xxl.", ("text_encoder_3", "text_encoder_2")),
@@ -178,15 +182,20 @@ LOW = re.compile(
 )
 
 
-def wanted_denoiser(asked: str, file: str, denoisers: Sequence[str]) -> tuple[str, str]:
+def wanted_denoiser(asked: str, file: str, denoisers: Sequence[str], tensors: Iterable[str] = ()) -> tuple[str, str]:
     """The denoiser that an adapter is for, and why: as asked, by the file's own name, else the first.
 
     Wan 2.2 has `transformer` for much noise and `transformer_2` for little; its adapters are pairs of files, of which
-    the names say which is which. The reason is "" where there is nothing to choose.
+    the names say which is which, or one file whose `tensors` have names for both. The reason is "" where there is
+    nothing to choose. Raises UsageError for a file for both that was asked for one.
     """
     first = denoisers[0] if denoisers else ""
     if SECOND not in denoisers:
         return asked or first, ""
+    if any(name.startswith(f"{SECOND}.") for name in tensors):
+        if asked:
+            raise UsageError(f"{file} has layers for both denoisers", f"leave out {asked}=: its own names say which")
+        return first, ", and for the other, as its layers say"
     if asked:
         return asked, ", as asked"
     high, low = bool(HIGH.search(file)), bool(LOW.search(file))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from . import rows, upstream
 from .file import AdapterFile
-from .formulas import shape_of
+from .formulas import shape_of, weight_change
 from .places import Names, Place, Shapes
 from .rows import Row
 
@@ -79,6 +79,34 @@ def plan(file: AdapterFile, names: Names, pipeline: type[DiffusionPipeline]) -> 
     return Plan(tuple(places), unknown, tuple(misfits), tuple(strange), doubled)
 
 
+def proven(planned: Plan, file: AdapterFile, names: Names) -> Plan:
+    """A plan of whose rows each was tried by its formula, on tensors without data: what it cannot do is a misfit."""
+    works = [_works(place, file, names.shapes(place.component)) for place in planned.places]
+    good = tuple(place for place, fine in zip(planned.places, works, strict=True) if fine)
+    bad = (Misfit(place, None) for place, fine in zip(planned.places, works, strict=True) if not fine)
+    return replace(planned, places=good, misfits=(*planned.misfits, *bad))
+
+
+def _works(place: Place, file: AdapterFile, model: Shapes) -> bool:
+    """Whether a row's formula makes a change of the shape of its layers."""
+    import torch
+
+    parts = dict(place.row.parts)
+    alpha, side = parts.pop("alpha", None), parts.pop("on_input", None)
+    if any(math.prod(file.shapes[name]) != 1 for name in (alpha, side) if name):
+        return False
+    tensors = {part: torch.empty(file.shapes[name], device="meta") for part, name in parts.items()}
+    if side:
+        tensors["on_input"] = file.tensor(side)
+    found = [model[name] for name in place.parameters(model) or ()]
+    whole = torch.empty((sum(shape[0] for shape in found), *found[0][1:]) if found else (0,), device="meta")
+    try:
+        change = weight_change(place.row.kind, tensors, 1.0, None, lambda: whole)
+    except (RuntimeError, IndexError, ValueError):  # of shapes that do not go together
+        return False
+    return change is None or (change.numel() == whole.numel() and change.shape[0] in (len(whole), whole.numel()))
+
+
 def _once(places: Sequence[Place]) -> tuple[list[Place], tuple[Row, ...]]:
     """Places for layers that none of the others is for, and the rows of those others. Of two, the narrower is taken."""
     taken: set[tuple[str, str]] = set()
@@ -105,7 +133,11 @@ def _fitted(place: Place, shapes: Shapes, model: Shapes) -> tuple[Place | Misfit
         return Misfit(place, None), without
     have = [model[name] for name in found]
     mine = {part: shapes[name] for part, name in parts.items()}
-    return (place if _weight_fits(place.row, mine, have) else Misfit(place, _widths(place.row, mine, have))), without
+    try:
+        fits = _weight_fits(place.row, mine, have)
+        return (place if fits else Misfit(place, _widths(place.row, mine, have))), without
+    except (IndexError, KeyError):  # of tensors with fewer axes than their formula takes
+        return Misfit(place, None), without
 
 
 def _bias_fits(place: Place, shape: tuple[int, ...], model: Shapes) -> bool:

@@ -13,7 +13,7 @@ from ...core.components import kind_of
 from ...core.errors import UsageError
 from ..adapters.file import AdapterFile
 from ..adapters.places import Names, Shapes, shapes_of, wanted_denoiser
-from ..adapters.plan import Plan, in_short, plan
+from ..adapters.plan import Plan, in_short, plan, proven
 from ..classes.hollow import hollow
 from ..classes.lookup import pipeline_parts
 from ..seams import diffusers_seam
@@ -121,12 +121,12 @@ class _Found(NamedTuple):
         if asked.denoiser and asked.denoiser not in denoisers:
             problem = f"--lora {asked.denoiser}=: {pipeline.__name__} has no denoiser of that name"
             raise UsageError(problem, f"it has {' and '.join(denoisers) or 'none'}")
-        denoiser, why = wanted_denoiser(asked.denoiser, asked.path.name, denoisers)
+        denoiser, why = wanted_denoiser(asked.denoiser, asked.path.name, denoisers, file.shapes)
         names = Names(components, lambda name: _shapes(name, settings), denoiser)
         widened = control_adapter.wider_input(file, names)
         if widened and control_adapter.takes_control(pipeline):
             names = Names(components, lambda name: _wide(_shapes(name, settings), name == denoiser, widened), denoiser)
-        return cls(pipeline, asked, file, names, plan(file, names, pipeline), widened, why)
+        return cls(pipeline, asked, file, names, proven(plan(file, names, pipeline), file, names), widened, why)
 
     def check_that_it_does_something(self) -> None:
         """Training starts with one of two matrices at zero: so does the file of one that was not trained."""

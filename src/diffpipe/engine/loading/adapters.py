@@ -86,7 +86,7 @@ def _planned(pipe: DiffusionPipeline, file: AdapterFile, source: Source) -> Plan
     components = adaptable(type(pipe), list(pipe.components))
     present = {name: part for name in components if (part := getattr(pipe, name, None)) is not None}
     denoisers = [name for name in present if kind_of(name) == "denoiser"]
-    denoiser, _ = wanted_denoiser(source.into, file.path.name, denoisers)
+    denoiser, _ = wanted_denoiser(source.into, file.path.name, denoisers, file.shapes)
     control_adapter.widen(pipe, denoiser, file)
     planned = plan(file, Names(present, lambda name: shapes_of(present[name]), denoiser), type(pipe))
     if not planned.places:
