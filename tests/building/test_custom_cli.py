@@ -178,7 +178,7 @@ REFUSED = {
         "did you mean",
     ),
     ("flux", "StableDiffusionPipeline"): ("StableDiffusionPipeline needs", "this model is a FluxPipeline: "),
-    ("flux", "FluxPriorReduxPipeline"): ("FluxPriorReduxPipeline needs", "this model is a FluxPipeline: "),
+    ("flux", "FluxPriorReduxPipeline"): ("FluxPriorReduxPipeline makes no picture", "it returns prompt_embeds"),
 }
 
 
