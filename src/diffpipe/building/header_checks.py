@@ -179,11 +179,14 @@ def _check_width(
     offline: bool,
 ) -> None:
     """Refuse a denoiser that takes other channels than the pipeline gives it; `label`: of the file that holds it."""
-    from ..engine.classes import input_widths
+    from ..engine.classes import input_widths, lookup
+    from ..engine.loading import control_adapter
 
     kind = layout[name][1]
     if kind not in input_widths.INPUT_LAYER:
         return
+    if resolved.spec.loras and control_adapter.takes_control(lookup.pipeline_class(pipeline)):
+        return  # a Control LoRA widens the layer
     place, _ = place_of_settings(resolved.sources, name)
     part = label or f"the {name} of {place.label}"
     settings = settings_of(resolved, name, "config.json", offline)
