@@ -17,9 +17,10 @@ from test_adapter_formulas import fused  # noqa: E402
 from test_adapters import settings_of  # noqa: E402
 
 from diffpipe.core.errors import UsageError  # noqa: E402
+from diffpipe.core.source import Role, Source  # noqa: E402
 from diffpipe.engine.adapters import formulas  # noqa: E402
 from diffpipe.engine.adapters.file import METADATA, AdapterFile  # noqa: E402
-from diffpipe.engine.loading import adapter_fit  # noqa: E402
+from diffpipe.engine.loading import adapter_fit, adapters  # noqa: E402
 
 LINEAR = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
 NORM = "unet.mid_block.attentions.0.transformer_blocks.0.norm1"
@@ -152,3 +153,28 @@ def test_a_file_for_both_denoisers_says_which_layer_is_whose(tmp_path: Path) -> 
         torch.testing.assert_close(
             getattr(pipe, name).blocks[0].attn1.to_q.weight, before[name] + number, rtol=1e-5, atol=1e-5
         )
+
+
+def test_beside_quantized_weights_each_denoiser_of_a_pair_has_its_own(tmp_path: Path) -> None:
+    """Weights that come as GGUF cannot be added to: what is added to what a layer makes is the same."""
+    from checkpoints_video import wan22_pipeline
+
+    pipe = wan22_pipeline()
+    layers = {name: getattr(pipe, name).blocks[0].attn1 for name in ("transformer", "transformer_2")}
+    for name in layers:
+        getattr(pipe, name).quantization_method = "gguf"
+    out, ins = layers["transformer"].to_q.weight.shape
+    given = torch.randn(3, ins, generator=torch.Generator().manual_seed(1))
+    before = {name: layer.to_q(given) for name, layer in layers.items()}
+    paths = []
+    for name, number in (("style_low_noise", 1.0), ("style_high_noise", 2.0)):
+        tensors = {
+            "diffusion_model.blocks.0.self_attn.q.lora_down.weight": torch.full((1, ins), number),
+            "diffusion_model.blocks.0.self_attn.q.lora_up.weight": torch.ones(out, 1),
+        }
+        save_file(tensors, tmp_path / f"{name}.safetensors")
+        paths.append(tmp_path / f"{name}.safetensors")
+    adapters.fuse(pipe, [(path, Source(Role.lora(at), "file", path.name, {})) for at, path in enumerate(paths)])
+    for name, number in (("transformer_2", 1.0), ("transformer", 2.0)):
+        wanted = before[name] + number * given.sum(1, keepdim=True)
+        torch.testing.assert_close(layers[name].to_q(given), wanted, rtol=1e-4, atol=1e-4)

@@ -181,12 +181,15 @@ def check_loras(checked: Checked, resolved: Resolved, locations: Mapping[Role, s
         return lookup.component_class(*checked.layout[name]), settings_of(resolved, name, "config.json", offline)
 
     spec, quantized = resolved.spec, _quantized(resolved, settings)
+    fits = []
     for source in resolved.sources:
         if source.role.kind != "lora":
             continue
         path = file_of(source, locations[source.role], next(iter(source.files)))
         asked = adapter_fit.Request(path, source.label, spec.allow_pickle, spec.lora_partial, source.into, quantized)
-        adapter_fit.check_request(checked.pipeline, asked, settings, say)
+        fits.append(adapter_fit.check_request(checked.pipeline, asked, settings, say))
+    if fits and not any(fit is None or fit.widened for fit in fits):
+        header_checks.check_widths(checked.pipeline.__name__, resolved, checked.layout, offline)
 
 
 def _quantized(resolved: Resolved, settings: Callable[[str], tuple[Any, dict[str, Any]] | None]) -> set[str]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import PurePosixPath
 
-from ..core.checkpoint_marks import is_averaged, is_mark, scaling, spread
+from ..core.checkpoint_marks import SCALE_DTYPES, is_averaged, is_mark, scaling, spread
 from ..core.components import kind_of, part_checkpoint
 from ..core.errors import UsageError
 from ..core.source import BASE, CONFIG, Role, Source, file_of
@@ -105,6 +105,11 @@ def _check_marks(label: str, tensors: Tensors) -> None:
         weight = tensors[name]
         if not weight.dtype.startswith(("F", "BF")):
             raise UsageError(f"{label} holds {name} as scaled {weight.dtype}", "choose the file in float8 or bfloat16")
+        if tensors[scale].dtype not in SCALE_DTYPES:
+            raise UsageError(
+                f"{label} has scales of {tensors[scale].dtype} ({scale}), which diffpipe cannot read",
+                "choose the file in float8 with plain scales, bfloat16 or GGUF",
+            )
         if spread(weight.shape, tensors[scale].shape) is None:
             raise UsageError(f"the scale of {name} in {label} does not fit its weight", "choose another file")
 
@@ -169,6 +174,13 @@ def _remedy(
     return "name the folder or repository that the file was made from: --config SOURCE"
 
 
+def check_widths(pipeline: str, resolved: Resolved, layout: Layout, offline: bool) -> None:
+    """Refuse a denoiser that takes other channels than the pipeline gives it, where no adapter widens it."""
+    plain = replace(resolved, sources=tuple(one for one in resolved.sources if one.role.kind != "lora"))
+    for name in layout:
+        _check_width(pipeline, plain, name, layout, None, None, offline)
+
+
 def _check_width(
     pipeline: str,
     resolved: Resolved,
@@ -185,8 +197,9 @@ def _check_width(
     kind = layout[name][1]
     if kind not in input_widths.INPUT_LAYER:
         return
-    if resolved.spec.loras and control_adapter.takes_control(lookup.pipeline_class(pipeline)):
-        return  # a Control LoRA widens the layer
+    adapted = any(source.role.kind == "lora" for source in resolved.sources)
+    if adapted and control_adapter.takes_control(lookup.pipeline_class(pipeline)):
+        return  # a Control LoRA may widen the layer; check_widths is asked where none does
     place, _ = place_of_settings(resolved.sources, name)
     part = label or f"the {name} of {place.label}"
     settings = settings_of(resolved, name, "config.json", offline)

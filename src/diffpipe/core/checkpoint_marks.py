@@ -15,6 +15,8 @@ MARKERS = frozenset({SCALED_FP8, V_PREDICTION, ZERO_SNR, "edm_vpred.sigma_max", 
 SCALES = (".scale_weight", ".weight_scale", ".weight_scale_inv")
 INPUT_SCALES = (".scale_input", ".input_scale", ".comfy_quant")
 PACKED = (".weight_scale_2", ".weight_packed", ".qweight")  # two values in a byte, or a layout of one library's own
+IN_CHECKPOINTS = tuple(f".{name}" for name in sorted(MARKERS))  # of a denoiser within a whole checkpoint
+SCALE_DTYPES = frozenset({"F64", "F32", "F16", "BF16"})  # others, of mxfp8, are powers of two in an order of their own
 # Averages of the weights, kept beside them by the original trainer of Stable Diffusion (ldm/modules/ema.py).
 AVERAGED = "model_ema."
 
@@ -45,7 +47,7 @@ def scaling(names: Collection[str]) -> Scaling:
 
 def is_mark(name: str) -> bool:
     """Whether a tensor is no weight of any component, but a marker or a scale."""
-    return name in MARKERS or name.endswith(SCALES + INPUT_SCALES)
+    return name in MARKERS or name.endswith(IN_CHECKPOINTS + SCALES + INPUT_SCALES)
 
 
 def is_averaged(name: str) -> bool:
@@ -57,7 +59,7 @@ def spread(shape: tuple[int, ...], scale: tuple[int, ...]) -> tuple[int, ...] | 
     for a scale that fits in no such way."""
     if all(size == 1 for size in scale):
         return (1,) * len(shape)
-    if not shape or scale[0] < 1 or shape[0] % scale[0] or len(scale) > len(shape):
+    if not shape or min(scale) < 1 or shape[0] % scale[0] or len(scale) > len(shape):
         return None
     if all(size == 1 for size in scale[1:]):
         return (scale[0],) + (1,) * (len(shape) - 1)

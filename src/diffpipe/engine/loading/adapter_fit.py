@@ -44,6 +44,7 @@ class Fit(NamedTuple):
 
     fitting: int
     layers: int
+    widened: bool = False  # by a Control LoRA, the denoiser's first layer
 
 
 class Request(NamedTuple):
@@ -90,7 +91,7 @@ def check_request(pipeline: Pipeline, asked: Request, settings: Settings, say: C
     found.check_all_is_taken()
     for note in found.notes():
         say(f"the LoRA {asked.label} {note}")
-    return Fit(len(found.plan.places), found.plan.layers)
+    return Fit(len(found.plan.places), found.plan.layers, bool(found.widened))
 
 
 def _check_kinds(pipeline: Pipeline, asked: Request) -> None:

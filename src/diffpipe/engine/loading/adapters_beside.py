@@ -44,10 +44,21 @@ class Kept:
                 f"{in_short(strange)} cannot be applied to quantized weights",
                 "take weights that are not quantized; --quantize makes them so after adapters were added",
             )
-        parts = {place.component: getattr(self.pipe, place.component) for place in mine}
-        state = {name: one for place in mine for name, one in _plain(place, file, parts[place.component]).items()}
-        self.pipe.load_lora_weights(state, adapter_name=adapter)
+        states: dict[str, dict[str, torch.Tensor]] = {}
+        for place in mine:
+            own = _plain(place, file, getattr(self.pipe, place.component))
+            states.setdefault(place.component, {}).update(own)
+        for component, state in states.items():
+            self._load(component, state, adapter)
         self.scales[adapter] = scale
+
+    def _load(self, component: str, state: dict[str, torch.Tensor], adapter: str) -> None:
+        """Denoisers by themselves: a pipeline with two gives all that it loads to its first."""
+        part = getattr(self.pipe, component)
+        if hasattr(part, "load_lora_adapter"):
+            part.load_lora_adapter(state, prefix=component, adapter_name=adapter)
+        else:
+            self.pipe.load_lora_weights(state, adapter_name=adapter)
 
     def set_scales(self) -> None:
         if self.scales:

@@ -178,6 +178,11 @@ ROWS: Sequence[Row] = (
     Row(r"Expected types for \w+: ", why="what does not fit is refused at the build"),
     Row(r"Some parameters are on the meta device", why="placements are diffpipe's own"),
     # What changes nothing.
+    Row(
+        r"Failed to load |Detected no triton|Skipping import of cpp extensions",
+        why="kernels of devices that are not here: others do their work",
+        library="torchao",
+    ),
     Row(r"Unable to import `torchao` Tensor objects", why="a quantizer that is not used: one that is, is checked"),
     Row(r"`\w+` requires torchvision", why="pictures are prepared with Pillow then"),
     Row(r"has been deprecated and will not receive bug fixes", why=FOR_PROGRAMMERS),
