@@ -163,6 +163,13 @@ def test_a_control_lora_where_it_belongs(warm: Warm, checkpoints: Path, inputs: 
         assert picture.size == (64, 64)
 
 
+def test_a_plain_lora_makes_no_control_pipeline_of_a_plain_model(warm: Warm, checkpoints: Path) -> None:
+    lora = checkpoints / "flux-lora.safetensors"
+    words = ("custom", "--class", "FluxControlPipeline", "--model", checkpoints / "flux", "--lora", lora)
+    code, message, _ = error(warm("build", *words, "--name", "refused"))
+    assert (code, message.startswith("the transformer of flux takes ")) == (2, True)
+
+
 def test_the_limit_holds_where_it_will_run(warm: Warm, checkpoints: Path) -> None:
     """Nothing was named but a limit: on a machine without a GPU that is the CPU, whose memory is the host's."""
     words = ("build", "flux", "--model", checkpoints / "flux", "--device", "auto", "--memory", "auto")
