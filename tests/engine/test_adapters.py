@@ -66,7 +66,9 @@ def check(checkpoints: Path, model: str, lora: Path) -> adapter_fit.Fit | None:
     ],
 )
 def test_how_much_of_it_fits(checkpoints: Path, model: str, lora: str, fit: tuple[int, int]) -> None:
-    assert check(checkpoints, model, checkpoints / f"{lora}.safetensors") == fit
+    found = check(checkpoints, model, checkpoints / f"{lora}.safetensors")
+    assert found
+    assert (found.fitting, found.layers) == fit
 
 
 FOREIGN = {
@@ -151,7 +153,9 @@ def test_every_family_takes_its_own(checkpoints: Path, tmp_path: Path, model: st
     lora = {f"{name}.lora_A.weight": torch.ones(2, shape[1]) for name, shape in layers.items()}
     lora |= {f"{name}.lora_B.weight": torch.ones(shape[0], 2) for name, shape in layers.items()}
     save_file(lora, tmp_path / "own.safetensors")
-    assert check(checkpoints, model, tmp_path / "own.safetensors") == (len(layers), len(layers))
+    found = check(checkpoints, model, tmp_path / "own.safetensors")
+    assert found
+    assert (found.fitting, found.layers) == (len(layers), len(layers))
 
 
 def part_of_file(checkpoints: Path, folder: Path, model: str, more: dict[str, Any]) -> Path:

@@ -153,7 +153,7 @@ def library_sources() -> Iterator[str]:
                 yield text
 
 
-NOT_IN_PYTHON = ("torch", "TypedStorage", "NumPy", "Some parameters are on the meta device")
+NOT_IN_PYTHON = ("torch", "Failed to load ", "TypedStorage", "NumPy", "Some parameters are on the meta device")
 
 
 def parts_of(row: library_words.Row):  # type: ignore[no-untyped-def]
