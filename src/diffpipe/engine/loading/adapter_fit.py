@@ -188,7 +188,7 @@ class _Found(NamedTuple):
     def notes(self) -> tuple[str, ...]:
         """What is left out, and what the file says twice."""
         said = [f"goes into {self.names.denoiser}{self.why}"] if self.why else []
-        said += [f"is {self._kinds()}"] if self._kinds() != "LoRA" else []
+        said += [f"is applied by the formula of its kind: {self._kinds()}"] if self._kinds() != "LoRA" else []
         said += [self._in_part()] if self.plan.left else []
         if doubled := self.plan.doubled:
             names = in_short(row.module for row in doubled)
