@@ -287,7 +287,8 @@ def profiled(path: Path) -> None:
         (lambda p: p.write_bytes(png(4, 16, np.repeat(stacked(RAMP, 255), 2, -1).reshape(8, -1))),
          stacked(RAMP, RAMP, RAMP)),
         (lambda p: associated(p, stacked(RAMP, STROKE, 9, 255)), stacked(RAMP, STROKE, 9)),
-        (lambda p: Image.fromarray(stacked(RAMP, 128, 128), "YCbCr").save(p, "TIFF"), stacked(RAMP, RAMP, RAMP)),
+        pytest.param(lambda p: Image.fromarray(stacked(RAMP, 128, 128), "YCbCr").save(p, "TIFF"),
+                     stacked(RAMP, RAMP, RAMP), marks=pytest.mark.pinned),  # Pillow 11.1 cannot read what it wrote
     ],
     ids=["cmyk", "rgb-16", "palette", "one-bit", "profile", "rgba-16", "grey-alpha-16", "premultiplied", "ycbcr"],
 )  # fmt: skip
