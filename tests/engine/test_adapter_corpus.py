@@ -21,9 +21,6 @@ from safetensors.torch import save_file  # noqa: E402
 from diffpipe.core.errors import UsageError  # noqa: E402
 from diffpipe.engine.loading import adapters  # noqa: E402
 
-# Rows that are not right yet -> why. A row that is right fails here until its line goes.
-NOT_YET: dict[str, str] = {}
-
 Pipelines = Callable[[str], Tiny]
 
 
@@ -41,26 +38,19 @@ def pipelines() -> Iterator[Pipelines]:
     made.clear()
 
 
-def rows() -> Iterator[object]:
-    for row in ROWS:
-        marks = [pytest.mark.xfail(strict=True, reason=NOT_YET[row.name])] if row.name in NOT_YET else []
-        yield pytest.param(row, id=row.name, marks=marks)
-
-
 def test_names_are_one_each() -> None:
     names = [row.name for row in ROWS]
     assert len(set(names)) == len(names)
-    assert set(NOT_YET) <= set(names)
 
 
-@pytest.mark.parametrize("row", rows())
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_every_weight_is_what_the_formula_says(row: Row, pipelines: Pipelines, tmp_path: Path) -> None:
     result = trial(row, pipelines(row.family), tmp_path)
     assert not result.wrong, f"{result.applied} of {result.layers} layers applied; wrong: {', '.join(result.wrong)}"
     assert result.layers > 0
 
 
-@pytest.mark.parametrize("row", rows())
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_a_build_says_that_all_of_it_fits(row: Row, pipelines: Pipelines, tmp_path: Path) -> None:
     """Also that the tables of names, which are read without weights, are those that the weights are changed by."""
     tiny = pipelines(row.family)

@@ -10,7 +10,7 @@ import pytest
 from conftest import Cli
 
 LATENTS = "settings of a AutoencoderKL that this version of diffusers does not know do nothing: {'use_turbo': True}"
-ODD = "diffusers says: decoded oddly by …/odd.bin"
+ODD = "diffusers says: decoded oddly by odd.bin"
 # A library that warns of each decoding in words that nobody foresaw.
 ODDLY = """
 import logging, diffusers

@@ -114,9 +114,9 @@ def test_a_long_one_is_cut() -> None:
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
-        ("at /home/anna/models/x.safetensors: odd", "at …/x.safetensors: odd"),
-        ("at 'C:\\Users\\anna\\x.bin'", "at '…/x.bin'"),
-        ("at ~/models/x.bin", "at …/x.bin"),
+        ("at /home/anna/models/x.safetensors: odd", "at x.safetensors: odd"),
+        ("at 'C:\\Users\\anna\\x.bin'", "at 'x.bin'"),
+        ("at ~/models/x.bin", "at x.bin"),
         ("see https://example.org/a/b", "see https://example.org/a/b"),
         ("<Thing at 0x7f3a9c001234>", "<Thing at 0x…>"),
         ("\x1b[31mred\x1b[0m\x07 and \u202eback", "red and back"),
@@ -125,7 +125,7 @@ def test_a_long_one_is_cut() -> None:
     ],
 )
 def test_what_is_of_this_machine_or_moment_is_left_out(text: str, shown: str) -> None:
-    assert library_words.printable(text) == shown
+    assert library_words.in_a_line(text) == shown
 
 
 def test_only_deprecations_are_for_programmers() -> None:

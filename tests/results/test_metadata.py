@@ -12,10 +12,11 @@ from hypothesis import strategies as some
 
 from diffpipe.cli.inspect_file import rows
 from diffpipe.core.build_spec import BuildSpec
+from diffpipe.core.placeless import placeless
 from diffpipe.core.request import Request
 from diffpipe.engine import media
 from diffpipe.results.document import parsed, written
-from diffpipe.results.metadata import document, media_digest, placeless, texts
+from diffpipe.results.metadata import document, media_digest, texts
 
 
 def test_a_document_says_all_that_makes_a_file_and_no_place(tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ is the same bytes.
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,14 +17,12 @@ from ..core.build_spec import Placement
 from ..core.canonical import JsonObject, JsonValue, digest
 from ..core.flag import MEDIA_KINDS
 from ..core.manifest import Manifest
+from ..core.placeless import placeless
 from ..core.request import Request
 from ..storage import fetching
 from ..storage.digests import identity, sha256
 from .document import FORMAT, Document, SourceFacts, written
 from .parameters import parameters
-
-# An absolute path up to its last part, on POSIX systems and Windows.
-PLACE = re.compile(r"""(?<![\w.:/\\])(?:[A-Za-z]:)?[\\/](?:[^\s'":*?<>|\\/]+[\\/])+([^\s'":*?<>|\\/]*)""")
 
 
 @dataclass(frozen=True)
@@ -66,11 +63,6 @@ def texts(run: Run, request: Request) -> Callable[[Mapping[str, JsonValue]], dic
         return {"parameters": parameters(Document.from_json(made)), "diffpipe": written(made)}
 
     return of_result
-
-
-def placeless(text: str) -> str:
-    """A text with the name alone of each file and folder that it names by its absolute path. Addresses stay."""
-    return PLACE.sub(r"\1", text)
 
 
 def document(run: Run, request: Request) -> JsonObject:

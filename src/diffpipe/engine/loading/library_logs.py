@@ -79,7 +79,7 @@ def pass_on(library: str, text: str, category: str = "") -> None:
 def _tell(library: str, text: str, category: str) -> None:
     words = library_words.sort(library, text, category)
     if words is None:
-        log.info("heard: %s: %s", library, library_words.printable(text[: library_words.LONGEST_READ]))
+        log.info("heard: %s: %s", library, library_words.in_a_line(text[: library_words.LONGEST_READ]))
     else:
         log.warning("%s", words)
 

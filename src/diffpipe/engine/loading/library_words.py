@@ -14,6 +14,7 @@ from textwrap import shorten
 
 from ...core.access_tokens import redacted
 from ...core.heard import quoted
+from ...core.placeless import placeless
 
 LONGEST = 400  # characters of a warning that no row knows
 LONGEST_READ = 4000  # characters of a warning that are looked at: patterns must not take long on what comes from a file
@@ -203,7 +204,7 @@ def sort(library: str, text: str, category: str = "") -> str | None:
 
     `category`: the class of a Python warning, "" for a line of a library's log.
     """
-    text = printable(_report(text) if REPORT in text else text[:LONGEST_READ])
+    text = in_a_line(_report(text) if REPORT in text else text[:LONGEST_READ])
     for row in ROWS:
         known = row.library in ("", library) and row.category in ("", category)
         if known and (said := re.search(row.pattern, text)):
@@ -248,7 +249,7 @@ def _part(text: str | None) -> str:
     return shorten(bare.strip("[]'\" "), 60, placeholder="…")
 
 
-def printable(text: str) -> str:
+def in_a_line(text: str) -> str:
     """A library's text in one line, without tokens, folders of this machine, and addresses of objects.
 
     What goes into a file must be the same wherever and whenever it is made.
@@ -257,5 +258,4 @@ def printable(text: str) -> str:
     text = "".join(letter if letter.isprintable() else " " for letter in text)
     text = re.sub(r"\(Triggered internally at .*?\)", "", text)
     text = re.sub(r" +", " ", text).strip()
-    text = re.sub(r"(?<![\w:/.])(?:~|[A-Za-z]:)?[/\\](?:[^\s'\",:;()/\\]+[/\\])+", "…/", text)
-    return re.sub(r"\b0x[0-9a-f]{6,}\b", "0x…", text)
+    return re.sub(r"\b0x[0-9a-f]{6,}\b", "0x…", placeless(text))
