@@ -11,8 +11,17 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
 UNITS = {
-    **{"kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40},
-    **{"s": 1, "min": 60, "h": 3600},
+    "kB": 1e3,
+    "MB": 1e6,
+    "GB": 1e9,
+    "TB": 1e12,
+    "KiB": 2**10,
+    "MiB": 2**20,
+    "GiB": 2**30,
+    "TiB": 2**40,
+    "s": 1,
+    "min": 60,
+    "h": 3600,
 }
 
 
@@ -24,7 +33,7 @@ def table_rows(text: str, columns: int) -> list[list[str]]:
 PROMISES, LIMITS = PAGE.split("## Limits\n")
 
 
-@pytest.mark.parametrize("promise, tests", table_rows(PROMISES, 2))
+@pytest.mark.parametrize(("promise", "tests"), table_rows(PROMISES, 2))
 def test_each_promise_has_its_tests(promise: str, tests: str) -> None:
     assert promise.endswith(".")
     for named in tests.split(", "):
@@ -33,7 +42,7 @@ def test_each_promise_has_its_tests(promise: str, tests: str) -> None:
         assert function in {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}, named
 
 
-@pytest.mark.parametrize("what, most, constant", table_rows(LIMITS, 3))
+@pytest.mark.parametrize(("what", "most", "constant"), table_rows(LIMITS, 3))
 def test_each_limit_is_the_codes(what: str, most: str, constant: str) -> None:
     number, _, unit = most.partition(" ")
     assert constant_value(constant) == pytest.approx(float(number.replace(",", "")) * UNITS.get(unit, 1)), what
