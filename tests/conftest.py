@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from filelock import FileLock
@@ -51,9 +52,12 @@ settings.load_profile("diffpipe")
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.stash[TEMPORARY] = folder = Path(tempfile.mkdtemp(prefix="diffpipe-tests-"))
+    point_elsewhere(folder)
+
+
+def point_elsewhere(folder: Path) -> None:
     """Point every cache and the hub elsewhere, for this process and its children, before a library reads them."""
-    folder = Path(tempfile.mkdtemp(prefix="diffpipe-tests-"))
-    config.stash[TEMPORARY] = folder
     for name in [name for name in os.environ if name.startswith(("HF_", "HUGGING", "DIFFPIPE_", "TRANSFORMERS_"))]:
         del os.environ[name]
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else every command would compile its modules anew
@@ -77,9 +81,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.light)
 
 
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Say how many command lines and calls the attacker tried (hostile/test_attack.py), where it was run."""
+    reports = [one for found in terminalreporter.stats.values() for one in found if hasattr(one, "user_properties")]
+    counts = [
+        value for one in reports for name, value in one.user_properties if name == "attack" and one.when == "call"
+    ]
+    if counts:
+        tried, failed = (sum(numbers) for numbers in zip(*counts, strict=True))
+        terminalreporter.write_line(f"the attacker: {tried} tried, {failed} failed")
+
+
 def pytest_unconfigure(config: pytest.Config) -> None:
-    for server in _servers.values():
-        server.close()
+    close_servers()
     shutil.rmtree(config.stash[TEMPORARY], ignore_errors=True)
 
 
@@ -211,6 +225,11 @@ def fork_server(name: str) -> ForkServer:
         never = HEAVY | {"huggingface_hub"} if name == "bare" else ()
         _servers[name] = ForkServer(PREPARED[name], {**os.environ, **SHOWN}, log, never)
     return _servers[name]
+
+
+def close_servers() -> None:
+    for server in _servers.values():
+        server.close()
 
 
 @pytest.fixture(scope="module")

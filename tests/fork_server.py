@@ -62,6 +62,11 @@ class Child:
         """Of a processor, that it took."""
         return float(self._ask("seconds", HANGS))
 
+    @property
+    def memory(self) -> int:
+        """Bytes that it had resident at most, those of the server that it was forked from among them."""
+        return int(self._ask("memory", HANGS))
+
     def wait(self, timeout: float = HANGS) -> int:
         """The exit code, or the negative number of the signal that ended it, as subprocess has it."""
         try:
@@ -260,7 +265,8 @@ class Server:
             if not child:
                 return
             answer, seconds = self.answers.pop(child), used.ru_utime + used.ru_stime
-            _say(answer, {"code": os.waitstatus_to_exitcode(status), "seconds": seconds})
+            memory = used.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+            _say(answer, {"code": os.waitstatus_to_exitcode(status), "seconds": seconds, "memory": memory})
             os.close(answer)
 
     def fork(self, order: dict[str, Any], descriptors: list[int]) -> bool:
