@@ -11,7 +11,7 @@ from typing import Any
 
 from .. import __version__
 from ..core.errors import DiffpipeError, Exit, NotFoundError, UsageError
-from . import output, tree, typer_seam
+from . import output, standard_input, tree, typer_seam
 
 COMMANDS = {
     "build": "Resolve, check and name a pipeline, and keep it in the cache.",
@@ -44,6 +44,7 @@ def main() -> None:
     # A process may be started with these closed.
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
+    standard_input.keep()
     output.forgive()
     traceback = "--traceback" in sys.argv or bool(os.environ.get("DIFFPIPE_TRACEBACK"))
     arguments = [word for word in sys.argv[1:] if word != "--traceback"]

@@ -6,7 +6,6 @@ import codecs
 import inspect
 import io
 import os
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -27,7 +26,7 @@ from ..core.flag import Flag
 from ..core.heard import is_quoted
 from ..core.request import Outcome, Request
 from ..storage import fetching, stores, urls
-from . import output
+from . import output, standard_input
 from .flags import option
 
 PANEL = "Batch options"
@@ -142,9 +141,10 @@ def source(prompts: str | None, form: str | None, stack: ExitStack) -> Source:
             raise UsageError("--prompts-format needs --prompts-from", "name the file, or - for standard input")
         return Source()
     if prompts == "-":
-        if sys.stdin is None or sys.stdin.closed:
+        given = standard_input.stream()
+        if given is None or given.closed:
             raise UsageError("--prompts-from -: standard input is closed", "pipe prompts into it, or name a file")
-        raw: IO[bytes] = sys.stdin.buffer
+        raw: IO[bytes] = given.buffer
     else:
         prompts = str(fetching.local(prompts))  # a URL's is read twice, too
         try:

@@ -10,6 +10,8 @@ import sys
 from contextlib import suppress
 from typing import Any
 
+from . import standard_input
+
 
 def renderable() -> Any:
     """The library's class for this terminal. It asks the terminal by what it takes for stdout and stdin, at import.
@@ -18,16 +20,18 @@ def renderable() -> Any:
     Raises ImportError where the library is not installed.
     """
     stdout = sys.__stdout__
-    asks = sys.stdin is not None and sys.stdin.isatty()
+    given = standard_input.stream()
+    asks = given is not None and given.isatty()
     try:
         sys.__stdout__ = sys.stderr if asks else None  # type: ignore[misc,assignment]
-        from textual_image import renderable as known
+        with standard_input.lent():
+            from textual_image import renderable as known
 
-        if asks:
-            with suppress(ImportError):
-                from textual_image._terminal import get_cell_size
+            if asks:
+                with suppress(ImportError):
+                    from textual_image._terminal import get_cell_size
 
-                get_cell_size()
+                    get_cell_size()
     finally:
         sys.__stdout__ = stdout  # type: ignore[misc]
     return known.Image if asks else known.HalfcellImage

@@ -54,6 +54,7 @@ class Checkpoint:
             variant=self.layout.variant,
             use_safetensors=None if pickle else True,
             local_files_only=True,
+            trust_remote_code=False,
             **own,
             **parts,
         )
@@ -65,7 +66,12 @@ class Checkpoint:
         plain = None if plain_weights.is_plain(self.file) else plain_weights.read(self.file, self.dtype)
         with diffusers_files_seam.reading(plain):
             made: DiffusionPipeline = cls.from_single_file(
-                str(self.file), config=str(self.folder), dtype=self.dtype, local_files_only=True, **own
+                str(self.file),
+                config=str(self.folder),
+                dtype=self.dtype,
+                local_files_only=True,
+                trust_remote_code=False,
+                **own,
             )
         return made
 
@@ -82,6 +88,7 @@ class Checkpoint:
             dtype=self.dtype,
             variant=self.layout.variant if varied else None,
             local_files_only=True,
+            trust_remote_code=False,
         )
         return made
 
@@ -105,7 +112,13 @@ def load_component(cls: ComponentClass, name: str, file: Path, folder: Path, dty
     quantized = {"quantization_config": _gguf(dtype)} if file.suffix == GGUF else {}
     source = str(file) if plain_weights.is_plain(file) else plain_weights.read(file, dtype)
     made: torch.nn.Module = cls.from_single_file(
-        source, config=str(folder), subfolder=name, dtype=dtype, local_files_only=True, **quantized
+        source,
+        config=str(folder),
+        subfolder=name,
+        dtype=dtype,
+        local_files_only=True,
+        trust_remote_code=False,
+        **quantized,
     )
     return made
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TextIO
 
 from ...core.item_warnings import about, made_together
+from ..seams import transformers_seam
 from . import library_words
 
 log = logging.getLogger("diffpipe.libraries")
@@ -18,7 +19,10 @@ LIBRARIES = ("diffusers", "transformers", "peft", "accelerate", "optimum", "torc
 
 
 def listen() -> None:
-    """Keep the libraries' progress bars off stderr, and pass on their warnings as our own: see library_words."""
+    """Keep the libraries' progress bars off stderr, and pass on their warnings as our own: see library_words.
+
+    What they ask is answered "no", and shown to nobody.
+    """
     logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)  # torchao's import, which diffusers does if it can
 
     import diffusers
@@ -33,6 +37,7 @@ def listen() -> None:
         logger = logging.getLogger(name)
         logger.addHandler(_HEARD)  # once: it is the same one
         logger.propagate = False
+    transformers_seam.answer(consented=False)
     torch.set_warn_always(True)  # an item's warnings are its own, wherever it stands
     warnings.simplefilter("always")
     warnings.showwarning = _warned

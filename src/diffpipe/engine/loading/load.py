@@ -18,7 +18,7 @@ from ..classes.lookup import component_class, first_line, own_pipeline_class, pi
 from ..classes.renamed import renamed
 from ..placement import apply, speed
 from ..placement.devices import out_of_memory
-from ..seams import diffusers_seam
+from ..seams import diffusers_seam, transformers_seam
 from . import adapters, checkpoint, chosen_scheduler
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ def load(
     manifest's configuration is not the one that its key stands for.
     """
     check_key(manifest)
+    transformers_seam.answer(manifest.config.trust.remote_code)
     try:
         pipe = _Assembly(manifest, located).pipeline()
         if "load" in quirks:
@@ -101,6 +102,7 @@ class _Assembly:
         self.sources = {source.role: source for source in manifest.sources}
         self.dtype: torch.dtype = getattr(torch, manifest.config.dtype)
         self.safe = None if manifest.config.trust.pickle else True
+        self.trusted = manifest.config.trust.remote_code
 
     def pipeline(self) -> DiffusionPipeline:
         cls = self.pipeline_class()
@@ -163,7 +165,7 @@ class _Assembly:
             variant=self.sources[BASE].variant,
             use_safetensors=self.safe,
             local_files_only=True,
-            trust_remote_code=self.config.trust.remote_code,
+            trust_remote_code=self.trusted,
             **parts,
         )
         return made
@@ -181,7 +183,9 @@ class _Assembly:
             return checkpoint.load_component(cls, name, lies[source.role], folder, self.dtype)
         place = {"subfolder": source.subfolder} if source.subfolder else {}
         if not any(path.endswith(WEIGHTS) for path in source.files):
-            return cls.from_pretrained(lies[source.role], local_files_only=True, **place)
+            return cls.from_pretrained(
+                lies[source.role], local_files_only=True, trust_remote_code=self.trusted, **place
+            )
         return self.weighted(cls, source, place)
 
     def weighted(self, cls: ComponentClass, source: Source, place: Mapping[str, str]) -> torch.nn.Module:
@@ -193,6 +197,7 @@ class _Assembly:
             self.located.sources[source.role],
             output_loading_info=True,
             local_files_only=True,
+            trust_remote_code=self.trusted,
             dtype=self.dtype,
             use_safetensors=self.safe,
             **place,

@@ -25,7 +25,7 @@ def load(cls: type[PreTrainedModel], name: str, file: Path, folder: Path, dtype:
 
     Raises UsageError for weights that are not those of the class and settings.
     """
-    config = cls.config_class.from_pretrained(folder, subfolder=name, local_files_only=True)
+    config = cls.config_class.from_pretrained(folder, subfolder=name, local_files_only=True, trust_remote_code=False)
     model, unfit = _made(cls, config, _weights(file, dtype), dtype)
     if unfit:
         raise UsageError(f"{file.name} does not fit {name}: {unfit[0]}", "choose the file that was made for this model")
@@ -75,6 +75,7 @@ def _made(
         dtype=dtype,
         output_loading_info=True,
         ignore_mismatched_sizes=True,
+        trust_remote_code=False,
         **words,
     )
     shapes = [f"{name} is {_by(has)}, not {_by(needs)}" for name, has, needs in sorted(info["mismatched_keys"])]

@@ -37,7 +37,15 @@ FROM_CONFIG = Seam(
     file="transformers/modeling_utils.py",
     text="def _from_config(",
 )
-SEAMS = (SCAN, FROM_CONFIG)
+QUESTION = Seam(
+    "transformers",
+    "dynamic_module_utils.input",
+    buys="a model's own code is refused at once where nobody consented to it",
+    without="transformers asks at the terminal for 15 seconds, and finds an empty standard input",
+    file="transformers/dynamic_module_utils.py",
+    text="answer = input(",
+)
+SEAMS = (SCAN, FROM_CONFIG, QUESTION)
 
 
 def scan_ends(loader: importlib.machinery.SourceFileLoader, module: ModuleType) -> None:
@@ -60,3 +68,14 @@ def from_config(cls: type[PreTrainedModel], settings: Mapping[str, Any], dtype: 
     """A model of a class by its config.json, as `from_pretrained` makes it before it loads weights."""
     made: PreTrainedModel = cls._from_config(cls.config_class.from_dict(dict(settings)), dtype=dtype)
     return made
+
+
+def answer(consented: bool) -> None:
+    """Have transformers' question whether a model's own code may run answered so, and never shown.
+
+    It asks where `trust_remote_code` was not said, as in diffusers' calls for a component. Its module finds a name of
+    its own before the builtin `input`.
+    """
+    from transformers import dynamic_module_utils
+
+    dynamic_module_utils.input = lambda _question="": "y" if consented else "n"  # type: ignore[attr-defined]
