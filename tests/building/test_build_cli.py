@@ -796,4 +796,4 @@ def test_a_tokenizer_with_code_of_its_own_is_refused_before_any_question(
     (folder / "tokenizer" / "tokenizer_config.json").write_text(json.dumps(config))
     done = warm("build", "flux", "--model", folder)
     assert (done.returncode, done.stdout) == (2, "")
-    assert f"{folder} wants to run code of its own for tokenizer" in done.stderr
+    assert "auto wants to run code of its own for tokenizer" in done.stderr

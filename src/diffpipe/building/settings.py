@@ -2,29 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import PurePosixPath
+from functools import partial
 
 from ..core.canonical import JsonObject
 from ..core.errors import UsageError
 from ..core.source import BASE, CONFIG, Role, Source, file_of
-from ..sources import hub
+from ..sources import hub, settings_files
 from ..sources.hub_cache import Repository
 from ..sources.key import Resolved
-
-# Those that the libraries read as a JSON object; others of a tokenizer are large, and are looked at from outside.
-OBJECTS = frozenset(
-    {
-        "config.json",
-        "generation_config.json",
-        "preprocessor_config.json",
-        "processor_config.json",
-        "scheduler_config.json",
-        "special_tokens_map.json",
-        "tokenizer_config.json",
-    }
-)
 
 
 def place_of_settings(given: Iterable[Source], component: str) -> tuple[Source, str]:
@@ -51,38 +37,24 @@ def settings_at(
 
 
 def check_settings(resolved: Resolved, offline: bool) -> None:
-    """Raises UsageError for a settings file of any source that the libraries could not read."""
+    """Raises UsageError for settings of the hub that must not reach a library; `pin` read the others."""
     for source in resolved.sources:
-        at = resolved.locations[source.role]
-        for path in source.files:
-            name = PurePosixPath(path).name
-            if name in OBJECTS:
-                _object(source, at, path, offline)
-            elif name.endswith(".json") and source.kind != "hub" and not _whole(source, at, path):
-                raise _damaged(source, path, "it is cut short")
+        if source.kind == "hub":
+            read = partial(_text, source, resolved.locations[source.role], offline=offline)
+            settings_files.check(source, resolved.layout, read, trusted=resolved.spec.trust_remote_code)
 
 
 def _object(source: Source, location: str, path: str, offline: bool) -> JsonObject:
     try:
-        value = json.loads(_text(source, location, path, offline))
-    except (ValueError, RecursionError) as error:  # of json, nested or not, and of a text that is not UTF-8
-        raise _damaged(source, path, "it is no JSON") from error
-    if not isinstance(value, dict):
-        raise _damaged(source, path, f"it holds a {type(value).__name__} where an object is needed")
-    return value
+        text = _text(source, location, path, offline)
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"{path} of {source.label} is damaged: it is no JSON", "copy or fetch the model again"
+        ) from error
+    return settings_files.parsed(source, path, text)
 
 
 def _text(source: Source, location: str, path: str, offline: bool) -> str:
     if source.kind == "hub" and source.commit:
         return hub.read_text(Repository.of(source), path, offline)
     return file_of(source, location, path).read_text(encoding="utf-8")
-
-
-def _whole(source: Source, location: str, path: str) -> bool:
-    """Whether a JSON file ends as it begins: a large one that was cut short does not."""
-    data = file_of(source, location, path).read_bytes().strip()
-    return (data[:1], data[-1:]) in ((b"{", b"}"), (b"[", b"]"))
-
-
-def _damaged(source: Source, path: str, why: str) -> UsageError:
-    return UsageError(f"{path} of {source.label} is damaged: {why}", "copy or fetch the model again")

@@ -21,15 +21,16 @@ class Misfit(ValueError):
     """What a value from outside is not, and where it stands in its document ("sources.0.files: ...")."""
 
 
-def parse_json(data: str | bytes, most: int, what: str = "it") -> JsonValue:
+def parse_json(data: str | bytes, most: int, what: str = "it", *, finite: bool = True) -> JsonValue:
     """The value of a JSON text of at most `most` bytes (or characters, for text).
 
-    Raises Misfit for one that is larger, is no JSON, is nested deeper than DEEPEST, or has NaN or infinity in it.
+    Raises Misfit for one that is larger, is no JSON, is nested deeper than DEEPEST, or has NaN or infinity in it; not
+    `finite`, it may have these, as Python writes them.
     """
     if len(data) > most:
         raise Misfit(f"{what} is larger than {most} bytes")
     try:
-        value: JsonValue = json.loads(data, parse_constant=_refuse)
+        value: JsonValue = json.loads(data, parse_constant=_refuse if finite else float)
     except RecursionError as error:
         raise Misfit(f"{what} is nested too deeply") from error
     except ValueError as error:

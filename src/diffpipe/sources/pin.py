@@ -6,29 +6,28 @@ hashed, so a moved folder or cache keeps its key (see key.py).
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
 
 from ..catalog.rows import PipelineType
 from ..core.build_spec import BuildSpec
 from ..core.canonical import JsonObject
 from ..core.components import DENOISER_ONLY, parts_of_checkpoint
 from ..core.errors import DiffpipeError, NotFoundError, UsageError
+from ..core.parsing import Fields, Misfit, parse_json
 from ..core.source import BASE, CHECKPOINTS, CONFIG, EMBEDDED, FileInfo, Role, Source, SourceKind, layout_of, place_of
 from ..storage.disk import user_path
 from ..storage.tensor_headers import read_safetensors
-from . import adapter_files, hub, model_files
+from . import adapter_files, hub, model_files, settings_files
 from .hub_cache import Repository
 from .left_out import without_parts
 from .named import is_single, repository_and_file, source_kind, split_denoiser, split_revision, split_scale
 from .pointers import refuse_pointer
-from .trust import check_suffix, model_index, refuse_own_classes
+from .trust import check_suffix, model_index, reader
 
 MOST_FILES = 100_000  # of a local folder; a sharded model has some hundreds
 
@@ -94,7 +93,16 @@ def pin(spec: BuildSpec, row: PipelineType, context: Context) -> Pinned:
     for number, text in enumerate(spec.loras):
         found.append(_pin_lora(number, text, spec, context))
     locations = {source.role: location for source, location in found}
-    return Pinned(spec, row, pipeline, tuple(source for source, _ in found), locations)
+    sources = tuple(source for source, _ in found)
+    _check_settings(sources, locations, trusted=spec.trust_remote_code)
+    return Pinned(spec, row, pipeline, sources, locations)
+
+
+def _check_settings(sources: Sequence[Source], locations: Mapping[Role, str], *, trusted: bool) -> None:
+    """Raises UsageError for settings on this machine that must not reach a library; those of the hub are read later."""
+    for source in sources:
+        if source.kind != "hub" and locations[source.role]:
+            settings_files.check(source, layout_of(sources), reader(source, locations[source.role]), trusted=trusted)
 
 
 def with_defaults(spec: BuildSpec, row: PipelineType, layout: Source) -> dict[str, str]:
@@ -177,8 +185,6 @@ def _pin_pipeline(
             "convert it with diffusers, or name the checkpoint file itself",
         )
     index = without_parts(model_index(read("model_index.json"), model, names, spec), spec)
-    if not spec.trust_remote_code:
-        refuse_own_classes(index, model, names, read)
     parts = parts_of_checkpoint(tensors, model_files.components_of(index)) if tensors is not None else set()
     single = {name for name, text in spec.components.items() if is_single(text)}
     chosen = model_files.pipeline_files(
@@ -234,12 +240,11 @@ def _class_named(
 ) -> dict[str, tuple[str, str]]:
     """{name: (library, class)} as a component's own files say it; {} where they do not."""
 
-    def settings(path: str) -> dict[str, Any]:
+    def settings(path: str) -> JsonObject:
         try:
-            value = json.loads(read(path)) if path in names else {}
-        except (ValueError, RecursionError):
+            return Fields(parse_json(read(path), settings_files.LARGEST, finite=False)).value if path in names else {}
+        except Misfit:
             return {}
-        return value if isinstance(value, dict) else {}
 
     prefix = f"{subfolder}/" if subfolder else ""
     listed = model_files.components_of(settings("model_index.json")).get(subfolder or name)
@@ -247,7 +252,7 @@ def _class_named(
     told = (
         ["diffusers", config.get("_class_name")],
         ["diffusers", settings(prefix + "scheduler_config.json").get("_class_name")],
-        ["transformers", next(iter(config.get("architectures") or []), None)],
+        ["transformers", *(named[:1] if isinstance(named := config.get("architectures"), list) else [])],
         ["transformers", tokenizer.get("tokenizer_class")],
     )
     found = listed or next(((pair[0], pair[1]) for pair in told if model_files.is_class(pair)), None)

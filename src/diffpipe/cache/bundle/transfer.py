@@ -14,7 +14,7 @@ from typing import IO, Any
 
 from ...core.errors import CacheError, UsageError
 from ...core.manifest import Manifest, WeightsSummary
-from ...core.source import FileInfo, Role, file_of, place_of
+from ...core.source import FileInfo, Role, file_of
 from ...sources.trust import refuse_code
 from ...storage import stores, streams, urls
 from ...storage.disk import CHUNK, check_free, readable, user_path
@@ -289,8 +289,7 @@ def _publish(store: Store, bundled: Contents, locations: Mapping[Role, str], com
     CacheError where diffpipe's own model is another than the one that it was built with."""
     classes = bundled.manifest.classes
     for source in bundled.sources:
-        place = place_of(locations[source.role])
-        refuse_code(source, place, classes, bundled.manifest.config.trust.remote_code)
+        refuse_code(source, locations[source.role], classes, bundled.manifest.config.trust.remote_code)
         for path, info in source.files.items() if source.kind == "embedded" else ():
             if check_file(source, path, file_of(source, locations[source.role], path), info):
                 version = bundled.manifest.versions.get("diffpipe", "")

@@ -26,6 +26,21 @@ if TYPE_CHECKING:
 # Stable Diffusion 3 makes zeros of what its T5 would say (_get_t5_prompt_embeds), and says nowhere that it may be null.
 WITHOUT_T5 = frozenset({"text_encoder_3", "tokenizer_3"})
 LARGEST_INDEX = 1_000_000  # bytes of a model_index.json; they have a few hundred
+# What a part of a pipeline is one of: the classes that diffusers loads (LOADABLE_CLASSES of its
+# pipelines/pipeline_loading_utils.py), but for whole pipelines. Known by name: to import them all takes time.
+PARTS = frozenset(
+    {
+        "BaseGuidance",
+        "FeatureExtractionMixin",
+        "ImageProcessingMixin",
+        "ModelMixin",
+        "OnnxRuntimeModel",
+        "PreTrainedModel",
+        "PreTrainedTokenizerBase",
+        "ProcessorMixin",
+        "SchedulerMixin",
+    }
+)
 
 
 def pipeline_class(name: str) -> Pipeline:
@@ -84,8 +99,8 @@ def _own_class(index: Path) -> tuple[str, str] | None:
 def component_class(library: str, name: str) -> ComponentClass:
     """A component's class as model_index.json names it: from diffusers, transformers or a pipeline module of diffusers.
 
-    One that transformers renamed is known by its old name too. Raises UsageError for any other place, or a class that
-    is not there.
+    One that transformers renamed is known by its old name too. Raises UsageError for any other place, a class that is
+    not there, or one that is no part of a pipeline: a pipeline itself, or an Auto class, for which a file chooses.
     """
     diffusers_seam.register_deprecated(library)
     module = library if library in ("diffusers", "transformers") else f"diffusers.pipelines.{library}"
@@ -94,10 +109,19 @@ def component_class(library: str, name: str) -> ComponentClass:
     except (ImportError, AttributeError):
         found = None
     if isinstance(found, type):
-        return found
+        if _is_part(found) or diffusers_seam.missing_backends(found):
+            return found
+        raise UsageError(
+            f"{name} in {library} is no part of a pipeline", "parts are models, schedulers, tokenizers and processors"
+        )
     raise UsageError(
         f"there is no {name} in {library}", "install the versions of diffusers and transformers that have it"
     )
+
+
+def _is_part(cls: type) -> bool:
+    libraries = ("diffusers", "transformers")
+    return any(base.__name__ in PARTS and base.__module__.partition(".")[0] in libraries for base in cls.__mro__)
 
 
 def check_names(pipeline: Pipeline, names: Iterable[str]) -> None:

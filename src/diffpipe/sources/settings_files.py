@@ -1,0 +1,206 @@
+"""The settings files of a model, parsed at the wall: JSON of a bounded size, no code of the model's own, no number that
+would keep a constructor busy for hours."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import PurePosixPath
+
+from ..core.canonical import JsonObject, JsonValue
+from ..core.errors import UsageError
+from ..core.parsing import Misfit, parse_json
+from ..core.source import Source
+from .model_files import INDEX, is_setting
+
+Read = Callable[[str], str]  # a path in the source -> the text of that file
+Pair = tuple[str, str]  # a library and a class of it
+
+# Those that the libraries read as a JSON object.
+OBJECTS = frozenset(
+    {
+        "config.json",
+        "generation_config.json",
+        "preprocessor_config.json",
+        "processor_config.json",
+        "scheduler_config.json",
+        "special_tokens_map.json",
+        "tokenizer_config.json",
+        "video_preprocessor_config.json",
+    }
+)
+VOCABULARIES = frozenset({"tokenizer.json", "vocab.json", "added_tokens.json"})  # large, and words alone
+SCHEDULER = "scheduler_config.json"
+ADAPTER = "adapter_config.json"  # transformers loads the adapter, or another model that the file names
+
+LARGEST = 20_000_000  # bytes of one settings file or index; a tokenizer's with 260,000 words of Gemma 3 has 1.2 million
+LARGEST_VOCABULARY = 500_000_000  # bytes of a tokenizer's own files; Gemma 3's tokenizer.json has 33 million
+MOST_LAYERS = 10_000  # layers, blocks, heads, experts; DeepSeek V3 has 61 layers of 256 experts, Llama 3.1 405B 126
+LARGEST_SIZE = 1_000_000_000  # widths, words, positions; Llama 4 has 10,485,760 positions, Gemma 3 262,208 words
+MOST_STEPS = 100_000  # any whole number of a scheduler; models are trained on 1,000 steps
+MOST_LISTED = 10_000  # entries of one list; trained_betas have 1,000, lists of blocks some ten
+
+COUNT = re.compile(
+    r"(^|_)(layers?|blocks?|heads|experts|stages|depths?|resnets?)(_per_block|_per_head)?$|^n_(layer|head)$"
+)
+SIZE = re.compile(r"(size|dim|dims|channels|features|width|hidden|positions|embeddings|tokens|length|len|rank)$")
+# Where transformers takes the name of a kernel on the hub (owner/name), which is code: integrations/hub_kernels.py.
+KERNEL = re.compile(r"_implementation(_internal)?$")
+# Classes that look a class up where a file says so: all Auto classes, and processors, whose parts are found by those.
+ASKS = re.compile(r"Auto[A-Z]\w*|\w*Processor\w*")
+CONSENT = "read it, then pass --trust-remote-code if you trust it"
+AGAIN = "copy or fetch the model again"
+
+
+def check(source: Source, classes: Mapping[str, Pair], read: Read, *, trusted: bool) -> None:
+    """Whether the settings of a source can be handed to the libraries. `classes`: of the pipeline's components.
+
+    Raises UsageError for a file that is too large, damaged, wants code of its own to run without being `trusted`, or
+    asks for a model beyond any that there is.
+    """
+    for path in source.files:
+        name = PurePosixPath(path).name
+        if INDEX.fullmatch(name):
+            _check_index(source, path, read)
+        elif is_setting(path):
+            _check_size(source, path, LARGEST_VOCABULARY if name in VOCABULARIES else LARGEST)
+            if name.endswith(".json") and path != "model_index.json":
+                _check_file(source, path, classes, read, trusted)
+
+
+def parsed(source: Source, path: str, text: str) -> JsonObject:
+    """A settings file that is an object. Raises UsageError for any other."""
+    value = _parsed(source, path, text)
+    if not isinstance(value, dict):
+        raise _damaged(source, path, f"it holds a {type(value).__name__} where an object is needed")
+    return value
+
+
+def _check_file(source: Source, path: str, classes: Mapping[str, Pair], read: Read, trusted: bool) -> None:
+    name = PurePosixPath(path).name
+    if name in VOCABULARIES and source.kind == "hub":
+        return
+    component = source.role.name if source.role.kind == "component" else PurePosixPath(path).parts[0]
+    try:
+        text = read(path)
+    except UnicodeDecodeError as error:
+        raise _damaged(source, path, "it is no JSON") from error
+    if name not in OBJECTS and source.kind != "hub" and not _whole(text):
+        raise _damaged(source, path, "it is cut short")
+    if name in VOCABULARIES:
+        return
+    if name in OBJECTS:
+        settings = parsed(source, path, text)
+    else:  # of another tool, or read as a version of one of them ("configuration_files")
+        try:
+            value = _parsed(source, path, text)
+        except UsageError:
+            return
+        if not isinstance(value, dict):
+            return
+        settings = value
+    if not trusted:
+        _refuse_code(source, path, component, classes.get(component, ("", "")), settings)
+    _check_numbers(source, path, settings)
+
+
+def _refuse_code(source: Source, path: str, component: str, pair: Pair, settings: JsonObject) -> None:
+    """Raises UsageError where a class would be looked up in the model's own code, or code be fetched from the hub."""
+    if PurePosixPath(path).name == ADAPTER and pair[0] == "transformers":
+        raise UsageError(
+            f"{path} of {source.label} has transformers load other weights than the model's own",
+            "remove it, and name the adapter with --lora",
+        )
+    for depth, name, value in _fields(settings):
+        if name == "auto_map" and value and (depth or ASKS.fullmatch(pair[1])):
+            raise UsageError(f"{source.label} wants to run code of its own for {component}", CONSENT)
+        if KERNEL.search(name) and any("/" in text for text in _texts(value)):
+            raise UsageError(f"{path} of {source.label} names code of the hub as its {name.strip('_')}", CONSENT)
+
+
+def _check_numbers(source: Source, path: str, settings: JsonObject) -> None:
+    """Raises UsageError for a number of layers, a size or a list beyond any that a model has."""
+    name = PurePosixPath(path).name
+    if name not in ("config.json", SCHEDULER):
+        return
+    for _depth, key, value in _fields(settings):
+        most = (
+            MOST_STEPS
+            if name == SCHEDULER
+            else MOST_LAYERS
+            if COUNT.search(key)
+            else LARGEST_SIZE
+            if SIZE.search(key)
+            else 0
+        )
+        if isinstance(value, list) and len(value) > MOST_LISTED:
+            raise _beyond(source, path, key, f"has {len(value)} entries", MOST_LISTED)
+        if most and any(abs(number) > most for number in _numbers(value)):
+            raise _beyond(source, path, key, "is larger", most)
+
+
+def _beyond(source: Source, path: str, key: str, what: str, most: int) -> UsageError:
+    return UsageError(f"{key} in {path} of {source.label} {what}: no model goes beyond {most}", AGAIN)
+
+
+def _check_index(source: Source, path: str, read: Read) -> None:
+    """Raises UsageError for an index that names a file elsewhere, or of another kind: "../x", a pickle."""
+    _check_size(source, path, LARGEST)
+    folder = PurePosixPath(path).parent
+    own = {PurePosixPath(one).name for one in source.files if PurePosixPath(one).parent == folder}
+    if source.kind != "hub":
+        return  # compared with the headers, file by file: see building/folder_checks.py
+    files = parsed(source, path, read(path)).get("weight_map")
+    listed = (
+        set(files.values()) if isinstance(files, dict) and all(isinstance(f, str) for f in files.values()) else {""}
+    )
+    if lost := sorted(str(one) for one in listed - own):
+        raise UsageError(f"{path} of {source.label} names {lost[0] or 'no files'}, which is not there", AGAIN)
+
+
+def _check_size(source: Source, path: str, most: int) -> None:
+    if source.files[path].size > most:
+        raise UsageError(f"{path} of {source.label} is larger than {most} bytes: it is no settings file", AGAIN)
+
+
+def _parsed(source: Source, path: str, text: str) -> JsonValue:
+    try:
+        return parse_json(text, LARGEST, finite=False)
+    except Misfit as error:
+        raise _damaged(source, path, str(error)) from error
+
+
+def _fields(value: JsonValue, depth: int = 0) -> Iterator[tuple[int, str, JsonValue]]:
+    """Every field of an object and of those in it: how deep it lies, its name, its value."""
+    if isinstance(value, dict):
+        yield from ((depth, name, one) for name, one in value.items())
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    for one in inside:
+        yield from _fields(one, depth + 1)
+
+
+def _texts(value: JsonValue) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for one in value.values() if isinstance(value, dict) else value:
+            yield from _texts(one)
+
+
+def _numbers(value: JsonValue) -> Iterator[int]:
+    """The whole numbers of a field, those of lists in it too."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        yield value
+    elif isinstance(value, list):
+        for one in value:
+            yield from _numbers(one)
+
+
+def _whole(text: str) -> bool:
+    """Whether a JSON file ends as it begins: a large one that was cut short does not."""
+    data = text.strip()
+    return (data[:1], data[-1:]) in (("{", "}"), ("[", "]"))
+
+
+def _damaged(source: Source, path: str, why: str) -> UsageError:
+    return UsageError(f"{path} of {source.label} is damaged: {why}", AGAIN)
