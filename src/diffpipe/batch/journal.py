@@ -21,6 +21,7 @@ from ..core.parsing import Misfit
 from ..storage import presence, urls
 from ..storage.digests import sha256
 from ..storage.disk import remove_leftovers
+from ..storage.opening import open_regular
 from .journal_lines import LONGEST_LINE, Header, NotedFile, Record, header_of, line_of, object_of, record_of
 
 FIRST = b'{"journal": '  # how a journal begins
@@ -204,8 +205,8 @@ def opened(path: Path) -> Iterator[Journal]:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             stack.enter_context(FileLock(path.with_name(f".{path.name}.lock"), timeout=0))
-            writer = stack.enter_context(path.open("ab", buffering=0))
-            reader = stack.enter_context(path.open("rb"))
+            writer = stack.enter_context(open_regular(path, "ab", 0))
+            reader = stack.enter_context(open_regular(path))
         except Timeout:
             raise UsageError(f"another run is writing {path}", "wait for it, or choose another --journal") from None
         except OSError as error:
@@ -221,7 +222,7 @@ def opened_to_read(path: Path) -> Iterator[Journal]:
     """
     with ExitStack() as stack:
         try:
-            reader = stack.enter_context(path.open("rb"))
+            reader = stack.enter_context(open_regular(path))
         except OSError as error:
             raise CacheError(f"cannot read {path}: {error.strerror}", "choose another --journal") from error
         yield Journal(path, reader)
@@ -230,7 +231,7 @@ def opened_to_read(path: Path) -> Iterator[Journal]:
 def _sync(path: Path) -> None:
     """Put a file, or all files of a folder, on disk: a power cut must not leave an empty one that is noted as done."""
     for file in path.iterdir() if path.is_dir() else (path,):
-        with suppress(OSError), file.open("r+b") as stream:
+        with suppress(OSError), open_regular(file, "r+b") as stream:
             os.fsync(stream.fileno())
 
 

@@ -10,6 +10,7 @@ from ..core.canonical import JsonObject, canonical_json
 from ..core.errors import NotFoundError, UsageError
 from ..core.flag import Flag
 from ..storage.disk import user_path
+from ..storage.opening import open_regular
 from .argument_values import argument_name, from_json, json_of, typed_values
 
 LARGEST = 1 << 24  # bytes of a preset; far more than call arguments take
@@ -41,7 +42,7 @@ def _preset_path(reference: str, folder: Path) -> Path:
 
 def _preset_text(path: Path, reference: str, folder: Path) -> str:
     try:
-        with path.open("rb") as stream:
+        with open_regular(path) as stream:
             data = stream.read(LARGEST + 1)
     except FileNotFoundError:
         raise NotFoundError(f"--args: there is no file {reference}", _presets_hint(folder)) from None

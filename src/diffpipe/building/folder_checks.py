@@ -14,6 +14,7 @@ from ..core.errors import NotFoundError, UsageError
 from ..core.parsing import Fields, Misfit, parse_json
 from ..core.source import Source, file_of
 from ..sources.key import Resolved
+from ..storage.opening import read_regular
 from ..storage.tensor_headers import TensorInfo, read_safetensors
 from .settings import place_of_settings, settings_of
 
@@ -63,7 +64,8 @@ def _tensors(source: Source, location: str, inside: str) -> dict[str, TensorInfo
 def _listed(source: Source, location: str, path: str) -> dict[str, str]:
     """Tensor -> the file it is in, as an index says."""
     try:
-        data = Fields(parse_json(file_of(source, location, path).read_bytes(), LARGEST_INDEX)).object("weight_map")
+        text = read_regular(file_of(source, location, path), LARGEST_INDEX)
+        data = Fields(parse_json(text, LARGEST_INDEX)).object("weight_map")
         return {name: data.text(name) for name in data.names()}
     except Misfit as error:
         raise UsageError(f"{path} of {source.label} is damaged: {error}", "copy or fetch the model again") from error

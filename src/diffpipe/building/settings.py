@@ -11,6 +11,7 @@ from ..core.source import BASE, CONFIG, Role, Source, file_of
 from ..sources import hub, settings_files
 from ..sources.hub_cache import Repository
 from ..sources.key import Resolved
+from ..storage.opening import LARGEST_TEXT, read_regular
 
 
 def place_of_settings(given: Iterable[Source], component: str) -> tuple[Source, str]:
@@ -57,4 +58,4 @@ def _object(source: Source, location: str, path: str, offline: bool) -> JsonObje
 def _text(source: Source, location: str, path: str, offline: bool) -> str:
     if source.kind == "hub" and source.commit:
         return hub.read_text(Repository.of(source), path, offline)
-    return file_of(source, location, path).read_text(encoding="utf-8")
+    return read_regular(file_of(source, location, path), LARGEST_TEXT).decode()

@@ -14,6 +14,7 @@ from ..core.components import Stage
 from ..core.parsing import Fields, Misfit, parse_json
 from ..core.request import Artifact
 from ..storage.disk import write_json
+from ..storage.opening import read_regular
 
 MOST = 60  # records that are kept: twenty sizes or placements of three stages each
 NAME = "measured.json"
@@ -107,7 +108,7 @@ def records(
 def read(folder: Path) -> list[Measured]:
     """The records of an entry's folder, without damaged ones; none where they are missing."""
     try:
-        found = Fields(parse_json((folder / NAME).read_bytes(), LARGEST)).values("records")
+        found = Fields(parse_json(read_regular(folder / NAME, LARGEST), LARGEST)).values("records")
     except (OSError, Misfit):
         return []
     known = []

@@ -8,6 +8,7 @@ from pathlib import Path
 from ..core.canonical import JsonObject, digest
 from ..core.parsing import parse_json
 from ..storage.disk import write_json
+from ..storage.opening import open_regular
 
 LARGEST = 64_000_000  # bytes of one of its files
 
@@ -15,7 +16,7 @@ LARGEST = 64_000_000  # bytes of one of its files
 def read_json(path: Path | str) -> JsonObject | None:
     """The JSON object of a file of the cache; None where it is missing, larger than any of ours, or none."""
     try:
-        with open(path, "rb") as stream:
+        with open_regular(path) as stream:
             value = parse_json(stream.read(LARGEST + 1), LARGEST)
     except (OSError, ValueError):  # a name from a damaged file may be none that a system takes
         return None

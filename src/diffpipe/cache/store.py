@@ -28,12 +28,14 @@ from ..core.parsing import Fields, Misfit
 from ..core.source import Role, Source
 from ..storage.digests import DigestCache
 from ..storage.disk import temporary_folder, user_path, write_atomic, write_json
+from ..storage.opening import read_regular
 from .entry import KEY, SHORT, Entry, mend_by, movable, sources_in
 from .records import SourcesRecord, Summary
 from .sealed import read_json, write_all
 
 PREFIX = re.compile(r"[0-9a-f]{6,64}")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+LONGEST_KEY = 1000  # bytes of a file that holds a key, which has 64
 STALE = 3600.0  # seconds after which a temporary folder without a living lock is left over from a crash
 
 
@@ -109,8 +111,7 @@ class Store:
 
     def _key_of(self, name: str) -> str | None:
         try:
-            with open(os.path.join(self.root, "names", name), "rb") as stream:
-                return stream.read().decode(errors="replace").strip()
+            return read_regular(os.path.join(self.root, "names", name), LONGEST_KEY).decode(errors="replace").strip()
         except OSError:
             return None
 

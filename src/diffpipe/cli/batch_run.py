@@ -5,7 +5,6 @@ from __future__ import annotations
 import codecs
 import inspect
 import io
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -26,6 +25,7 @@ from ..core.flag import Flag
 from ..core.heard import is_quoted
 from ..core.request import Outcome, Request
 from ..storage import fetching, stores, urls
+from ..storage.opening import check_stream, open_stream
 from . import output, standard_input
 from .flags import option
 
@@ -145,15 +145,17 @@ def source(prompts: str | None, form: str | None, stack: ExitStack) -> Source:
         if given is None or given.closed:
             raise UsageError("--prompts-from -: standard input is closed", "pipe prompts into it, or name a file")
         raw: IO[bytes] = given.buffer
+        with stores.explained("standard input"):
+            check_stream(raw)
     else:
-        prompts = str(fetching.local(prompts))  # a URL's is read twice, too
+        prompts = str(fetching.fetched(prompts) if urls.is_url(prompts) else prompts)  # a URL's is read twice, too
         try:
-            raw = stack.enter_context(Path(prompts).open("rb"))  # noqa: SIM115
+            raw = stack.enter_context(open_stream(prompts))
         except FileNotFoundError:
             raise NotFoundError(f"--prompts-from: there is no file {prompts}", "check the path") from None
         except OSError as error:
             raise UsageError(f"--prompts-from {prompts}: {error.strerror}", "check the path") from None
-    regular = prompts != "-" and os.path.isfile(prompts)
+    regular = prompts != "-" and raw.seekable()
     beginning = raw.read(PEEKED) if regular else b""
     if b"\0" in beginning and not beginning.startswith(
         (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)

@@ -28,6 +28,7 @@ from ..core.choices import (
 )
 from ..core.errors import DiffpipeError, UsageError
 from ..core.flag import MEDIA_KINDS
+from ..storage.opening import LARGEST_TEXT, read_regular
 from . import output, tree
 from .flags import option, parse_json, reporting, with_parameters
 
@@ -75,7 +76,7 @@ def _components(ctx: typer.Context, incomplete: str) -> list[str]:
     from ..cache.store import Store
 
     try:
-        index = json.loads(Path(ctx.params.get("model") or "", "model_index.json").read_bytes())
+        index = json.loads(read_regular(Path(ctx.params.get("model") or "", "model_index.json"), LARGEST_TEXT))
         names = [name for name, value in index.items() if isinstance(value, list)]
     except (OSError, ValueError, AttributeError, RecursionError):  # a repository, a single file, or no such folder
         try:

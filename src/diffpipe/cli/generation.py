@@ -121,7 +121,7 @@ class Generation:
         """Raises for a first request that cannot work, before the model is loaded."""
         if self.source.stream is not None:
             return
-        given = {} if inputs.piped(first, self.batch.flags) else self.read(first)
+        given = self.read(first)
         sized = {"width", "height"} & set(self.batch.flags)
         if not sized and (picture := next(inputs.frames_of(given), None)):  # results are as large as it
             self.batch.limit({**given, "width": picture.width, "height": picture.height})

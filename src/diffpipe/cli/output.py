@@ -16,6 +16,7 @@ from typing import Any
 from ..core.access_tokens import redacted
 from ..core.errors import CacheError, DiffpipeError
 from ..core.printable import CONTROLS, printable, printable_lines
+from ..storage.opening import open_log
 
 _quiet = False
 _warned: set[str] = set()
@@ -38,6 +39,9 @@ class _Redacting(logging.Formatter):
 
 class _LogFile(logging.FileHandler):
     """A log file; where it cannot be written any more, as its disk is full, the run goes on without it."""
+
+    def _open(self) -> io.TextIOWrapper:
+        return open_log(self.baseFilename)
 
     def handleError(self, record: logging.LogRecord) -> None:
         error = sys.exc_info()[1]

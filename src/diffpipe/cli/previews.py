@@ -18,6 +18,7 @@ from ..core.request import Artifact, Outcome, Request
 from ..results import gallery
 from ..results.document import Document, parsed
 from ..storage import fetching, stores, urls
+from ..storage.disk import check_replaceable
 from . import output, textual_image_seam
 from .flags import option
 
@@ -97,6 +98,7 @@ def _check_picture(name: str, path: Path) -> None:
         raise UsageError(f"{name} {path} is no picture's name", f"end it in one of: {', '.join(FORMATS['image'])}")
     if path.is_dir():
         raise UsageError(f"{name} {path} is a folder", "name a file")
+    check_replaceable(path)
 
 
 def _is_preview(path: Path) -> bool:

@@ -28,6 +28,7 @@ from ..core.canonical import digest
 from ..core.choices import DEVICE
 from ..core.parsing import Fields, Misfit, parse_json
 from ..storage.disk import write_json
+from ..storage.opening import read_regular
 
 log = logging.getLogger("diffpipe.memory")
 
@@ -168,7 +169,7 @@ def _parsed(text: str | bytes) -> tuple[Device, ...]:
 
 def _kept(place: Path) -> tuple[Device, ...] | None:
     try:
-        return _parsed(place.read_bytes())
+        return _parsed(read_regular(place, LARGEST))
     except (OSError, Misfit):
         return None
 

@@ -25,6 +25,7 @@ from ..sources import hub, hub_client, model_files
 from ..sources.hub_cache import Repository, is_present
 from ..sources.pin import Pinned
 from ..storage.disk import write_json
+from ..storage.opening import LARGEST_TEXT, read_regular
 from ..storage.tensor_headers import TensorHeader, TensorInfo, parse, read_safetensors, weigh
 from .recorded import as_recorded, default_sizes, of_repository
 from .sizes import Settings, Sizes, read_sizes, set_steps
@@ -94,7 +95,7 @@ def _local_config(source: Source, location: str, path: str) -> Settings:
     if path not in source.files:
         return {}
     try:
-        return _settings(file_of(source, location, path).read_text(encoding="utf-8"))
+        return _settings(read_regular(file_of(source, location, path), LARGEST_TEXT).decode())
     except (OSError, ValueError):
         return {}
 
@@ -129,7 +130,7 @@ def _keep(path: Path, found: Table, commit: str | None) -> None:
 def _kept(path: Path) -> Table | None:
     """What `_keep` wrote; None where it is missing or damaged."""
     try:
-        data = Fields(parse_json(path.read_bytes(), LARGEST))
+        data = Fields(parse_json(read_regular(path, LARGEST), LARGEST))
         sizes = data.object("sizes")
         return Table(
             pipeline=data.text("pipeline"),
@@ -205,7 +206,7 @@ def _reader(source: Source, location: str, store: Store, offline: bool) -> _Read
     if source.kind != "hub":
         return _Reader(
             lambda path: read_safetensors(file_of(source, location, path)),
-            lambda path: file_of(source, location, path).read_text(encoding="utf-8"),
+            lambda path: read_regular(file_of(source, location, path), LARGEST_TEXT).decode(),
         )
     repository = Repository.of(source)
     return _Reader(
@@ -218,7 +219,7 @@ def _cached_header(repository: Repository, path: str, store: Store, offline: boo
     """A hub file's header, kept by the digest of the file: the same content is never asked for twice."""
     kept = store.root / "headers" / digest([FORMAT, repository.files[path].digest])
     try:
-        found = parse(kept.read_bytes())
+        found = parse(read_regular(kept, LARGEST_TEXT))
         with suppress(OSError):
             os.utime(kept)  # prune removes what was not read for long
         return found

@@ -15,6 +15,7 @@ from ..core.canonical import JsonObject
 from ..core.errors import UsageError
 from ..core.flag import MAX_SEED, OutputKind
 from ..core.parsing import Fields, Misfit, parse_json
+from ..storage.opening import open_regular
 
 INDEX = "index.html"
 LARGEST_PAGE = 1 << 29  # bytes; 20,000 items with prompts of thousands of letters take a tenth of it
@@ -110,7 +111,7 @@ class Item:
 def read(folder: Path) -> list[Item]:
     """The items of a gallery's page, [] where there is none. Raises UsageError for a page that is no gallery."""
     try:
-        with (folder / INDEX).open("rb") as stream:
+        with open_regular(folder / INDEX) as stream:
             page = stream.read(LARGEST_PAGE + 1)
     except OSError:
         return []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -54,16 +53,6 @@ def media_of(arguments: Arguments, flags: Mapping[str, Flag]) -> Media:
 def paths(media: Media) -> Iterator[str]:
     for value in media.values():
         yield from value if isinstance(value, list) else [value]
-
-
-def once(path: str) -> bool:
-    """Whether what is at a path, or URL, can be read only once, as a pipe: nobody may look into it before its turn."""
-    return os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path))
-
-
-def piped(request: Request, flags: Mapping[str, Flag]) -> bool:
-    """Whether any of a request's media can be read only once."""
-    return any(map(once, paths(media_of(request.arguments, flags))))
 
 
 def frames_of(arguments: Arguments) -> Iterator[Image]:

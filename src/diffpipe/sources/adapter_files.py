@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from ..core.canonical import JsonObject
 from ..core.errors import NotFoundError, UsageError
+from ..storage.opening import LARGEST_TEXT, read_regular
 
 # peft/utils/constants.py
 STEM, CONFIGURATION = "adapter_model", "adapter_config.json"
@@ -46,7 +47,7 @@ def beside(path: Path) -> JsonObject:
     configuration = path.with_name(CONFIGURATION)
     if path.stem != STEM or not configuration.is_file():
         return {}
-    return strength(configuration.read_text("utf-8", "replace"), path.name)
+    return strength(read_regular(configuration, LARGEST_TEXT).decode(errors="replace"), path.name)
 
 
 def strength(text: str, label: str) -> JsonObject:

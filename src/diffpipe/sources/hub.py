@@ -12,6 +12,7 @@ from urllib.parse import quote
 from ..core.errors import CacheError, UsageError
 from ..core.parsing import Fields, Misfit, parse_json
 from ..core.source import FileInfo
+from ..storage.opening import LARGEST_TEXT, read_regular
 from ..storage.tensor_headers import LENGTH, TensorHeader, header_length, parse, read_safetensors
 from . import download
 from .hub_cache import COMMIT, DIGEST, Repository, cached, is_present, note_name, snapshot
@@ -48,7 +49,7 @@ def read_text(repository: Repository, path: str, offline: bool = False) -> str:
     """The text of a small file, fetched into the cache. Raises what `fetch` raises, CacheError if it is no text."""
     download.bring(repository, [path], offline, quiet=True)
     try:
-        return (snapshot(repository) / path).read_text(encoding="utf-8")
+        return read_regular(snapshot(repository) / path, LARGEST_TEXT).decode()
     except ValueError as error:
         raise CacheError(f"{path} of {repository.repo} is not text", "name another repository or revision") from error
 

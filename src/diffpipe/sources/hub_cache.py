@@ -15,10 +15,12 @@ from pathlib import Path
 from ..core.source import FileInfo, Source
 from ..storage.digests import content_digest
 from ..storage.disk import write_atomic
+from ..storage.opening import read_regular
 from . import hub_seam
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 DIGEST = re.compile(r"git:[0-9a-f]{40}|sha256:[0-9a-f]{64}")
+LONGEST_REF = 1000  # bytes of a file that holds a commit, which has 40
 LARGEST_TEXT = 10_000_000  # bytes: the hub keeps larger files, and binary ones, by SHA-256
 
 # (repository, commit) -> the revisions that named it in this process: downloads record them once the files are there,
@@ -98,7 +100,8 @@ def cached_commit(repo: str, revision: str) -> str | None:
     """The commit of a revision whose snapshot is in the cache."""
     place = folder(repo)
     try:
-        commit = revision if COMMIT.fullmatch(revision) else (place / "refs" / revision).read_text().strip()
+        ref = place / "refs" / revision
+        commit = revision if COMMIT.fullmatch(revision) else read_regular(ref, LONGEST_REF).decode().strip()
     except (OSError, ValueError):
         return None
     return commit if COMMIT.fullmatch(commit) and (place / "snapshots" / commit).is_dir() else None
@@ -127,7 +130,7 @@ def _cached_info(path: Path) -> FileInfo:
 
 def _is_text(path: Path) -> bool:
     try:
-        return "\0" not in path.read_text(encoding="utf-8")
+        return "\0" not in read_regular(path, LARGEST_TEXT).decode()
     except ValueError:
         return False
 

@@ -24,6 +24,8 @@ def source_kind(text: str) -> SourceKind:
         return "folder"
     if path.is_file():
         return "file"
+    if path.exists():
+        raise UsageError(f"{text} is a device, pipe or socket", "name a file or folder")
     if REPOSITORY.fullmatch(text):
         return "hub"
     if text.startswith((".", "/", "~")) or text.endswith(CHECKPOINTS) or os.sep in text:

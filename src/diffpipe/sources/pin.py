@@ -21,6 +21,7 @@ from ..core.errors import DiffpipeError, NotFoundError, UsageError
 from ..core.parsing import Fields, Misfit, parse_json
 from ..core.source import BASE, CHECKPOINTS, CONFIG, EMBEDDED, FileInfo, Role, Source, SourceKind, layout_of, place_of
 from ..storage.disk import user_path
+from ..storage.opening import LARGEST_TEXT, read_regular
 from ..storage.tensor_headers import read_safetensors
 from . import adapter_files, hub, model_files, settings_files
 from .hub_cache import Repository
@@ -341,7 +342,7 @@ def _listing(
 
     def read(path: str) -> str:
         refuse_pointer(root / path)
-        return (root / path).read_text(encoding="utf-8", errors="replace")
+        return read_regular(root / path, LARGEST_TEXT).decode(errors="replace")
 
     return None, names, read
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..core.errors import UsageError
+from ..storage.opening import open_regular
 
 # git-lfs, docs/spec.md: a pointer begins with its version, and is smaller than 1024 bytes.
 BEGINNING = b"version https://git-lfs.github.com/spec/"
@@ -16,7 +17,7 @@ def refuse_pointer(path: Path) -> None:
     try:
         if path.stat().st_size >= LARGEST:
             return
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             head = file.read(len(BEGINNING))
     except OSError:
         return

@@ -13,6 +13,7 @@ from ..core.build_spec import BuildSpec
 from ..core.errors import UsageError
 from ..core.parsing import Fields, Misfit, parse_json
 from ..core.source import CHECKPOINTS, PICKLES, Source, file_of
+from ..storage.opening import LARGEST_TEXT, read_regular
 from . import model_files, settings_files
 
 WHOLE = ("Pipeline", "PipelineBlocks")  # diffusers would load these as parts, and what their own model_index.json names
@@ -22,7 +23,7 @@ LARGEST_INDEX = 1_000_000  # bytes of a model_index.json; they have a few hundre
 
 def reader(source: Source, location: str) -> Callable[[str], str]:
     """Reads the text of a source's files on this machine."""
-    return lambda path: file_of(source, location, path).read_text(encoding="utf-8")
+    return lambda path: read_regular(file_of(source, location, path), LARGEST_TEXT).decode()
 
 
 def refuse_code(source: Source, location: str, classes: Mapping[str, tuple[str, str]], trust_remote_code: bool) -> None:

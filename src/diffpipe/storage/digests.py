@@ -13,6 +13,7 @@ from ..core.errors import UsageError
 from ..core.parsing import Fields, Misfit, parse_json
 from ..core.source import FileInfo
 from .disk import CHUNK, reason, write_json
+from .opening import open_regular, read_regular
 
 SETTLED = 2.0  # seconds: a file changed later than this before hashing may change again within one tick of its times
 LONGEST_RECORD = 100_000  # bytes; a path is 4,096 at most
@@ -29,7 +30,7 @@ def identity(path: Path) -> list[int]:
 def sha256(path: Path, progress: Progress | None = None) -> str:
     """ "sha256:" and the hex digest of a file's content; `progress` gets the bytes read, chunk by chunk."""
     hasher = hashlib.sha256()
-    with path.open("rb") as stream:
+    with open_regular(path) as stream:
         while chunk := stream.read(CHUNK):
             hasher.update(chunk)
             if progress:
@@ -39,8 +40,11 @@ def sha256(path: Path, progress: Progress | None = None) -> str:
 
 def git_blob(path: Path) -> str:
     """ "git:" and git's object id of a file (SHA-1 over "blob SIZE" NUL content): how a hub names its small files."""
-    data = path.read_bytes()
-    return "git:" + hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
+    with open_regular(path) as stream:
+        hasher = hashlib.sha1(b"blob %d\0" % os.fstat(stream.fileno()).st_size, usedforsecurity=False)
+        while chunk := stream.read(CHUNK):
+            hasher.update(chunk)
+    return "git:" + hasher.hexdigest()
 
 
 def content_digest(path: Path, kind: str) -> str:
@@ -127,7 +131,7 @@ def _name(path: Path) -> str:
 def _read_record(place: Path) -> _Record | None:
     """A record, None where there is none or it is damaged."""
     try:
-        fields = Fields(parse_json(place.read_bytes(), LONGEST_RECORD))
+        fields = Fields(parse_json(read_regular(place, LONGEST_RECORD), LONGEST_RECORD))
         times = [value for value in fields.values("identity") if isinstance(value, int)]
         return _Record(fields.text("path"), times, fields.text("digest"))
     except (OSError, Misfit):

@@ -16,9 +16,11 @@ from typing import BinaryIO
 
 from ..core.canonical import canonical_json
 from ..core.errors import CacheError, DiffpipeError, UsageError
+from .opening import UnfitFile
 
 CHUNK = 1 << 20  # bytes of a file that are held at a time
 LONGEST_SHOWN = 100  # characters of a name in a message
+NAME_FILE = "name a file on a disk"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no space, no quota, or larger than the disk or a limit allows
 
 
@@ -189,6 +191,8 @@ def of_the_users_doing(error: OSError) -> DiffpipeError | None:
     where = shortened(str(error.filename or "the file"))
     if error.errno == errno.ENAMETOOLONG:
         return UsageError(f"the name {where} is longer than a disk can hold", "choose a shorter one")
+    if isinstance(error, UnfitFile):
+        return UsageError(f"cannot read {where}: {error.strerror}", NAME_FILE)
     if is_full(error):
         return CacheError(f"there is no room for {where if error.filename else 'the output'}", "free some space")
     return None

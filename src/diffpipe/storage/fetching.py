@@ -14,18 +14,48 @@ from collections import OrderedDict
 from pathlib import Path
 
 from ..core.errors import NotFoundError
+from .disk import CHUNK
+from .opening import UnfitFile, is_pipe, open_regular, open_stream
 from .stores import READ_ONLY, Info, explained, reader
 from .urls import is_url, on_disk, shown, split
 
 KEPT = 32  # fetched files that are kept for who reads them next
+MOST_PIPED = 1 << 33  # bytes of a picture, film or sound that come through a pipe: as many as frames may take
+STILL = 600.0  # seconds in which the next of them must come: longer than another program takes to begin to write
 
 _fetched: OrderedDict[tuple[int, str, str], Path] = OrderedDict()
 _lock = threading.Lock()
+_pipes: dict[tuple[int, str, int, int], Path] = {}
+_receiving = threading.Lock()
 
 
 def local(path: str) -> Path:
-    """A path, or the file that a URL's is fetched to. Raises DiffpipeError where it cannot be."""
-    return fetched(path) if is_url(path) else Path(path)
+    """A path; the file that a URL's is fetched to; of a pipe, the file that what came through it is kept in.
+
+    Raises DiffpipeError where it cannot be had.
+    """
+    if is_url(path):
+        return fetched(path)
+    return _received(path) if is_pipe(path) else Path(path)
+
+
+def _received(pipe: str) -> Path:
+    """What came through a pipe, which can be read once: by who asks first."""
+    with explained(pipe), _receiving:
+        status = os.stat(pipe)
+        key = os.getpid(), os.path.abspath(pipe), status.st_dev, status.st_ino
+        if known := _pipes.get(key):
+            return known
+        made = Path(tempfile.mkdtemp(dir=_place(os.getpid())), os.path.basename(pipe))
+        with open_stream(pipe, STILL) as stream, open_regular(made, "wb") as out:
+            copied = 0
+            while chunk := stream.read1(CHUNK):
+                copied += len(chunk)
+                if copied > MOST_PIPED:
+                    raise UnfitFile(f"a pipe through which more than {MOST_PIPED} bytes come", pipe)
+                out.write(chunk)
+        _pipes[key] = made
+        return made
 
 
 def fetched(url: str) -> Path:

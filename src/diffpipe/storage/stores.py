@@ -14,7 +14,8 @@ from typing import IO, Literal, Protocol
 
 from ..core.errors import AccessError, CacheError, DiffpipeError, NotFoundError, UsageError
 from . import web
-from .disk import is_full, reason, shortened
+from .disk import NAME_FILE, is_full, reason, shortened
+from .opening import UnfitFile
 from .urls import DISK, hidden, is_url, shown, split
 
 READ_ONLY = ("http", "https", "github", "data", "zip", "tar", "libarchive", "reference", "generic")
@@ -171,6 +172,8 @@ def in_words(place: str, error: Exception, doing: Doing = "read", then: str = AG
     where = shown(place)
     if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
         return UsageError(f"the name {shortened(where)} is longer than a disk can hold", "choose a shorter one")
+    if isinstance(error, UnfitFile):
+        return UsageError(f"cannot {doing} {where}: {error.strerror}", NAME_FILE)
     if _denied(error):
         return AccessError(f"access to {where} is denied", _credentials(place))
     if is_full(error):

@@ -9,6 +9,7 @@ from typing import IO
 
 from . import urls
 from .disk import remove_leftovers, replacing, user_path
+from .opening import open_regular
 from .presence import stamp
 from .stores import check_writable, explained, in_words, own_store, reader
 
@@ -56,7 +57,7 @@ def reading(place: str, block: int = BLOCK) -> Iterator[IO[bytes]]:
             stream = store.open(name, "rb", block_size=block)
     else:
         with explained(place):
-            stream = path.open("rb")
+            stream = open_regular(path)
     with stream:
         yield stream
 

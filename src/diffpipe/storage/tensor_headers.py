@@ -7,11 +7,12 @@ import struct
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import IO, NamedTuple
 
 from ..core.canonical import JsonObject
 from ..core.errors import CacheError, UsageError
 from ..core.parsing import LARGEST, MOST_ENTRIES, Fields, Misfit, parse_json
+from .opening import open_regular
 
 LARGEST_HEADER = 100_000_000  # bytes; the limit that the safetensors format itself sets
 MOST_AXES = 64  # of a tensor: torch's own limit
@@ -90,7 +91,7 @@ def read_header(path: Path) -> TensorHeader:
 def read_safetensors(path: Path) -> TensorHeader:
     """The header of a safetensors file. Raises CacheError if the file is cut short or is not safetensors."""
     try:
-        with path.open("rb") as stream:
+        with open_regular(path) as stream:
             length = header_length(stream.read(LENGTH))
             return parse(stream.read(length), path.stat().st_size - LENGTH - length)
     except Misfit as error:
@@ -191,7 +192,7 @@ def read_gguf(path: Path) -> TensorHeader:
     Raises UsageError for a file that is damaged or no GGUF file.
     """
     try:
-        with path.open("rb") as stream:
+        with open_regular(path) as stream:
             return _gguf(_Reader(stream), path.stat().st_size)
     except Misfit as error:
         raise UsageError(f"{path.name} is no GGUF file, or it is damaged", "fetch it again") from error
@@ -200,7 +201,7 @@ def read_gguf(path: Path) -> TensorHeader:
 class _Reader:
     """Numbers and texts of a file, in order, at most LARGEST_HEADER bytes of them. Raises Misfit at its end."""
 
-    def __init__(self, stream: BinaryIO) -> None:
+    def __init__(self, stream: IO[bytes]) -> None:
         self.stream = stream
         self.position = 0
         self.order = "<"

@@ -18,6 +18,7 @@ from ...core.source import FileInfo, Role, file_of
 from ...sources.trust import refuse_code
 from ...storage import stores, streams, urls
 from ...storage.disk import CHUNK, check_free, readable, user_path
+from ...storage.opening import open_regular
 from .. import blobs, weights
 from ..entry import SHORT, Entry
 from ..records import record_sources
@@ -182,7 +183,7 @@ def _is_there(target: str, key: str) -> bool:
 def _export_file(path: Path, info: FileInfo, write: Callable[[bytes], None], advance: Advance, entry: Entry) -> None:
     """Write a file's content. Raises CacheError if it is not what it was at the build any more."""
     hasher, left = blobs.hasher(info.digest, info.size), info.size
-    with stores.explained(path.name), path.open("rb") as stream:
+    with stores.explained(path.name), open_regular(path) as stream:
         while left and (chunk := stream.read(min(left, CHUNK))):
             hasher.update(chunk)
             write(chunk)

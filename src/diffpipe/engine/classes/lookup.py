@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from ...core.errors import UsageError
 from ...core.parsing import Fields, Misfit, parse_json
+from ...storage.opening import read_regular
 from ..seams import diffusers_seam
 from .renamed import renamed
 
@@ -85,7 +86,11 @@ def own_pipeline_class(folder: Path) -> Pipeline | None:
 def _own_class(index: Path) -> tuple[str, str] | None:
     """The [module, class] of a model_index.json. Raises UsageError for one that is damaged."""
     try:
-        named = Fields(parse_json(index.read_bytes(), LARGEST_INDEX, index.name)).value.get("_class_name")
+        text = read_regular(index, LARGEST_INDEX)
+        named = Fields(parse_json(text, LARGEST_INDEX, index.name)).value.get("_class_name")
+    except OSError as error:
+        problem = f"cannot read the model's {index.name}: {error.strerror}"
+        raise UsageError(problem, "copy or fetch the model again") from error
     except Misfit as error:
         raise UsageError(f"the model's {error}", "copy or fetch the model again") from error
     match named:

@@ -13,6 +13,7 @@ from ...core.errors import DiffpipeError
 from ...core.manifest import Located, Manifest
 from ...core.source import CHECKPOINTS
 from ...memory import machine
+from ...storage.opening import LARGEST_TEXT, open_regular, read_regular
 from ..classes import lookup
 from . import imports, library_logs, quantize
 
@@ -48,7 +49,7 @@ def absent(manifest: Manifest, located: Located) -> list[str]:
     if "torchao" in json.dumps(manifest.config.json):
         return []
     settings = (lies for path, lies in files(manifest, located) if path.endswith("config.json"))
-    quantized = any(b'"quantization_config"' in lies.read_bytes() for lies in settings if lies.is_file())
+    quantized = any(b'"quantization_config"' in read_regular(lies, LARGEST_TEXT) for lies in settings if lies.is_file())
     return [] if quantized else ["torchao"]
 
 
@@ -79,7 +80,7 @@ def read_ahead(paths: Iterable[Path]) -> None:
         if sum(sizes.values()) > SHARE * (machine.host_memory() or 0):
             return
         for path, size in sizes.items():
-            with path.open("rb") as file:
+            with open_regular(path) as file:
                 os.posix_fadvise(file.fileno(), 0, size, os.POSIX_FADV_WILLNEED)
     except OSError as error:  # loading says it better
         log.info("%s cannot be read ahead: %s", error.filename, error.strerror)

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from pathlib import Path
 from typing import NamedTuple
 
 BEGINNING = 64  # bytes that tell a format
+
+# Pillow's names of the formats that it reads here, those that packages teach it among them. Left out on purpose: EPS,
+# which runs ghostscript, WMF, and the formats of other trades, which nobody draws in and few have looked at.
+PICTURES = frozenset(
+    {
+        "PNG", "JPEG", "WEBP", "AVIF", "HEIF", "JXL", "GIF", "BMP", "DIB", "TIFF", "PPM", "TGA", "ICO", "PSD",
+        "JPEG2000", "QOI",
+    }
+)  # fmt: skip
 
 
 class Format(NamedTuple):
@@ -36,6 +44,7 @@ STARTS: tuple[tuple[bytes, Format], ...] = (
     (b"\xff\x0a", JPEG_XL),  # ISO 18181-2: a bare codestream, and a container
     (b"\0\0\0\x0cJXL \r\n\x87\n", JPEG_XL),
     (b"%PDF-", Format("a PDF", PNG)),
+    (b"%!PS", Format("PostScript", PNG)),
     (b"\x76\x2f\x31\x01", Format("OpenEXR", PNG)),
     (b"#?RADIANCE", Format("Radiance HDR", PNG)),
     (b"\x1a\x45\xdf\xa3", VIDEO),  # Matroska and WebM
@@ -56,13 +65,12 @@ def format_of(beginning: bytes) -> Format | None:
     return next((known for start, known in STARTS if beginning.startswith(start) or text.startswith(start)), None)
 
 
-def beginning_of(path: Path) -> bytes:
-    """The first bytes of a file; none where it cannot be read."""
-    try:
-        with path.open("rb") as file:
-            return file.read(BEGINNING)
-    except OSError:
-        return b""
+def registered(names: Iterable[str]) -> list[str]:
+    """Those of Pillow's formats that it knows here."""
+    from PIL import Image
+
+    Image.init()
+    return sorted(set(names) & set(Image.OPEN))
 
 
 def taught(known: Format) -> bool:

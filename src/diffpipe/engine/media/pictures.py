@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from ...core.errors import DiffpipeError, NotFoundError, UsageError
-from .formats import Format, beginning_of, format_of, taught
+from ...storage.opening import open_regular
+from .formats import BEGINNING, PICTURES, Format, format_of, registered, taught
 from .pixels import Note, Unfit, plain
 
 if TYPE_CHECKING:
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 # Files of one picture that say how many frames they have, of which no second is another time: telephones' depth and
 # gain maps, layers.
 NOT_FRAMES = frozenset({"MPO", "PSD", "ICO", "ICNS"})
-ANIMATED = frozenset({"WEBP", "AVIF", "PNG", "GIF"})
+UNCOUNTED = frozenset({"GIF", "TIFF"})  # that do not say how many frames they have
+MOST_COUNTED = 100  # frames of such a file, each of which is decoded to find the next
 
 
 def missing(path: Path, option: str) -> NotFoundError:
@@ -35,11 +37,28 @@ def read_picture(path: Path, option: str, note: Note) -> Image:
     from PIL import ImageOps
 
     with _opened(path, option) as opened:
-        frames = getattr(opened, "n_frames", 1)
+        frames = _count(opened)
         opened.load()
         if frames > 1 and opened.format not in NOT_FRAMES:
-            note(f"has {frames} {'pages' if opened.format == 'TIFF' else 'frames'}: the first is taken")
+            number = frames if frames <= MOST_COUNTED else f"more than {MOST_COUNTED}"
+            note(f"has {number} {'pages' if opened.format == 'TIFF' else 'frames'}: the first is taken")
         return plain(ImageOps.exif_transpose(opened) or opened, note)
+
+
+def _count(opened: ImageFile) -> int:
+    """The frames of a file; of one that does not say, counted no further than MOST_COUNTED + 1."""
+    if opened.format not in UNCOUNTED:
+        return getattr(opened, "n_frames", 1)
+    number = 0
+    try:
+        while number < MOST_COUNTED:
+            opened.seek(number + 1)
+            number += 1
+        number += 1
+    except EOFError:
+        number += 1
+    opened.seek(0)
+    return number
 
 
 class Timed(NamedTuple):
@@ -63,17 +82,10 @@ def is_animated(path: Path) -> bool:
     from PIL import Image
 
     try:
-        with Image.open(path, formats=[name for name in ("WEBP", "AVIF") if name in _registered()]) as opened:
+        with open_regular(path) as stream, Image.open(stream, formats=registered(("WEBP", "AVIF"))) as opened:
             return getattr(opened, "n_frames", 1) > 1
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+    except Exception:  # which decoders raise is theirs to say; who reads it tells what is wrong
         return False
-
-
-def _registered() -> set[str]:
-    from PIL import Image
-
-    Image.init()
-    return set(Image.OPEN)
 
 
 @contextmanager
@@ -82,19 +94,24 @@ def _opened(path: Path, option: str) -> Iterator[ImageFile]:
     from PIL import Image
 
     what = option or "the picture"
-    known = format_of(beginning_of(path))
+    known: Format | None = None
     try:
-        if known and known.modules:
-            taught(known)
-        with Image.open(path) as opened:
-            yield opened
+        with open_regular(path) as stream:
+            known = format_of(stream.read(BEGINNING))
+            stream.seek(0)
+            if known and known.modules:
+                taught(known)
+            with Image.open(stream, formats=registered(PICTURES)) as opened:
+                yield opened
+    except DiffpipeError:
+        raise
     except Image.DecompressionBombError as error:
         most = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000
         problem = f"{what}: {path.name} has more than {most} million pixels"
         raise UsageError(problem, "make it smaller first") from error
     except FileNotFoundError as error:
         raise missing(path, option) from error
-    except (OSError, SyntaxError, ValueError) as error:
+    except Exception as error:  # what decoders raise for damaged files is of any kind
         raise _unreadable(what, path, known, error) from error
 
 

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from ...core.errors import UsageError
+from ...core.errors import DiffpipeError, UsageError
+from ...memory import machine
+from ...storage.opening import open_regular
 from .pictures import frames_of, is_animated, missing, read_picture
 from .pixels import DIM, Note, as_mask, in_mode
 from .timing import steady
 
 if TYPE_CHECKING:
     import numpy as np
-    from av import VideoFrame, VideoStream
+    from av import AudioFrame, AudioResampler, VideoFrame, VideoStream
     from av.container import InputContainer
     from numpy.typing import NDArray
     from PIL.Image import Image
@@ -34,6 +37,10 @@ CONTAINERS = (
 
 # Decoded frames are kept whole; a film longer than this would take the machine's memory before a model is loaded.
 MOST_BYTES = 8 * 2**30
+SHARE = 0.5  # of the host's memory that frames may take, where that is less
+MOST_FRAMES = 100_000  # an hour at 28 a second; each is an object of a kilobyte, however small the picture
+MOST_PIXELS = 178_956_970  # of a frame: what Pillow refuses for a picture (twice its MAX_IMAGE_PIXELS)
+MOST_SOUND = 2**31  # bytes of decoded sound, 4 a sample: more than an hour of two channels at 48 kHz
 
 
 @dataclass(frozen=True)
@@ -125,20 +132,37 @@ def read_audio(path: Path, *, option: str = "") -> Sound:
             raise UsageError(f"{name}: {path.name} has no sound", "give a WAV, FLAC, MP3 or another audio file")
         stream = container.streams.audio[0]
         floats = AudioResampler(format="fltp")
-        parts = [part.to_ndarray() for frame in (*container.decode(stream), None) for part in floats.resample(frame)]
+        decoded = _samples(chain(container.decode(stream), [None]), floats, f"{name}: {path.name}")
+        parts = [part.to_ndarray() for part in decoded]
         rate = stream.rate
     if not parts:
         raise UsageError(f"{name}: {path.name} has no sound in it", "give a longer file")
     return Sound(np.concatenate(parts, axis=1), rate)
 
 
+def _samples(frames: Iterable[AudioFrame | None], floats: AudioResampler, where: str) -> Iterator[AudioFrame]:
+    """Decoded sound, piece by piece. Raises UsageError where they are more than fit."""
+    size = 0
+    for frame in frames:
+        for part in floats.resample(frame):
+            size += part.samples * part.layout.nb_channels * 4
+            if size > MOST_SOUND:
+                raise UsageError(f"{where} is too long", "cut out the part that is needed")
+            yield part
+
+
 def resample(sound: Sound, rate: int) -> Sound:
-    """The same sound at another rate, by FFmpeg's resampler; length changes by rate / sound.rate."""
+    """The same sound at another rate, by FFmpeg's resampler; length changes by rate / sound.rate.
+
+    Raises UsageError where it would be too large.
+    """
     import numpy as np
     from av import AudioFrame, AudioResampler
 
     if rate == sound.rate:
         return sound
+    if sound.samples.nbytes * rate > MOST_SOUND * sound.rate:
+        raise UsageError(f"the sound has {sound.rate} samples a second: at {rate} it is too long", "resample it first")
     layout = f"{len(sound.samples)}c"  # FFmpeg's name of the usual layout of so many channels
     whole = AudioFrame.from_ndarray(np.ascontiguousarray(sound.samples, np.float32), "fltp", layout)
     whole.sample_rate = sound.rate
@@ -152,14 +176,20 @@ def opened(path: Path, option: str, kind: str) -> Iterator[InputContainer]:
     """An open PyAV container; what FFmpeg cannot open, or decode while it is open, becomes a UsageError."""
     import av
 
-    options = {"protocol_whitelist": "file", "format_whitelist": CONTAINERS}
+    # The file is open already; whatever it names is not opened: FFmpeg knows no protocol of this name.
+    options = {"protocol_whitelist": "none", "format_whitelist": CONTAINERS}
     try:
-        with av.open(f"file:{path}", options=options, metadata_errors="replace") as container:
+        with (
+            open_regular(path) as stream,
+            av.open(stream, "r", options=options, metadata_errors="replace") as container,
+        ):
             yield container
+    except DiffpipeError:
+        raise
     except FileNotFoundError as error:
         raise missing(path, option) from error
-    except av.FFmpegError as error:
-        system = error.strerror if isinstance(error, OSError) else None
+    except Exception as error:  # FFmpeg's errors, and what its binding makes of damaged files
+        system = error.strerror if isinstance(error, OSError) and not isinstance(error, av.FFmpegError) else None
         problem = f"cannot read {path.name}: {system or f'it is no {kind}, or it is damaged'}"
         raise UsageError(
             f"{option}: {problem}" if option else problem,
@@ -184,7 +214,19 @@ def _check_white(masks: Sequence[Image], option: str, note: Note) -> None:
 
 def _folder(path: Path, mask: bool, option: str, note: Note) -> Clip:
     pictures = (file for file in path.iterdir() if file.suffix.lower() in PICTURES and not file.name.startswith("."))
-    return Clip([_as(read_picture(file, option, note), mask, note) for file in sorted(pictures, key=natural)])
+    read = (read_picture(file, option, note) for file in sorted(pictures, key=natural))
+    return Clip([_as(picture, mask, note) for picture in _within(read, f"{option or 'the video'}: {path.name}")])
+
+
+def _within(pictures: Iterable[Image], where: str) -> Iterator[Image]:
+    """The pictures, as long as they fit into memory. Raises UsageError for more."""
+    most = min(MOST_BYTES, int((machine.host_memory() or MOST_BYTES / SHARE) * SHARE))
+    size = 0
+    for number, picture in enumerate(pictures, 1):
+        size += picture.width * picture.height * 3
+        if size > most or number > MOST_FRAMES:
+            raise UsageError(f"{where} is too long", "cut out the part that is needed")
+        yield picture
 
 
 def _as(picture: Image, mask: bool, note: Note) -> Image:
@@ -194,15 +236,18 @@ def _as(picture: Image, mask: bool, note: Note) -> Image:
 
 def _film(path: Path, mask: bool, option: str, note: Note) -> Clip:
     """The frames of a file at a constant rate."""
-    frames: list[Image] = []
     starts: list[float] = []
     last: float | None = None
-    for shown in _animation(path, option) if is_animated(path) else _decoded(path, option):
-        frames.append(_as(shown.picture, mask, note))
-        starts.append(shown.start)
-        last = shown.seconds
-        if len(frames) * shown.picture.width * shown.picture.height * 3 > MOST_BYTES:
-            raise UsageError(f"{option or 'the video'}: {path.name} is too long", "cut out the part that is needed")
+    where = f"{option or 'the video'}: {path.name}"
+
+    def pictures() -> Iterator[Image]:
+        nonlocal last
+        for shown in _animation(path, option) if is_animated(path) else _decoded(path, option):
+            starts.append(shown.start)
+            last = shown.seconds
+            yield shown.picture
+
+    frames = [_as(picture, mask, note) for picture in _within(pictures(), where)]
     found = steady(starts, last)
     if not found.as_filmed and found.rate:
         note(f"has a variable frame rate: taken at its average, {found.rate:.4g} frames a second")
@@ -235,6 +280,10 @@ def _decoded(path: Path, option: str) -> Iterator[_Shown]:
             raise UsageError(
                 f"{option or 'the video'}: {path.name} has no video stream", "give a video, or a folder of pictures"
             )
+        if films[0].width * films[0].height > MOST_PIXELS:
+            problem = f"{option or 'the video'}: {path.name} has more than {MOST_PIXELS // 1_000_000} million pixels"
+            raise UsageError(problem, "make it smaller first")
+        films[0].codec_context.options = {"max_pixels": str(MOST_PIXELS)}  # of frames that say something else
         films[0].thread_type = "AUTO"
         rate = films[0].average_rate or films[0].guessed_rate
         yield from _timed(container, films[0], float(1 / rate) if rate else 0.0)

@@ -16,6 +16,8 @@ from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
 from ...core.errors import UsageError
+from ...storage.opening import open_regular
+from .formats import PICTURES, registered
 from .read import natural, opened
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ UNICODE = b"UNICODE\0"  # the comment's character code; big-endian UTF-16 follow
 SEGMENT = 65_533  # a JPEG segment's most bytes, its length not counted (ITU T.81, B.1.1.4)
 XMP_HEADER = len(b"http://ns.adobe.com/xap/1.0/\0")
 NAMESPACE = "urn:diffpipe:"
+LARGEST_XMP = 1 << 24  # bytes of an XMP packet: what a WebP holds of a document of `results.document.LARGEST`
 XMP = (
     '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
     '<rdf:Description rdf:about="" xmlns:diffpipe="{namespace}">{fields}</rdf:Description></rdf:RDF></x:xmpmeta>'
@@ -97,11 +100,11 @@ def read_text(path: Path) -> dict[str, str]:
         frames = sorted(path.glob("*.png"), key=natural)
         return read_text(frames[0]) if frames else {}
     try:
-        with Image.open(path) as image:
+        with open_regular(path) as stream, Image.open(stream, formats=registered(PICTURES)) as image:
             return _of_picture(image)
     except UnidentifiedImageError:
         return _of_container(path)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Exception as error:  # what decoders raise for damaged files is of any kind
         raise UsageError(
             f"cannot read {path.name}: {getattr(error, 'strerror', None) or 'it is damaged'}",
             "give a picture, video or sound",
@@ -152,10 +155,12 @@ def _of_exif(image: Image) -> str:
     return ""
 
 
-def _of_xmp(packet: bytes) -> str:
+def _of_xmp(packet: object) -> str:
+    if not isinstance(packet, bytes | str) or len(packet) > LARGEST_XMP:
+        return ""
     try:
         return ElementTree.fromstring(packet).findtext(f".//{{{NAMESPACE}}}document", "")
-    except ElementTree.ParseError:
+    except (ElementTree.ParseError, ValueError):
         return ""
 
 

@@ -5,6 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TypeAlias
 
+from ...storage.opening import read_regular
+
+MOST_BYTES = 1 << 33  # of one file, which is held in memory as it goes: as many as a film has in it
+
 Files: TypeAlias = dict[str, bytes]  # the content of a file by "", or of a folder's files by their names
 State: TypeAlias = list[tuple[str, int, int]]  # of each file: name, size, time of the last change (ns)
 
@@ -19,8 +23,8 @@ def state(path: Path) -> State:
 def content(path: Path) -> Files:
     """A file, or the files of a folder."""
     if not path.is_dir():
-        return {"": path.read_bytes()}
-    return {file.name: file.read_bytes() for file in sorted(path.iterdir()) if file.is_file()}
+        return {"": read_regular(path, MOST_BYTES)}
+    return {file.name: read_regular(file, MOST_BYTES) for file in sorted(path.iterdir()) if file.is_file()}
 
 
 def lay_out(files: Files, path: Path) -> None:

@@ -19,6 +19,7 @@ from ...core.request import Outcome, Request
 from ...storage import fetching, urls
 from ...storage.digests import identity
 from ...storage.disk import umask
+from ...storage.opening import open_regular
 from .. import inputs
 from ..job import Callbacks, Job
 from . import channel, lifecycle, protocol
@@ -82,7 +83,7 @@ class Client:
         for path in {path for request in requests for path in self.files(request)}:
             here = str(fetching.local(path))
             with _explained(path):
-                content = (path, () if inputs.once(here) else tuple(identity(Path(here))))
+                content = (path, tuple(identity(Path(here))))
             number = needed[content] = self.sent[content] if content in self.sent else self._send(here)
             files[path] = (number, _name(here))
         forget = tuple(number for content, number in self.sent.items() if content not in needed)
@@ -164,7 +165,7 @@ class Client:
         return number
 
     def _send_file(self, path: str, number: int, name: str) -> None:
-        with open(path, "rb") as stream:
+        with open_regular(path) as stream:
             piece: bytes | None = None
             while piece or piece is None:  # an empty file is one empty piece
                 piece = stream.read(channel.PIECE)
@@ -172,12 +173,11 @@ class Client:
 
 
 def _check_readable(path: str) -> None:
-    """Raises OSError for a file or folder that cannot be read. A pipe is opened only once."""
+    """Raises OSError for a file or folder that cannot be read."""
     inside = [os.path.join(path, name) for name in os.listdir(path)] if os.path.isdir(path) else [path]
     for one in inside:
-        if not (inputs.once(one) or os.path.isdir(one)):
-            with open(one, "rb"):
-                pass
+        if not os.path.isdir(one):
+            open_regular(one).close()
 
 
 @contextmanager

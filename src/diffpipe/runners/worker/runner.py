@@ -15,7 +15,6 @@ from ...core.manifest import Manifest
 from ...core.request import Outcome, Request
 from ...storage import urls
 from ...storage.disk import remove_leftovers
-from .. import inputs
 from ..job import SIDE_BY_SIDE, Callbacks, Job
 from ..outcomes import groups
 from .channel import Lost
@@ -134,10 +133,6 @@ class _Run:
             times = f" {self.tries} times" if self.tries > 1 else ""
             dead = group.deaths >= self.tries
             error = DiffpipeError(f"the worker ended{times} while it made this", ENDED) if dead else None
-            if any(inputs.once(path) for request in group.requests for path in client.files(request)):
-                hint = "give a file, or use --no-worker"
-                why = "the worker ended, and its input was a pipe that cannot be read again"
-                error = error or DiffpipeError(why, hint)
             if error:
                 self.pending.remove(group)
                 yield from (Outcome(request, error=error) for request in group.requests)
