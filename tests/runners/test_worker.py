@@ -41,6 +41,7 @@ from diffpipe.runners.worker.fingerprint import fingerprint
 from diffpipe.runners.worker.lifecycle import Link, Running, Unusable
 from diffpipe.runners.worker.protocol import Answered, FilePiece, Make, Ready, Status, Welcome, from_client
 from diffpipe.runners.worker.typed_paths import absolute
+from diffpipe.storage import fetching
 
 KEY = "0123456789abcdef" * 4
 FLAGS = [Flag("prompt", "text").to_json(), Flag("image", "image").to_json()]
@@ -113,6 +114,7 @@ def store(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
     (base / "spool").mkdir()
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(base))
     monkeypatch.setattr(places.tempfile, "tempdir", str(base / "spool"))
+    monkeypatch.setattr(fetching, "_place", lambda _process: str(base))  # what clients keep is there until they end
     monkeypatch.chdir(base)
     return Store(base / "home")
 

@@ -156,6 +156,8 @@ def write_refs(repository: Repository) -> None:
     """Write which commit a branch or tag is: offline finds it by that name."""
     for revision in _names.get((repository.repo, repository.commit), ()):
         ref = folder(repository.repo) / "refs" / revision
-        if revision != repository.commit and (not ref.is_file() or ref.read_text() != repository.commit):
+        if revision != repository.commit and (
+            not ref.is_file() or read_regular(ref, LONGEST_REF).decode() != repository.commit
+        ):
             ref.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(ref, repository.commit.encode())

@@ -68,9 +68,7 @@ def open_stream(path: str | Path, still: float | None = None) -> io.BufferedRead
 
 def open_log(path: str | Path) -> io.TextIOWrapper:
     """A file, device, or pipe that somebody reads, to add text to, opened without waiting. Raises OSError."""
-    stream = open(path, "a", encoding="utf-8", opener=_opened)
-    os.set_blocking(stream.fileno(), True)
-    return stream
+    return open(path, "a", encoding="utf-8", opener=_log)
 
 
 def check_stream(stream: IO[bytes]) -> None:
@@ -92,6 +90,12 @@ def is_pipe(path: str | Path) -> bool:
         return stat.S_ISFIFO(os.stat(path).st_mode)
     except (OSError, ValueError):
         return False
+
+
+def _log(path: str, flags: int) -> int:
+    descriptor = _opened(path, flags)
+    os.set_blocking(descriptor, True)  # of a pipe that is read slowly, no line is to be lost
+    return descriptor
 
 
 def _regular(path: str, flags: int) -> int:

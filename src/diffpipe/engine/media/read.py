@@ -179,22 +179,24 @@ def opened(path: Path, option: str, kind: str) -> Iterator[InputContainer]:
     # The file is open already; whatever it names is not opened: FFmpeg knows no protocol of this name.
     options = {"protocol_whitelist": "none", "format_whitelist": CONTAINERS}
     try:
-        with (
-            open_regular(path) as stream,
-            av.open(stream, "r", options=options, metadata_errors="replace") as container,
-        ):
+        stream = open_regular(path)
+    except FileNotFoundError as error:
+        raise missing(path, option) from error
+    except OSError as error:
+        raise _unreadable(path, option, kind, error.strerror or str(error)) from error
+    try:
+        with stream, av.open(stream, "r", options=options, metadata_errors="replace") as container:
             yield container
     except DiffpipeError:
         raise
-    except FileNotFoundError as error:
-        raise missing(path, option) from error
     except Exception as error:  # FFmpeg's errors, and what its binding makes of damaged files
-        system = error.strerror if isinstance(error, OSError) and not isinstance(error, av.FFmpegError) else None
-        problem = f"cannot read {path.name}: {system or f'it is no {kind}, or it is damaged'}"
-        raise UsageError(
-            f"{option}: {problem}" if option else problem,
-            "give an MP4, WebM or GIF file, or a folder of pictures" if kind == "video" else f"give a {kind} file",
-        ) from error
+        raise _unreadable(path, option, kind, f"it is no {kind}, or it is damaged") from error
+
+
+def _unreadable(path: Path, option: str, kind: str, why: str) -> UsageError:
+    problem = f"cannot read {path.name}: {why}"
+    hint = "give an MP4, WebM or GIF file, or a folder of pictures" if kind == "video" else f"give a {kind} file"
+    return UsageError(f"{option}: {problem}" if option else problem, hint)
 
 
 def natural(path: Path) -> list[tuple[int, str]]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from ...cache.store import Store
 from ...core.errors import CacheError, DiffpipeError
 from ...core.parsing import Misfit
+from ...storage.opening import read_regular
 from . import channel, protocol
 from .channel import Channel, Lost
 from .environment import of_worker
@@ -36,6 +37,8 @@ START_TRIES = 3  # times it is started where it is killed meanwhile
 STOP_TIMEOUT = 20.0  # seconds a worker has to stop in
 END_TIMEOUT = 2.0  # seconds a worker takes to end that lets nobody in any more and has no clients
 ANSWER_TIMEOUT = 5.0  # seconds an idle worker's answer may take
+LONGEST_LOG = 1 << 20  # bytes of what a worker that crashed printed
+LONGEST_PID = 20  # digits of a process
 SERVER = "diffpipe.runners.worker.server"
 
 
@@ -240,7 +243,7 @@ def _up(place: Path, process: subprocess.Popen[bytes], end: float) -> Link | Non
 def _last_line(place: Path) -> str:
     """What a worker that crashed said last."""
     with suppress(OSError):
-        lines = log_of(place).read_text(errors="replace").strip().splitlines()
+        lines = read_regular(log_of(place), LONGEST_LOG).decode(errors="replace").strip().splitlines()
         return f": {lines[-1].strip()}" if lines else ""
     return ""
 
@@ -259,7 +262,7 @@ def stop(place: Path) -> None:
 def kill(place: Path) -> None:
     """End a worker that does not answer."""
     with suppress(OSError, ValueError):
-        pid = int(pid_file(place).read_text())
+        pid = int(read_regular(pid_file(place), LONGEST_PID))
         if not gone(place, 0) and _is_worker(pid):
             os.kill(pid, signal.SIGKILL)
     gone(place, STOP_TIMEOUT)
