@@ -382,7 +382,7 @@ FORGERIES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "a lost source": (lambda value: value["manifest"].update(sources=[]), "not those that its key"),
     "another list": (lambda value: value["files"].pop(), "list of files"),
     "a digest that is a path": (
-        lambda value: base(value)["model_index.json"].update(digest="sha256:../../x"), "not those that its key"
+        lambda value: base(value)["model_index.json"].update(digest="sha256:../../x"), "digest has a form"
     ),
     "an embedded source elsewhere": (lambda value: value.update(embedded={"base": "/etc"}), "embedded"),
     "a name that is a path": (lambda value: value.update(name="../x"), "its name is none"),

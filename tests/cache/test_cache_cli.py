@@ -495,6 +495,7 @@ def test_pipelines_verify(stocked: tuple[Cli, str, str]) -> None:
     cli, first, other = stocked
     assert json.loads(cli("pipelines", "verify", "--json", check=True).stdout) == {
         "entries": {first: [], other: []},
+        "states": {first: "whole", other: "whole"},
         "dangling_names": [],
     }
     assert cli("pipelines", "verify", "other", check=True).stdout == f"other {other[:12]}: ok\n"

@@ -13,7 +13,7 @@ from diffpipe.cache.sealed import intact, sealed
 from diffpipe.cache.store import Store
 from diffpipe.core.errors import CacheError
 from diffpipe.core.manifest import Manifest, WeightsSummary
-from diffpipe.core.parsing import Fields
+from diffpipe.core.parsing import Fields, Misfit, OtherVersion
 from diffpipe.core.source import BASE, Role
 
 SAMPLES = Path(__file__).parent / "samples"
@@ -81,6 +81,29 @@ def test_a_newer_manifest_is_refused_with_what_to_do(store: Store) -> None:
     assert raised.value.hint == f"build it again: {build} --dtype bfloat16 --name demo --force"
 
 
+@pytest.mark.parametrize(
+    ("place", "value", "other"),
+    [
+        ("format", 2, True),
+        ("kind", "hologram", False),
+        ("versions", {"diffpipe": "9.9.0"}, False),
+        ("versions", {"diffpipe": "\x1b[2J"}, False),
+    ],
+)
+def test_of_another_version_is_what_another_diffpipe_says_that_it_wrote(place: str, value: object, other: bool) -> None:
+    found = json.loads((SAMPLES / "demo" / "manifest.json").read_bytes())
+    with pytest.raises(Misfit) as raised:
+        Manifest.from_json({**found, "fps": "x", place: value})
+    assert isinstance(raised.value, OtherVersion) is (other or value == {"diffpipe": "9.9.0"})
+
+
+def test_a_newer_configuration_is_of_another_version() -> None:
+    found = json.loads((SAMPLES / "demo" / "manifest.json").read_bytes())
+    found["config"]["format"] = 2
+    with pytest.raises(OtherVersion, match="configuration is of format 2"):
+        Manifest.from_json(found)
+
+
 def test_a_bundle_whose_weights_are_of_another_configuration_is_refused() -> None:
     """Its weights key is another everywhere: the list, the manifest and the summary agree with each other."""
     value = json.loads((SAMPLES / "bundle.json").read_bytes())
@@ -101,6 +124,41 @@ def test_a_bundle_whose_weights_are_of_another_configuration_is_refused() -> Non
         (("config", "scheduler"), [], "config.scheduler is no object"),
         (("kind",), "hologram", "kind is none of image, video, audio"),
         (("fps",), True, "fps is no number"),
+        (("fps",), 0, "fps is no number from"),
+        (("key",), "x", "key has a form"),
+        (("format",), 10**400, "format is no whole number"),
+        (("flags", 0, "name"), "--help", "flags.0.name has a form"),
+        (("flags", 0, "name"), 5, "flags.0.name is no text"),
+        (("flags", 0, "name"), "class", "flags.0 has a name that no argument"),
+        (("flags", 0, "name"), "__init__", "flags.0 has a name that no argument"),
+        (("flags", 1, "name"), "prompt", "flags has a name twice"),
+        (("flags", 0, "default"), 5, "flags.0 has a default that is no text"),
+        (("flags", 0, "choices"), ["\x1b[2J"], "flags.0 has choices that are none"),
+        (("flags", 0, "kind"), "choice", "flags.0 has choices that are none"),
+        (("flags", 0, "mode"), "CMYK", "flags.0.mode has a form"),
+        (("flags", 0, "most"), 0, "flags.0.most is no whole number"),
+        (("flags", 0, "minimum"), 10**400, "flags.0.minimum is no number"),
+        (("components", 0, "library"), "os; rm", "components.0.library has a form"),
+        (("components", 0, "class_name"), "../x", "components.0.class_name has a form"),
+        (("components", 1, "name"), "vae", "components has a name twice"),
+        (("sources", 0, "files"), {"../x.json": {"size": 1, "digest": "sha256:" + "0" * 64}}, "outside its folder"),
+        (("sources", 0, "files"), {f"{'x' * 256}.json": {"size": 1, "digest": "sha256:" + "0" * 64}}, "outside"),
+        (("sources", 0, "files"), {"x.json": {"size": 1, "digest": "md5:0"}}, "digest has a form"),
+        (("sources", 0, "subfolder"), "../../..", "sources.0 names a file outside its folder"),
+        (("sources", 0, "commit"), "main", "sources.0.commit has a form"),
+        (("sources", 0, "scale"), 1e300, "sources.0.scale is no number from"),
+        (("sources", 0, "components", "vae"), ["os", "system()"], "no library and class"),
+        (("config", "dtype"), "load", "config.dtype is none of"),
+        (("config", "placement", "device"), "zzz", "config.placement.device has a form"),
+        (("config", "placement", "cpu_offload"), "zzz", "config.placement.cpu_offload is none of"),
+        (("config", "speed"), {"step_cache": "zzz"}, "config.speed.step_cache is none of"),
+        (("config", "speed"), {"attention_backend": "zzz"}, "config.speed.attention_backend is none of"),
+        (("config", "scheduler", "class"), "os.system", "config.scheduler.class has a form"),
+        (("config", "base", "subfolder"), "../../..", "base names a file outside its folder"),
+        (("config", "provider"), "\x1b[2J", "config.provider has a form"),
+        (("config", "without"), ["vae", "vae"], "config.without has an entry"),
+        (("quirks",), ["load", "load"], "quirks has an entry"),
+        (("arguments",), ["a b"], "arguments has an entry"),
     ],
 )
 def test_what_does_not_fit_is_named(place: tuple[str | int, ...], value: object, says: str) -> None:

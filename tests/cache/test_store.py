@@ -454,7 +454,7 @@ _opened: list[str] | None = None
 
 
 def _note_opening(event: str, details: tuple[Any, ...]) -> None:
-    if _opened is not None and event == "open":
+    if _opened is not None and event == "open" and details[1] is not None:  # by open(), which os.open() may follow
         _opened.append(str(details[0]))
 
 
@@ -483,6 +483,8 @@ def crowded(tmp_path_factory: pytest.TempPathFactory) -> Store:
         folder = store.root / "pipelines" / key_of(number)
         folder.mkdir()
         (folder / "summary.json").write_text(json.dumps({**whole.summary.to_json(), "key": folder.name}))
+        for name in ("manifest.json", "sources.json"):
+            os.link(whole.folder / name, folder / name)
         (store.root / "names" / f"flux-{number:05}").write_text(folder.name)
     return store
 

@@ -18,6 +18,7 @@ from ..cache import weights
 from ..cache.entry import SHORT, Entry
 from ..cache.records import SourcesRecord, Summary, record_sources
 from ..cache.store import Store, check_name
+from ..cache.verify import is_gone
 from ..catalog.rows import PipelineType
 from ..core.build_spec import BuildSpec
 from ..core.manifest import Located, Manifest, StoredWeights, WeightsSummary
@@ -101,7 +102,7 @@ def _ready(store: Store, resolved: Resolved) -> Entry | None:
     fetched = (file_of(source, locations[source.role], path) for source in sources for path in source.files)
     stored = weights.weights_key(resolved.config)
     whole = stored is None or weights.sound(store, stored) is not None
-    return entry if whole and all(path.exists() for path in fetched) else None
+    return entry if whole and not any(map(is_gone, fetched)) else None
 
 
 def _follow(entry: Entry, resolved: Resolved, name: str) -> None:
@@ -120,8 +121,7 @@ def _changed(source: Source, recorded: SourcesRecord) -> bool:
     location = recorded.locations.get(source.role, "")
     places = {path: file_of(source, location, path) for path in source.files}
     return any(
-        not place.exists() or tuple(identity(place)) != recorded.seen(source.role, path)
-        for path, place in places.items()
+        is_gone(place) or tuple(identity(place)) != recorded.seen(source.role, path) for path, place in places.items()
     )
 
 
@@ -171,18 +171,7 @@ def _stored(
 
 
 def _published(manifest: Manifest, locations: Mapping[Role, str], spec: BuildSpec, store: Store, name: str) -> Entry:
-    base, stored, quantized = manifest.sources[0], manifest.stored, manifest.config.quantization
-    summary = Summary(
-        provider=spec.provider,
-        type=spec.type,
-        pipeline=manifest.pipeline,
-        model=base.label + (f"@{base.commit[:7]}" if base.commit else ""),
-        dtype=spec.dtype,
-        bytes=sum(component.bytes for component in manifest.components),
-        built=int(time.time()),
-        weights=stored.key if stored else "",
-        quantize=quantized.mode if quantized else "",
-    )
+    summary = Summary.of(manifest, int(time.time()))
     return store.publish(summary, manifest, record_sources(manifest.sources, locations, command_of(spec, name)))
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,6 +19,7 @@ from ..core.canonical import digest
 from ..core.source import FileInfo, Source
 from ..storage.digests import content_digest
 from ..storage.disk import replacing, temporary_folder
+from .entry import sources_in
 from .store import Store, listdir
 
 LOCK = "import"  # held by each import: what it brought belongs to no entry until its end
@@ -68,7 +68,7 @@ def unused(store: Store, without: frozenset[str] = frozenset()) -> dict[str, int
     """HEX -> bytes of what no entry needs, apart from the entries `without`; nothing while an import runs."""
     if not listdir(store.root / "blobs"):
         return {}
-    with _alone(store) as alone:
+    with store.lock_if_free(LOCK) as alone:
         return _unused(store, without) if alone else {}
 
 
@@ -76,11 +76,11 @@ def drop(store: Store) -> None:
     """Remove what no entry needs, unless an import runs."""
     if not listdir(store.root / "blobs") and not listdir(store.root / "sources"):
         return
-    with _alone(store) as alone:
+    with store.lock_if_free(LOCK) as alone:
         if not alone:
             return
         for name in _unused(store, frozenset()):
-            (store.root / "blobs" / name).unlink(missing_ok=True)
+            store.discard(store.root / "blobs" / name)
         folders = {folder for folder, _ in _needed(store, frozenset())}
         for name in set(listdir(store.root / "sources")) - folders:
             store.bury(store.root / "sources" / name)
@@ -89,13 +89,19 @@ def drop(store: Store) -> None:
 def _unused(store: Store, without: frozenset[str]) -> dict[str, int]:
     needed = {name for _, names in _needed(store, without) for name in names}
     found = (store.root / "blobs" / name for name in listdir(store.root / "blobs") if name not in needed)
-    return {path.name: path.stat().st_size for path in found}
+    return {path.name: os.lstat(path).st_size for path in found}
 
 
 def _needed(store: Store, without: frozenset[str]) -> Iterator[tuple[str, set[str]]]:
     """The folders under sources/ that entries load from, each with the names of its blobs."""
-    for entry in store.entries():
-        if entry.key in without or entry.faults():
+    for key in sorted(store.keys()):
+        if key in without:
+            continue
+        if store.of_another_version(key):
+            yield from _needed_elsewhere(store, key)
+            continue
+        entry = store.sound(key)
+        if entry is None:
             continue
         locations = entry.locations()
         for source in entry.manifest().sources:
@@ -105,28 +111,20 @@ def _needed(store: Store, without: frozenset[str]) -> Iterator[tuple[str, set[st
                 yield folder, {info.digest.partition(":")[2] for info in source.files.values()}
 
 
+def _needed_elsewhere(store: Store, key: str) -> Iterator[tuple[str, set[str]]]:
+    """The same of an entry of another version, whose manifest cannot be read: by the places that its record names, all
+    there are where that cannot be read either."""
+    record = sources_in(store.root / "pipelines" / key)
+    for folder in listdir(store.root / "sources"):
+        if record is None or any(folder in Path(place).parts for place in record.locations.values()):
+            files = (
+                os.path.join(at, name) for at, _, names in os.walk(store.root / "sources" / folder) for name in names
+            )
+            yield folder, {os.path.basename(os.readlink(path)) for path in files if os.path.islink(path)}
+
+
 def _folder_name(source: Source) -> str:
     return digest({path: info.digest for path, info in source.files.items()})
-
-
-class _Busy(Exception):
-    pass
-
-
-@contextmanager
-def _alone(store: Store) -> Iterator[bool]:
-    """Whether no import runs, and none begins within the block."""
-
-    def busy() -> None:
-        raise _Busy
-
-    with ExitStack() as held:
-        try:
-            held.enter_context(store.lock(LOCK, busy))
-        except _Busy:
-            yield False
-            return
-        yield True
 
 
 def _link(blob: Path, path: Path, final: Path) -> None:

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import os
-import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..core.canonical import digest
 from ..core.errors import CacheError
-from ..core.manifest import Manifest
-from ..core.parsing import Fields, Misfit
+from ..core.manifest import FORMAT, Manifest
+from ..core.names import KEY as KEY
+from ..core.parsing import Fields, Misfit, OtherVersion
 from ..core.source import Role
 from .records import SourcesRecord, Summary
-from .sealed import intact, write_sealed
-
-KEY = re.compile(r"[0-9a-f]{64}")
-
+from .sealed import intact, read_json, write_sealed
 
 SHORT = 12  # hex digits of a key that are shown
 
@@ -34,14 +32,11 @@ class Entry:
     summary: Summary
 
     def manifest(self) -> Manifest:
-        """The manifest. Raises CacheError if it was cut short or edited, or is of a newer diffpipe."""
+        """The manifest. Raises CacheError if it was cut short or edited, or another diffpipe wrote it."""
         try:
-            value = intact(self.folder / "manifest.json")
-            if value.get("key") != self.key:
-                raise CacheError(f"the cache entry {self.key[:SHORT]} is damaged", self.mend())
-            return Manifest.from_json(value)
+            return manifest_in(self.folder)
         except Misfit as error:
-            raise CacheError(f"the cache entry {self.key[:SHORT]} cannot be read: {error}", self.mend()) from error
+            raise unreadable(self.key, error, self.mend()) from error
 
     def sources(self) -> SourcesRecord | None:
         """Where the sources lie on this machine and each file's identity at build time; None if that is damaged."""
@@ -57,12 +52,18 @@ class Entry:
 
     def faults(self) -> list[str]:
         """Which of the entry's own files were cut short or edited."""
-        sound = {
-            "manifest": intact(self.folder / "manifest.json").get("key") == self.key,
-            "summary": intact(self.folder / "summary.json").get("key") == self.key,
-            "record of sources": self.sources() is not None,
-        }
-        return [f"its {name} is damaged" for name, good in sound.items() if not good]
+        found, record = [], self.sources()
+        roles = set(record.locations) if record else set()
+        try:
+            missing = {source.role for source in manifest_in(self.folder).sources} - roles
+        except Misfit as error:
+            found.append(str(error))
+            missing = set()
+        if intact(self.folder / "summary.json").get("key") != self.key:
+            found.append("its summary is damaged")
+        if record is None or missing:
+            found.append("its record of sources is damaged")
+        return found
 
     def rebuild(self) -> str:
         """The command line that builds this entry again, as near as what is left of it says."""
@@ -87,6 +88,30 @@ class Entry:
         os.utime(self.folder / "summary.json")
 
 
+def manifest_in(folder: Path) -> Manifest:
+    """The manifest in an entry's folder.
+
+    Raises Misfit where it is damaged, OtherVersion where another diffpipe wrote it and this one cannot read it.
+    """
+    value = read_json(folder / "manifest.json") or {}
+    seal = value.pop("digest", None)
+    whole = seal == digest(value) and value.get("key") == folder.name
+    try:
+        if not whole and value.get("format") == FORMAT:
+            raise Misfit("it was cut short or edited")
+        return Manifest.from_json(value)
+    except OtherVersion as error:
+        raise OtherVersion(f"it is of another version: {error}") from error
+    except Misfit as error:
+        raise Misfit("its manifest is damaged" + (f": {error}" if whole else "")) from error
+
+
+def unreadable(key: str, error: Misfit, hint: str) -> CacheError:
+    """What it means that an entry's manifest cannot be read."""
+    state = "" if isinstance(error, OtherVersion) else "is damaged: "
+    return CacheError(f"the cache entry {key[:SHORT]} {state}{error}".replace(" it is of", " is of"), hint)
+
+
 def sources_in(folder: Path) -> SourcesRecord | None:
     """The record of sources in an entry's folder; None where it is damaged."""
     value = intact(folder / "sources.json")
@@ -99,8 +124,7 @@ def sources_in(folder: Path) -> SourcesRecord | None:
 
 
 def mend_by(record: SourcesRecord | None, command: str) -> str:
-    imported = record is not None and record.command[1:3] == ("pipelines", "import")
-    return f"{'import' if imported else 'build'} it again: {command}"
+    return f"{'import' if record and record.imported else 'build'} it again: {command}"
 
 
 def movable(record: SourcesRecord, root: Path) -> SourcesRecord:

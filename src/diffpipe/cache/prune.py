@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import os
 import time
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -14,6 +14,7 @@ from ..storage.disk import readable
 from . import blobs, weights
 from .entry import KEY, SHORT, Entry
 from .store import Store, listdir
+from .verify import is_gone
 
 DAY = 86400.0
 HEADERS_KEPT = 30 * DAY  # since they were last read: a plan reads them again where they are gone
@@ -72,9 +73,12 @@ class Plan:
 
 
 def plan(store: Store, unused_for: int | None) -> Plan:
-    """Entries that are damaged, whose sources are gone, or not used for `unused_for` days; and what crashes left."""
+    """Entries that are damaged, whose sources are gone, or not used for `unused_for` days; and what crashes left.
+
+    Those of another version are for that one to judge: they go by their last use alone.
+    """
     keys = store.keys()
-    entries = [(key, reason) for key in keys if (reason := _reason(store.get(key), unused_for))]
+    entries = [(key, reason) for key in keys if (reason := _reason(store, key, unused_for))]
     going = frozenset(key for key, _ in entries)
     kept = set(keys) - going
     names = tuple(name for name, key in store.names().items() if key not in kept and key not in going)
@@ -99,16 +103,13 @@ def execute(store: Store, planned: Plan) -> None:
         weights.drop_unused(store, key)
     blobs.drop(store)
     for path in planned.leftovers:
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
+        store.discard(path)
     for folder, names in planned.records.items():
         for name in names:
             if folder == "locks":
                 store.drop_lock(name)
             else:
-                (store.root / folder / name).unlink(missing_ok=True)
+                store.discard(store.root / folder / name)
 
 
 def stays(store: Store, entry: Entry) -> str:
@@ -139,18 +140,24 @@ def _unused_locks(store: Store, kept: Collection[str], going: Collection[str]) -
             yield name
 
 
-def _reason(entry: Entry | None, unused_for: int | None) -> str | None:
-    if entry is None:
-        return "is damaged"
-    if entry.faults():
-        return "is damaged"
+def _reason(store: Store, key: str, unused_for: int | None) -> str | None:
+    entry, folder = store.get(key), store.root / "pipelines" / key
+    if not store.of_another_version(key):
+        if entry is None or entry.faults():
+            return "is damaged"
+        if reason := _lost(store, entry):
+            return reason
+    idle = (time.time() - (entry.last_used() if entry else os.lstat(folder).st_mtime)) / DAY
+    return f"was not used for {idle:.0f} days" if unused_for is not None and idle >= unused_for else None
+
+
+def _lost(store: Store, entry: Entry) -> str | None:
+    """What an entry stands on that is gone, as a reason to remove it."""
     manifest, locations = entry.manifest(), entry.locations()
     for source in manifest.sources:
         for path in source.files:
-            if not file_of(source, locations.get(source.role, ""), path).exists():
+            if is_gone(file_of(source, locations.get(source.role, ""), path)):
                 return f"needs {source.label}, which is gone"
     stored = manifest.stored
-    if stored and weights.find(Store(entry.folder.parent.parent), stored.key) is None:
-        return "lost its quantized weights"
-    idle = (time.time() - entry.last_used()) / DAY
-    return f"was not used for {idle:.0f} days" if unused_for is not None and idle >= unused_for else None
+    lost = stored is not None and weights.find(store, stored.key) is None
+    return "lost its quantized weights" if lost else None

@@ -6,11 +6,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from ..core.canonical import JsonObject
-from ..core.parsing import Fields
+from ..core.manifest import Manifest
+from ..core.names import KEY
+from ..core.parsing import Fields, Misfit
 from ..core.source import Role, Source, file_of
 from ..storage.digests import identity
 
 Identity = tuple[int, ...]  # of a file: see storage.disk.identity
+LATEST = 253_402_300_799  # seconds since the epoch: the last of the year 9999, which calendars end with
+IMPORT = ("diffpipe", "pipelines", "import")  # how the command begins that brings a bundle
+COMMANDS = (("diffpipe", "build"), IMPORT[:2])  # how those begin that are told to build an entry again
 
 
 @dataclass(frozen=True)
@@ -18,7 +23,8 @@ class Summary:
     """What `pipelines list` shows of an entry. `bytes`: of its weights; `built`: seconds since the epoch.
 
     `model`: the base's label, with @ and the first digits of its commit. `weights` and `quantize`: the key of its
-    stored weights and their format, "" without any.
+    stored weights and their format, "" without any. `imported`: whether it came by a bundle, and what its key does not
+    prove was not confirmed yet.
     """
 
     provider: str
@@ -30,6 +36,23 @@ class Summary:
     built: int
     weights: str = ""
     quantize: str = ""
+    imported: bool = False
+
+    @classmethod
+    def of(cls, manifest: Manifest, built: int) -> Summary:
+        """The summary of a pipeline that was built at that time."""
+        base, stored, how = manifest.sources[0], manifest.stored, manifest.config.quantization
+        return cls(
+            provider=manifest.provider,
+            type=manifest.type,
+            pipeline=manifest.pipeline,
+            model=base.label + (f"@{base.commit[:7]}" if base.commit else ""),
+            dtype=manifest.config.dtype,
+            bytes=sum(component.bytes for component in manifest.components),
+            built=built,
+            weights=stored.key if stored else "",
+            quantize=how.mode if how else "",
+        )
 
     @classmethod
     def from_json(cls, data: Fields) -> Summary:
@@ -41,9 +64,10 @@ class Summary:
             model=data.text("model", most=5000),
             dtype=data.text("dtype", most=100),
             bytes=data.integer("bytes"),
-            built=data.integer("built"),
-            weights=data.text("weights", "", most=64),
+            built=data.integer("built", most=LATEST),
+            weights=data.matching("weights", KEY, ""),
             quantize=data.text("quantize", "", most=100),
+            imported=data.truth("imported", False),
         )
 
     def to_json(self) -> JsonObject:
@@ -57,6 +81,7 @@ class Summary:
             "bytes": self.bytes,
             "built": self.built,
             **stored,
+            **({"imported": True} if self.imported else {}),
         }
 
 
@@ -72,15 +97,22 @@ class SourcesRecord:
     @classmethod
     def from_json(cls, data: Fields) -> SourcesRecord:
         """Raises Misfit for what does not fit."""
-        places = data.object("locations")
+        places, command = data.object("locations"), data.texts("command", ())
+        if command and command[:2] not in COMMANDS:
+            raise Misfit("command is none that builds a pipeline")
         return cls(
             locations={Role.parse(role): places.text(role, "") for role in places.names()},
             identities={
                 Role.parse(role): {path: files.integers(path, most=10) for path in files.names()}
                 for role, files in data.entries("identities")
             },
-            command=data.texts("command", ()),
+            command=command,
         )
+
+    @property
+    def imported(self) -> bool:
+        """Whether it is of a bundle."""
+        return self.command[:3] == IMPORT
 
     def to_json(self) -> JsonObject:
         seen: JsonObject = {

@@ -24,12 +24,12 @@ from pathlib import Path
 from ..core.canonical import JsonObject
 from ..core.errors import CacheError, NotFoundError, UsageError
 from ..core.manifest import Manifest
-from ..core.parsing import Fields, Misfit
+from ..core.parsing import Fields, Misfit, OtherVersion
 from ..core.source import Role, Source
 from ..storage.digests import DigestCache
-from ..storage.disk import temporary_folder, user_path, write_atomic, write_json
+from ..storage.disk import discard, reason, temporary_folder, user_path, write_atomic, write_json
 from ..storage.opening import read_regular
-from .entry import KEY, SHORT, Entry, mend_by, movable, sources_in
+from .entry import KEY, SHORT, Entry, manifest_in, mend_by, movable, sources_in, unreadable
 from .records import SourcesRecord, Summary
 from .sealed import read_json, write_all
 
@@ -105,15 +105,28 @@ class Store:
         """name -> key, sorted by name."""
         return {name: key for name in self.name_list() if (key := self._key_of(name)) is not None}
 
+    def of_another_version(self, key: str) -> OtherVersion | None:
+        """How the entry of a key is one that another diffpipe wrote and this one cannot read; None where it is not."""
+        try:
+            manifest_in(self.root / "pipelines" / key)
+        except OtherVersion as error:
+            return error
+        except Misfit:
+            return None
+        return None
+
     def name_list(self) -> list[str]:
         """All names, without reading what they stand for."""
         return sorted(name for name in listdir(self.root / "names") if NAME.fullmatch(name))
 
     def _key_of(self, name: str) -> str | None:
+        """The key that a name stands for: "" where what is there cannot be read, None where nothing is."""
         try:
             return read_regular(os.path.join(self.root, "names", name), LONGEST_KEY).decode(errors="replace").strip()
-        except OSError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
+        except OSError:
+            return ""
 
     def find(self, reference: str) -> Entry:
         """The entry of a name, a key, or a unique prefix of a key of at least 6 hex digits.
@@ -123,7 +136,11 @@ class Store:
         key = self.key(reference)
         entry = self.get(key)
         if entry is None:
-            raise CacheError(f"the cache entry of {reference} is missing or damaged", self.mend(key))
+            if other := self.of_another_version(key):
+                raise unreadable(key, other, self.mend(key))
+            there = KEY.fullmatch(key) and os.path.lexists(self.root / "pipelines" / key)
+            hint = self.mend(key) if there else f"diffpipe pipelines remove {reference}"
+            raise CacheError(f"the cache entry of {reference} is missing or damaged", hint)
         return entry
 
     def mend(self, key: str) -> str:
@@ -158,30 +175,36 @@ class Store:
     @contextmanager
     def lock(self, name: str, waiting: Callable[[], None]) -> Iterator[None]:
         """Hold a lock between processes; `waiting` is called once if another process holds it."""
-        from filelock import FileLock, Timeout
-
-        lock = FileLock(self.folder("locks") / f"{name}.lock", mode=0o600)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            waiting()
-            lock.acquire()
-        try:
+        with self.lock_if_free(name) as free:
+            if free:
+                yield
+                return
+        waiting()
+        with self._locked(name, -1):
             yield
-        finally:
-            lock.release()
 
     @contextmanager
     def lock_if_free(self, name: str) -> Iterator[bool]:
         """Whether no other process holds a lock; it is held within the block where that is so."""
+        with self._locked(name, 0) as held:
+            yield held
+
+    @contextmanager
+    def _locked(self, name: str, timeout: float) -> Iterator[bool]:
+        """Whether a lock was had within so many seconds (-1: however long it takes). Raises CacheError."""
         from filelock import FileLock, Timeout
 
-        lock = FileLock(self.folder("locks") / f"{name}.lock", mode=0o600)
+        path = self.folder("locks") / f"{name}.lock"
+        if os.path.lexists(path) and not (path.is_file() and not path.is_symlink()):
+            self.bury(path)  # no process can hold what is no file
+        lock = FileLock(path, mode=0o600)
         try:
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=timeout)
         except Timeout:
             yield False
             return
+        except OSError as error:
+            raise CacheError(f"cannot lock {path}: {reason(error)}", "mend its permissions, or remove it") from error
         try:
             yield True
         finally:
@@ -208,6 +231,8 @@ class Store:
             "summary.json": {**summary.to_json(), "key": key},
         }
         target = self.folder("pipelines") / key
+        if target.is_symlink() or not target.is_dir():
+            self.bury(target)  # nothing, or what damage or another program put there
         if target.exists():
             write_all(target, files)
         else:
@@ -226,6 +251,8 @@ class Store:
         check_name(name)
         before = self._key_of(name)
         if before != key:
+            if before == "":
+                self.drop_name(name)
             write_atomic(self.folder("names") / name, key.encode())
         return before if before not in (None, key) else None
 
@@ -269,13 +296,33 @@ class Store:
             self.bury(self.root / "pipelines" / key)
 
     def drop_name(self, name: str) -> None:
-        (self.root / "names" / name).unlink(missing_ok=True)
+        """Remove a name. Raises CacheError where that cannot be."""
+        self.discard(self.root / "names" / name)
 
-    def bury(self, folder: Path) -> None:
-        """Take a folder out of sight by one rename, then delete it: no reader sees half of it."""
-        if folder.exists():
-            with temporary_folder(folder, within=self.folder("temporary")) as grave:
-                os.replace(folder, grave / folder.name)
+    def bury(self, path: Path) -> None:
+        """Take a folder, or whatever is at its path, out of sight by one rename, then delete it: no reader sees half of
+        it. Raises CacheError where that cannot be."""
+        if os.path.lexists(path):
+            with self._removing(path), temporary_folder(path, within=self.folder("temporary")) as grave:
+                if path.is_dir() and not path.is_symlink():
+                    os.chmod(path, 0o700)  # who may not write in a folder may not move it
+                os.replace(path, grave / path.name)
+                discard(grave / path.name)
+
+    def discard(self, path: Path) -> None:
+        """Remove what is at a path within the cache, if anything. Raises CacheError where that cannot be."""
+        with self._removing(path):
+            discard(path)
+
+    @contextmanager
+    def _removing(self, path: Path) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError:
+            return  # another process was faster
+        except OSError as error:
+            hint = f"remove it by hand: rm -rf {shlex.quote(str(path))}"
+            raise CacheError(f"cannot remove {path}: {reason(error)}", hint) from error
 
     def leftovers(self) -> list[Path]:
         """What crashes left: temporary folders and files that no running build can own any more."""
@@ -287,8 +334,17 @@ class Store:
             for name in listdir(folder)
             if folder.name == "temporary" or name.endswith(".tmp")
         ]
-        now = time.time()
-        return [path for path in found if path.exists() and now - path.stat().st_mtime > STALE]
+        old = [path for path in found if time.time() - latest(path) > STALE]
+        return [path for path in old if path.parent.name != "temporary"] if old and self._busy() else old
+
+    def _busy(self) -> bool:
+        """Whether a build or an import runs: what it writes may lie untouched for longer than any left-over."""
+        locks = (name.removesuffix(".lock") for name in listdir(self.root / "locks") if name.endswith(".lock"))
+        return any(self._is_held(name) for name in locks)
+
+    def _is_held(self, name: str) -> bool:
+        with self.lock_if_free(name) as free:
+            return not free
 
     def pins(self, request: str) -> dict[Role, Source]:
         """What an identical earlier build request was pinned to (see building/request.py).
@@ -322,6 +378,16 @@ def check_name(name: str) -> None:
             f"{name!r} cannot be a pipeline's name",
             "use letters, digits, dots, dashes and underscores, and not 6 or more hex digits alone",
         )
+
+
+def latest(path: Path) -> float:
+    """When something was last written at a path, or in the folder there, in seconds since the epoch; now, where that
+    cannot be told."""
+    try:
+        inside = [entry.stat(follow_symlinks=False) for entry in os.scandir(path)] if path.is_dir() else []
+        return max(one.st_mtime for one in (os.lstat(path), *inside))
+    except OSError:
+        return time.time()
 
 
 def listdir(path: Path) -> list[str]:

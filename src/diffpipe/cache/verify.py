@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from contextlib import suppress
 from pathlib import Path
 
@@ -36,12 +37,31 @@ def _seen_anew(entry: Entry, source: Source, recorded: SourcesRecord) -> dict[st
     found: dict[str, Identity] = {}
     for path, info in source.files.items():
         place = file_of(source, recorded.locations.get(source.role, ""), path)
-        now = tuple(identity(place)) if place.exists() else None
+        now = _identity(place)
         if now is None or now != recorded.seen(source.role, path):
             if problem := check_file(source, path, place, info):
                 raise CacheError(f"{problem} since {entry.key[:SHORT]} was built", _mend(entry, source, now is None))
             found[path] = now or ()
     return found
+
+
+def is_gone(place: Path) -> bool:
+    """Whether nothing is at a place: of what may not be looked at, nobody knows."""
+    try:
+        place.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except (OSError, ValueError):
+        return False
+    return False
+
+
+def _identity(place: Path) -> Identity | None:
+    """The identity of a file; None where it is gone or may not be looked at."""
+    try:
+        return tuple(identity(place))
+    except (OSError, ValueError):
+        return None
 
 
 def _mend(entry: Entry, source: Source, gone: bool) -> str:
@@ -67,9 +87,12 @@ def check_file(source: Source, path: str, place: Path, info: FileInfo) -> str | 
     """What is wrong with a source's file, None if it is what it was."""
     label = f"{path} of {source.label}" if source.kind != "file" else path
     try:
-        size = place.stat().st_size
+        found = place.stat()
     except OSError:
         return f"{label} was moved or removed"
+    if not stat.S_ISREG(found.st_mode):
+        return f"{label} is no file any more"
+    size = found.st_size
     if size != info.size:
         return f"{label} changed its size from {info.size} to {size} bytes"
     try:

@@ -132,7 +132,7 @@ def problems(store: Store, key: str) -> list[str]:
 
 def size(store: Store, key: str) -> int:
     """Bytes that a weights folder takes."""
-    return sum(path.stat().st_size for path in folder(store, key).glob("*") if path.is_file())
+    return sum(os.lstat(path).st_size for path in folder(store, key).glob("*") if path.is_file())
 
 
 def keys(store: Store) -> list[str]:
@@ -145,6 +145,8 @@ def unused(store: Store, without: frozenset[str] = frozenset()) -> list[str]:
 
     Those that a build holds (see `made`) are not listed: its entry is not published yet.
     """
+    if any(store.get(key) is None and store.of_another_version(key) for key in sorted(store.keys())):
+        return []  # what it uses, only its own version knows
     used = _used(store, without)
     return [key for key in keys(store) if key not in used and not _held(store, key)]
 

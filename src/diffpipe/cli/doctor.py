@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
-import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,7 +17,7 @@ from ..core.bounds import Misfit, misfits
 from ..core.canonical import JsonObject
 from ..memory import machine
 from ..sources import hub_client
-from ..storage.disk import readable
+from ..storage.disk import free_bytes, readable
 from . import output, tree
 
 if TYPE_CHECKING:
@@ -140,9 +140,15 @@ def _device(device: Device) -> DeviceShown:
 
 
 def _cache(store: Store) -> CacheShown:
-    folder = store.folder("pipelines")
-    size = sum(os.path.getsize(os.path.join(where, name)) for where, _, files in os.walk(store.root) for name in files)
-    return CacheShown(str(store.root), len(store.keys()), size, shutil.disk_usage(folder).free)
+    paths = (os.path.join(where, name) for where, _, files in os.walk(store.root) for name in files)
+    return CacheShown(str(store.root), len(store.keys()), sum(map(_size, paths)), free_bytes(store.root))
+
+
+def _size(path: str) -> int:
+    """Bytes of a file, or of the link itself; none of what may not be looked at, or went meanwhile."""
+    with suppress(OSError):
+        return os.lstat(path).st_size
+    return 0
 
 
 def _hub(offline: bool) -> str:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
 
-from ..cache.entry import SHORT, Entry
+from ..cache.entry import KEY, SHORT
+from ..cache.states import Standing, glance, standing, unconfirmed
 from ..cache.store import Store
+from ..core.canonical import JsonObject
 from ..core.errors import CacheError
 from ..core.flag import Flag
 from ..core.manifest import Manifest
@@ -31,6 +34,7 @@ Days = Annotated[
     int | None, typer.Option("--unused-for", metavar="DAYS", help="Also entries not used for so many days.", min=0)
 ]
 
+BAD = ("damaged", "other-version")  # states of an entry that this diffpipe can do nothing with but remove
 ROWS = {
     "list": "List built pipelines, the last used first.",
     "show": "Show one pipeline: components, sizes, sources, flags.",
@@ -61,30 +65,49 @@ def list_(json: Json = False) -> None:
     names: dict[str, list[str]] = {}
     for name, key in store.names().items():
         names.setdefault(key, []).append(name)
-    entries = sorted(((entry.last_used(), entry) for entry in store.entries()), key=lambda pair: -pair[0])
+    found = sorted((glance(store, key) for key in sorted(store.keys())), key=lambda one: -_last_used(one))
     if json:
-        output.result_json([_row(entry, used, names.get(entry.key, [])) for used, entry in entries])
+        output.result_json([_row(one, names.get(one.key, [])) for one in found])
         return
-    if not entries:
+    if not found:
         output.say("no pipelines yet: diffpipe build demo makes the first")
         return
-    output.table(
-        ("NAME", "KEY", "PROVIDER", "TYPE", "MODEL", "DTYPE", "SIZE", "USED"),
-        (
-            (
-                ", ".join(names.get(entry.key, ["-"])),
-                entry.key[:SHORT],
-                *(entry.summary.provider, entry.summary.type, entry.summary.model, entry.summary.dtype),
-                readable(entry.summary.bytes),
-                output.ago(used),
-            )
-            for used, entry in entries
-        ),
-    )
+    marked = any(one.state != "whole" for one in found)
+    headings = ("NAME", "KEY", "PROVIDER", "TYPE", "MODEL", "DTYPE", "SIZE", "USED")
+    rows = (_cells(one, ", ".join(names.get(one.key, ["-"]))) for one in found)
+    if marked:
+        states = (one.state.replace("-", " ") if one.state != "whole" else "" for one in found)
+        output.table((*headings, "STATE"), ((*row, state) for row, state in zip(rows, states, strict=True)))
+    else:
+        output.table(headings, rows)
+    _warn_of(found)
 
 
-def _row(entry: Entry, used: float, names: list[str]) -> dict[str, Any]:
-    return {"names": names, "key": entry.key, **entry.summary.to_json(), "last_used": int(used)}
+def _warn_of(found: Iterable[Standing]) -> None:
+    for one in found:
+        if one.state in BAD:
+            output.warn(f"{one.key[:SHORT]}: {one.said}", one.removal)
+
+
+def _last_used(one: Standing) -> float:
+    return one.entry.last_used() if one.entry else 0.0
+
+
+def _cells(one: Standing, names: str) -> tuple[str, ...]:
+    if one.entry is None:
+        return (names, one.key[:SHORT], *["-"] * 6)
+    about = one.entry.summary
+    facts = (about.provider, about.type, about.model, about.dtype, readable(about.bytes), output.ago(_last_used(one)))
+    return (names, one.key[:SHORT], *facts)
+
+
+def _row(one: Standing, names: list[str]) -> dict[str, Any]:
+    """What --json says of an entry. `state` is told of all that is not as it should be; what it holds, where it can be
+    read."""
+    about: JsonObject = one.entry.summary.to_json() if one.entry else {}
+    told: JsonObject = {} if one.state == "whole" else {"state": one.state, "reasons": list(one.reasons)}
+    told |= {"remove": one.removal} if one.state in BAD else {}
+    return {"names": names, "key": one.key, **about, "last_used": int(_last_used(one)), **told}
 
 
 def show(pipeline: Pipeline, json: Json = False) -> None:
@@ -92,8 +115,10 @@ def show(pipeline: Pipeline, json: Json = False) -> None:
     entry = store.find(pipeline)
     manifest = entry.manifest()
     names = [name for name, key in store.names().items() if key == entry.key]
+    found = standing(store, entry.key)
+    _warn_of([found])
     if json:
-        shown = _row(entry, entry.last_used(), names) | {
+        shown = _row(found, names) | {
             "manifest": manifest.to_json(),
             "command": list(record.command) if (record := entry.sources()) else None,
         }
@@ -105,6 +130,7 @@ def show(pipeline: Pipeline, json: Json = False) -> None:
         ("provider", f"{manifest.provider}, {manifest.type}"), ("dtype", manifest.config.dtype),
         *([("without", ", ".join(manifest.config.without))] if manifest.config.without else []),
         *_memory_and_speed(manifest),
+        *(("imported", said) for said in unconfirmed(entry, manifest)),
         ("built", built), ("versions", ", ".join(f"{k} {v}" for k, v in manifest.versions.items())),
     ]  # fmt: skip
     output.table(("", ""), facts)
@@ -150,8 +176,8 @@ def remove(pipeline: Pipeline, json: Json = False) -> None:
     store = Store()
     entry = store.get(store.key(pipeline))
     key = store.remove(pipeline)
-    gone = store.get(key) is None
-    if gone:
+    gone = key not in set(store.keys())
+    if gone and KEY.fullmatch(key):
         _free(store, key)
     left = work.stays(store, entry) if gone and entry else ""
     text = f"removed {pipeline}" + ("" if gone else f"; {key[:SHORT]} stays, it has other names")
@@ -199,31 +225,30 @@ def verify(
     ] = None,
     json: Json = False,
 ) -> None:
-    from ..cache.verify import problems
+    from ..cache.states import verified
 
     store = Store()
-    keys = [store.find(pipeline).key] if pipeline else sorted(store.keys())
+    keys = sorted(store.keys())
+    if pipeline:
+        keys = [store.key(pipeline)] if store.key(pipeline) in keys else [store.find(pipeline).key]
     if not keys and pipeline is None:
         output.say("no pipelines to verify")
-    found: dict[str, list[str]] = {}
-    names = {key: name for name, key in store.names().items()}
+    found: dict[str, Standing] = {}
+    known = store.names()
+    names = {key: name for name, key in known.items()}
     for key in keys:
-        entry = store.get(key)
-        found[key] = problems(entry) if entry else ["its summary is damaged"]
+        found[key] = verified(store, key)
         if not json:
-            state = "ok" if not found[key] else "; ".join(found[key])
-            output.result(f"{names.get(key, '-')} {key[:SHORT]}: {state}")
-    dangling = (
-        [name for name, key in store.names().items() if key not in found and store.get(key) is None]
-        if not pipeline
-        else []
-    )
+            output.result(f"{names.get(key, '-')} {key[:SHORT]}: {found[key].said}")
+    dangling = [] if pipeline else [name for name, key in known.items() if key not in found]
     if json:
-        output.result_json({"entries": found, "dangling_names": dangling})
-    bad = [key for key, listed in found.items() if listed]
+        entries = {key: [] if one.state == "imported" else list(one.reasons) for key, one in found.items()}
+        states = {key: one.state for key, one in found.items()}
+        output.result_json({"entries": entries, "states": states, "dangling_names": dangling})
+    bad = [one for one in found.values() if one.state == "damaged"]
     if bad:
         # Nothing stands for it any more: most likely its successor is built already.
-        hint = store.mend(bad[0]) if bad[0] in names else f"diffpipe pipelines remove {bad[0][:SHORT]}"
+        hint = store.mend(bad[0].key) if bad[0].key in names else bad[0].removal
         raise CacheError(f"{len(bad)} of {len(found)} pipelines are not what was built", hint)
     if dangling:
         raise CacheError(

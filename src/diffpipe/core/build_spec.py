@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
 from .canonical import JsonObject, JsonValue
-from .choices import CpuOffload, Memory, Quantize, QuantizeBackend
+from .choices import AttentionBackend, CpuOffload, Memory, Quantize, QuantizeBackend, StepCache
+from .names import IDENTIFIER
 from .parsing import Fields
 
 SAFETY_CHECKER = "safety_checker"  # the name that every pipeline of diffusers has for it
@@ -46,7 +47,7 @@ class Placement:
             cpu_offload=data.choice("cpu_offload", CpuOffload, "none"),
             quantize=data.choice("quantize", Quantize, "none"),
             quantize_backend=data.choice("quantize_backend", QuantizeBackend, "quanto"),
-            quantize_components=data.texts("quantize_components", ()),
+            quantize_components=data.all_matching("quantize_components", IDENTIFIER, ()),
             device_memory=data.maybe_integer("device_memory"),
         )
 
@@ -72,7 +73,11 @@ class Speed:
     @classmethod
     def from_json(cls, data: Fields) -> Speed:
         """Raises Misfit for what does not fit."""
-        return cls(data.truth("compile", False), data.text("attention_backend", ""), data.text("step_cache", ""))
+        return cls(
+            compile=data.truth("compile", False),
+            attention_backend=data.choice("attention_backend", AttentionBackend) if "attention_backend" in data else "",
+            step_cache=data.choice("step_cache", StepCache) if "step_cache" in data else "",
+        )
 
     def to_json(self) -> JsonObject:
         """The fields that differ from their defaults."""

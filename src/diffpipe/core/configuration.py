@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from .build_spec import Placement, Speed
 from .canonical import JsonObject, JsonValue, digest
-from .choices import Quantize, QuantizeBackend
-from .parsing import Fields, Misfit
-from .source import BASE, CONFIG, Role
+from .choices import DEVICE, Dtype, Quantize, QuantizeBackend
+from .names import COMMIT, IDENTIFIER, stays_inside
+from .parsing import Fields, Misfit, OtherVersion
+from .source import BASE, CONFIG, LARGEST_SCALE, LONGEST_LABEL, Role
+
+FORMAT = 1  # of the hashed configuration: raise it when the meaning of a section changes
+ROW = re.compile(r"[A-Za-z0-9][\w.-]{0,99}")  # the name of a provider or of one of its types
+PATTERN = re.compile(r"[\w.*?\[\]!-]{1,500}")  # of layers, as fnmatch has them
 
 
 @dataclass(frozen=True)
@@ -34,8 +40,8 @@ class Quantization:
             mode=data.choice("mode", Quantize),
             backend=data.choice("backend", QuantizeBackend),
             version=data.maybe_text("version"),
-            components=data.texts("components"),
-            exclude=data.texts("exclude", ()),
+            components=data.all_matching("components", IDENTIFIER),
+            exclude=data.all_matching("exclude", PATTERN, ()),
         )
 
     def to_json(self) -> JsonObject:
@@ -89,16 +95,19 @@ class Section:
         """Raises Misfit for what is no section."""
         named = data.object("files").names() if isinstance(data.value.get("files"), dict) else data.texts("files", ())
         kind: Literal["hub", "local"] = data.choice("kind", Literal["hub", "local"])
-        return cls(
+        found = cls(
             kind=kind,
             subfolder=data.text("subfolder", ""),
             files=tuple(named),
-            repository=data.text("repository") if kind == "hub" else "",
-            commit=data.text("commit") if kind == "hub" else "",
+            repository=data.text("repository", most=LONGEST_LABEL) if kind == "hub" else "",
+            commit=data.matching("commit", COMMIT) if kind == "hub" else "",
             variant=data.maybe_text("variant"),
-            scale=data.number("scale", 1.0),
-            into=data.text("into", ""),
+            scale=data.number("scale", 1.0, -LARGEST_SCALE, LARGEST_SCALE),
+            into=data.matching("into", IDENTIFIER, ""),
         )
+        if not all(map(stays_inside, filter(None, (*found.files, found.subfolder)))):
+            raise Misfit(f"{data.where or 'it'} names a file outside its folder")
+        return found
 
 
 @dataclass(frozen=True)
@@ -138,24 +147,29 @@ class Configuration:
 
     @classmethod
     def from_json(cls, data: Fields) -> Configuration:
-        """Raises Misfit for what is no configuration."""
+        """Raises Misfit for what is no configuration, OtherVersion for one that means something else."""
+        if data.integer("format", FORMAT) != FORMAT:
+            raise OtherVersion(f"its configuration is of format {data.integer('format')}, this diffpipe reads {FORMAT}")
         quantized = Quantization.from_json(data.object("quantization")) if "quantization" in data else None
         placed, trust, scheduler = data.object("placement"), data.object("trust"), data.object("scheduler")
         return cls(
             json=data.value,
-            provider=data.text("provider"),
-            type=data.text("type"),
-            pipeline=data.text("pipeline"),
+            provider=data.matching("provider", ROW),
+            type=data.matching("type", ROW),
+            pipeline=data.matching("pipeline", IDENTIFIER),
             sections=_sections(data),
-            scheduler=SchedulerChoice(scheduler.maybe_text("class"), scheduler.object("config").value),
-            dtype=data.text("dtype"),
-            device=placed.text("device"),
+            scheduler=SchedulerChoice(
+                scheduler.matching("class", IDENTIFIER) if "class" in scheduler else None,
+                scheduler.object("config").value,
+            ),
+            dtype=data.choice("dtype", Dtype),
+            device=placed.matching("device", DEVICE),
             placement=Placement.from_json(Fields({**placed.value, **_quantized(quantized)}, placed.where)),
             trust=Trust(trust.truth("pickle"), trust.truth("remote_code")),
             quantization=quantized,
-            float32=data.texts("float32", ()),
+            float32=data.all_matching("float32", IDENTIFIER, ()),
             speed=Speed.from_json(data.object("speed")),
-            without=data.texts("without", ()),
+            without=data.all_matching("without", IDENTIFIER, ()),
             lora_partial=data.truth("lora_partial", False),
         )
 
@@ -178,6 +192,8 @@ def _sections(data: Fields) -> dict[Role, JsonObject]:
         found[_component(name)] = section.value
     for number, section in enumerate(data.objects("loras")):
         found[Role.lora(number)] = section.value
+    for role, value in found.items():
+        Section.from_json(Fields(value, str(role)))
     return found
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import keyword
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeAlias
 
 from .canonical import JsonObject
-from .parsing import Fields
+from .names import IDENTIFIER
+from .parsing import LARGEST, Fields, Misfit
 
 FlagKind = Literal["text", "integer", "number", "boolean", "choice", "image", "mask", "video", "audio", "json"]
 
@@ -35,6 +39,12 @@ FRAME_RATES = ("frame_rate", "fps")  # call arguments that say how fast the vide
 
 
 MAX_SEED = 2**64 - 1  # torch.Generator.manual_seed
+
+
+# The forms in which pictures are read: as their pixels are (""), or as this mode of Pillow's.
+MODES = re.compile(r"|L|RGB|RGBA")
+LONGEST_CHOICE = 200  # characters
+LONGEST_HELP = 20_000  # characters; the longest docstring of diffusers' arguments has 2,000
 
 
 @dataclass(frozen=True)
@@ -71,22 +81,51 @@ class Flag:
     @classmethod
     def from_json(cls, data: Fields) -> Flag:
         """The inverse of `to_json`. Raises Misfit for what is no flag."""
-        return cls(
-            name=data.text("name", most=200),
+        found = cls(
+            name=data.matching("name", IDENTIFIER),
             kind=data.choice("kind", FlagKind),
             many=data.truth("many", False),
             scalar=data.truth("scalar", True),
             required=data.truth("required", False),
             default=data.value.get("default"),
-            help=data.text("help", ""),
+            help=data.text("help", "", most=LONGEST_HELP),
             minimum=data.maybe_number("minimum"),
             maximum=data.maybe_number("maximum"),
             multiple_of=data.maybe_integer("multiple_of", least=1),
             remainder=data.integer("remainder", 0),
-            most=data.maybe_integer("most"),
-            mode=data.text("mode", ""),
+            most=data.maybe_integer("most", least=1),
+            mode=data.matching("mode", MODES, ""),
             choices=data.texts("choices", ()),
         )
+        if problem := found.problem():
+            raise Misfit(f"{data.where or 'it'} {problem}")
+        return found
+
+    def problem(self) -> str:
+        """What of it does not go with the rest; "" for nothing."""
+        if keyword.iskeyword(self.name) or self.name.startswith("_"):
+            return "has a name that no argument can have"
+        named = all(one.isprintable() and 0 < len(one) <= LONGEST_CHOICE for one in self.choices)
+        if not named or len(set(self.choices)) < len(self.choices) or (self.kind == "choice" and not self.choices):
+            return "has choices that are none"
+        low = -math.inf if self.minimum is None else self.minimum
+        if low > (math.inf if self.maximum is None else self.maximum):
+            return "has no value between its minimum and maximum"
+        values = self.default if isinstance(self.default, list) and self.kind != "json" else [self.default]
+        return (
+            "" if all(one is None or self._may_be(one) for one in values) else f"has a default that is no {self.kind}"
+        )
+
+    def _may_be(self, value: object) -> bool:
+        """Whether a JSON value is of the flag's kind."""
+        if self.kind == "choice":
+            return value in self.choices
+        if self.kind in ("integer", "number"):
+            whole = isinstance(value, int) and not isinstance(value, bool) and abs(value) <= LARGEST
+            return whole or (isinstance(value, float) and self.kind == "number")
+        if self.kind == "boolean":
+            return isinstance(value, bool)
+        return self.kind == "json" or isinstance(value, str)
 
     def to_json(self) -> JsonObject:
         """The fields that differ from their defaults (a manifest holds dozens of flags)."""

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from .. import __version__
 from .canonical import JsonObject, JsonValue
 from .configuration import Configuration, Quantization
 from .flag import Flag, OutputKind
-from .parsing import Fields, Misfit
+from .names import DIGEST, IDENTIFIER, KEY
+from .parsing import Fields, Misfit, OtherVersion
 from .source import Component, FileInfo, Role, Source
 
 FORMAT = 1  # of the manifest: raise it when readers of older ones would misread newer ones
+FASTEST = 1000.0  # frames a second; the fastest models make 60
+LONGEST_VERSION = 200  # characters
+VERSION = re.compile(r"\d[\w.+!-]{0,49}")
 Comparison = Mapping[str, float]  # of a quantized component with the original: "relative_error", "cosine"
 
 
@@ -56,7 +62,7 @@ class StoredComponent:
         """Raises Misfit for what does not fit."""
         return cls(
             bytes=data.integer("bytes"),
-            digest=data.text("digest", most=200),
+            digest=data.matching("digest", DIGEST),
             parameters=data.integer("parameters"),
             dtypes=data.texts("dtypes"),
             quality=QuantizedComponent.from_json(data),
@@ -81,22 +87,25 @@ class StoredComponent:
 
 @dataclass(frozen=True)
 class WeightsSummary:
-    """A folder of quantized weights: its components, how they were made."""
+    """A folder of quantized weights: its components, how they were made, and whether they came by a bundle."""
 
     components: Mapping[str, StoredComponent]
     mode: str = ""
     backend: str = ""
+    imported: bool = False
 
     @classmethod
     def from_json(cls, data: Fields) -> WeightsSummary:
         """Raises Misfit for what does not fit."""
         parts = {name: StoredComponent.from_json(part) for name, part in data.entries("components")}
-        return cls(parts, data.text("mode", ""), data.text("backend", ""))
+        if not all(map(IDENTIFIER.fullmatch, parts)):
+            raise Misfit("components has a name that no component has")
+        return cls(parts, data.text("mode", ""), data.text("backend", ""), data.truth("imported", False))
 
     def to_json(self) -> JsonObject:
         how: JsonObject = {"mode": self.mode, "backend": self.backend} if self.mode else {}
         parts: JsonObject = {name: part.to_json() for name, part in self.components.items()}
-        return {"components": parts, **how}
+        return {"components": parts, **how, **({"imported": True} if self.imported else {})}
 
     def with_identity(self, name: str, identity: Iterable[int]) -> WeightsSummary:
         """With the identity of one component's file as it is on this disk."""
@@ -109,7 +118,8 @@ class WeightsSummary:
 
     def portable(self) -> WeightsSummary:
         """Without what is true on this disk alone."""
-        return replace(self, components={n: replace(part, identity=()) for n, part in self.components.items()})
+        parts = {name: replace(part, identity=()) for name, part in self.components.items()}
+        return replace(self, components=parts, imported=False)
 
 
 @dataclass(frozen=True)
@@ -126,7 +136,7 @@ class StoredWeights:
         parts = {name: QuantizedComponent.from_json(part) for name, part in data.entries("components")}
         names: list[JsonValue] = list(parts)
         how = Quantization.from_json(Fields({**data.value, "components": names}, data.where))
-        return cls(how, data.text("key"), parts)
+        return cls(how, data.matching("key", KEY), parts)
 
     def to_json(self) -> JsonObject:
         parts: JsonObject = {name: part.to_json() for name, part in self.components.items()}
@@ -183,22 +193,35 @@ class Manifest:
 
     @classmethod
     def from_json(cls, value: object) -> Manifest:
-        """The manifest of a JSON value. Raises Misfit for one that is newer than this reader, or no manifest."""
+        """The manifest of a JSON value.
+
+        Raises Misfit for what is none, OtherVersion for what another diffpipe wrote and this one cannot read.
+        """
         data = Fields(value)
         if data.integer("format") != FORMAT:
-            raise Misfit(f"it is of format {data.integer('format')}, and this diffpipe reads {FORMAT}")
+            raise OtherVersion(f"it is of format {data.integer('format')}, and this diffpipe reads {FORMAT}")
+        try:
+            return cls._read(data)
+        except Misfit as error:
+            writer = _writer(data)
+            if writer == __version__ or isinstance(error, OtherVersion):
+                raise
+            raise OtherVersion(f"diffpipe {writer} wrote it ({error})") from error
+
+    @classmethod
+    def _read(cls, data: Fields) -> Manifest:
         versions = data.object("versions")
         found = cls(
-            key=data.text("key", most=64),
+            key=data.matching("key", KEY),
             config=Configuration.from_json(data.object("config")),
             sources=tuple(map(Source.from_json, data.objects("sources"))),
             components=tuple(map(Component.from_json, data.objects("components"))),
             flags=tuple(map(Flag.from_json, data.objects("flags"))),
-            arguments=data.texts("arguments"),
+            arguments=data.all_matching("arguments", IDENTIFIER),
             kind=data.choice("kind", OutputKind),
-            fps=data.maybe_number("fps"),
-            quirks=data.texts("quirks"),
-            versions={name: versions.text(name) for name in versions.names()},
+            fps=data.number("fps", None, 1 / FASTEST, FASTEST) if "fps" in data else None,
+            quirks=data.all_matching("quirks", IDENTIFIER),
+            versions={name: versions.text(name, most=LONGEST_VERSION) for name in versions.names()},
             own_class=data.truth("own_class", False),
             stored=StoredWeights.from_json(data.object("quantization")) if "quantization" in data else None,
             placement_reason=data.text("placement_reason", ""),
@@ -206,6 +229,14 @@ class Manifest:
         for name, own in (("provider", found.provider), ("type", found.type), ("pipeline", found.pipeline)):
             if data.text(name) != own:
                 raise Misfit(f"{name} is not that of its configuration")
+        for what, names in (
+            ("flags", [flag.name for flag in found.flags]),
+            ("components", [part.name for part in found.components]),
+        ):
+            if len(set(names)) < len(names):
+                raise Misfit(f"{what} has a name twice")
+        if len({source.role for source in found.sources}) < len(found.sources):
+            raise Misfit("sources has a role twice")
         return found
 
     def to_json(self) -> JsonObject:
@@ -237,6 +268,13 @@ class Manifest:
     ) -> Manifest:
         """The manifest of a pipeline whose weights were stored: other sizes, and sources that are still needed."""
         return replace(self, stored=stored, components=components, sources=sources)
+
+
+def _writer(data: Fields) -> str:
+    """The version of diffpipe that wrote a manifest, this one's where it does not say."""
+    versions = data.value.get("versions")
+    found = versions.get("diffpipe") if isinstance(versions, dict) else None
+    return found if isinstance(found, str) and VERSION.fullmatch(found) else __version__
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Iterator
 from typing import TypeVar, get_args
 
@@ -51,6 +52,10 @@ def deeper(value: JsonValue, most: int) -> bool:
     return most == 0 or any(deeper(one, most - 1) for one in inside)
 
 
+class OtherVersion(Misfit):
+    """A value that another version of diffpipe wrote, and this one cannot read."""
+
+
 class Fields:
     """A JSON object from outside, read field by field.
 
@@ -81,6 +86,13 @@ class Fields:
     def maybe_text(self, name: str) -> str | None:
         return self.text(name) if name in self else None
 
+    def matching(self, name: str, pattern: re.Pattern[str], default: str | None = None) -> str:
+        """A text that a pattern fits, or the default."""
+        found = self.text(name, default)
+        if found != default and not pattern.fullmatch(found):
+            raise self._misfit(name, "has a form that it cannot have")
+        return found
+
     def choice(self, name: str, kind: object, default: T | None = None) -> T:
         """One of the values of a Literal; typed by where it goes."""
         found = self.text(name, None if default is None else str(default))
@@ -97,10 +109,12 @@ class Fields:
     def maybe_integer(self, name: str, least: int = 0, most: int = LARGEST) -> int | None:
         return self.integer(name, None, least, most) if name in self else None
 
-    def number(self, name: str, default: float | None = None) -> float:
+    def number(self, name: str, default: float | None = None, least: float = -LARGEST, most: float = LARGEST) -> float:
         found = self._get(name, (int, float), default)
-        if isinstance(found, bool) or abs(found) > LARGEST or not math.isfinite(found):
+        if isinstance(found, bool) or not math.isfinite(most if isinstance(found, int) else found):
             raise self._misfit(name, "is no number")
+        if not least <= found <= most:
+            raise self._misfit(name, f"is no number from {least:g} to {most:g}")
         return found
 
     def maybe_number(self, name: str) -> float | None:
@@ -114,6 +128,15 @@ class Fields:
         if len(found) > MOST_ENTRIES or not all(isinstance(one, str) and len(one) <= LONGEST_TEXT for one in found):
             raise self._misfit(name, "is no list of texts")
         return tuple(found)
+
+    def all_matching(
+        self, name: str, pattern: re.Pattern[str], default: tuple[str, ...] | None = None
+    ) -> tuple[str, ...]:
+        """A list of texts that a pattern fits, none of them twice."""
+        found = self.texts(name, default)
+        if len(set(found)) < len(found) or not all(map(pattern.fullmatch, found)):
+            raise self._misfit(name, "has an entry that it cannot have")
+        return found
 
     def integers(self, name: str, most: int = MOST_ENTRIES) -> tuple[int, ...]:
         """A list of at most `most` whole numbers."""

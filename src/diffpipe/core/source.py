@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,11 +11,15 @@ from pathlib import Path
 from typing import Literal
 
 from .canonical import JsonObject
+from .names import COMMIT, DIGEST, IDENTIFIER, MODULE, stays_inside
 from .parsing import Fields, Misfit
 
 CHECKPOINTS = (".safetensors", ".gguf", ".ckpt", ".pt", ".pth", ".bin")  # the endings of single-file weights
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 EMBEDDED = "embedded:"
+LONGEST_LABEL = 4096  # characters: as long as a path
+LARGEST_SCALE = 1e6  # of a LoRA, either way; useful ones are below 10
+LONGEST_PART_NAME = 200  # characters of a library's or class's name
 
 RoleKind = Literal["base", "config", "component", "lora"]
 SourceKind = Literal["hub", "folder", "file", "embedded"]
@@ -67,7 +72,8 @@ class FileInfo:
 
     @classmethod
     def from_json(cls, data: Fields) -> FileInfo:
-        return cls(data.integer("size"), data.text("digest", most=200))
+        """Raises Misfit for what does not fit."""
+        return cls(data.integer("size"), data.matching("digest", DIGEST))
 
 
 @dataclass(frozen=True)
@@ -102,20 +108,24 @@ class Source:
     @classmethod
     def from_json(cls, data: Fields) -> Source:
         """Raises Misfit for what is no source."""
-        return cls(
+        kind: SourceKind = data.choice("kind", SourceKind)
+        found = cls(
             role=data.parsed("role", Role.parse),
-            kind=data.choice("kind", SourceKind),
-            label=data.text("label"),
+            kind=kind,
+            label=data.text("label", most=LONGEST_LABEL),
             files={path: FileInfo.from_json(info) for path, info in data.entries("files")},
-            commit=data.maybe_text("commit"),
+            commit=data.matching("commit", COMMIT) if kind == "hub" or "commit" in data else None,
             variant=data.maybe_text("variant"),
             subfolder=data.text("subfolder", ""),
-            scale=data.number("scale", 1.0),
-            into=data.text("into", ""),
+            scale=data.number("scale", 1.0, -LARGEST_SCALE, LARGEST_SCALE),
+            into=data.matching("into", IDENTIFIER, ""),
             peft=data.object("peft").value if "peft" in data else {},
-            pipeline=data.text("pipeline", ""),
+            pipeline=data.text("pipeline", "", most=LONGEST_PART_NAME),
             components={name: _class_of(data.object("components"), name) for name in data.object("components").names()},
         )
+        if not all(map(stays_inside, filter(None, (*found.files, found.subfolder)))) or "" in found.files:
+            raise Misfit(f"{data.where or 'it'} names a file outside its folder")
+        return found
 
     def to_json(self) -> JsonObject:
         return {
@@ -136,9 +146,14 @@ class Source:
 
 def _class_of(components: Fields, name: str) -> tuple[str, str]:
     pair = components.texts(name)
-    if len(pair) != 2:
-        raise Misfit(f"{components.where}.{name} is no library and class")
+    if len(pair) != 2 or not is_part(name, *pair):
+        raise Misfit(f"{components.where} has an entry that is no library and class")
     return pair[0], pair[1]
+
+
+def is_part(name: str, library: str, class_name: str) -> bool:
+    """Whether these can be a component's name, and the library and class that it is loaded as."""
+    return bool(IDENTIFIER.fullmatch(name) and MODULE.fullmatch(library) and IDENTIFIER.fullmatch(class_name))
 
 
 @dataclass(frozen=True)
@@ -157,10 +172,10 @@ class Component:
     def from_json(cls, data: Fields) -> Component:
         """Raises Misfit for what is no component."""
         return cls(
-            name=data.text("name"),
-            library=data.text("library"),
-            class_name=data.text("class_name"),
-            source=data.text("source"),
+            name=data.matching("name", IDENTIFIER),
+            library=data.matching("library", MODULE),
+            class_name=data.matching("class_name", IDENTIFIER),
+            source=data.text("source", most=LONGEST_LABEL),
             parameters=data.integer("parameters", 0),
             bytes=data.integer("bytes", 0),
             dtypes=data.texts("dtypes", ()),
@@ -188,7 +203,8 @@ def place_of(location: str) -> Path:
 def file_of(source: Source, location: str, path: str) -> Path:
     """The place of one of a source's files: the location itself where the source is a single file."""
     place = place_of(location)
-    whole = place.is_file() or (source.single and place.suffix in CHECKPOINTS and not place.is_dir())
+    # Not Path's own: they raise for what may not be looked at.
+    whole = os.path.isfile(place) or (source.single and place.suffix in CHECKPOINTS and not os.path.isdir(place))
     return place if whole else place / path
 
 

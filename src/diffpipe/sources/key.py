@@ -11,16 +11,13 @@ from pathlib import PurePosixPath
 from ..catalog.rows import PipelineType
 from ..core.build_spec import BuildSpec, Placement
 from ..core.canonical import JsonObject, JsonValue
-from ..core.configuration import Configuration, Quantization
+from ..core.configuration import FORMAT, Configuration, Quantization
 from ..core.errors import UsageError
 from ..core.parsing import Fields
 from ..core.quantization import PACKAGES, quantized_by_default
 from ..core.source import BASE, CONFIG, PICKLES, Role, Source, file_of, layout_of
 from ..storage.digests import DigestCache
 from .pin import Pinned
-
-FORMAT = 1  # of the hashed configuration: raise it when the meaning of a section changes
-
 
 Report = Callable[[str, int], None]  # a file's name, and how many bytes more of it were read
 

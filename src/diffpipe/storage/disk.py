@@ -10,7 +10,7 @@ import stat
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -119,7 +119,11 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 
 def write_json(path: Path, value: object) -> None:
-    write_atomic(path, canonical_json(value).encode())
+    """Write a small record of a cache, as `write_atomic` does. What is no file at its path goes."""
+    if os.path.lexists(path) and (path.is_symlink() or not path.is_file()):
+        discard(path)
+    # Names of files need not be Unicode: json reads lone surrogates back.
+    write_atomic(path, canonical_json(value).encode(errors="surrogatepass"))
 
 
 def umask() -> int:
@@ -151,6 +155,28 @@ def remove_leftovers(path: Path, age: float = 0.0) -> None:
             shutil.rmtree(left, ignore_errors=True)
         else:
             left.unlink(missing_ok=True)
+
+
+def discard(path: Path) -> None:
+    """Remove whatever is at a path, a folder with all that is in it, also where that may not be read.
+
+    Raises OSError where it cannot be removed.
+    """
+    if path.is_symlink() or not path.is_dir():
+        path.unlink(missing_ok=True)
+        return
+    try:
+        with suppress(OSError):
+            shutil.rmtree(path)
+            return
+        os.chmod(path, 0o700)
+        for folder, folders, _ in os.walk(path):
+            for name in folders:
+                if not os.path.islink(inside := os.path.join(folder, name)):
+                    os.chmod(inside, 0o700)
+        shutil.rmtree(path)
+    except RecursionError:
+        raise OSError(errno.ENAMETOOLONG, "its folders are nested too deeply", str(path)) from None
 
 
 # Space
