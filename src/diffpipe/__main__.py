@@ -5,10 +5,14 @@ from __future__ import annotations
 import atexit
 import os
 import sys
+from contextlib import suppress
+
+LARGEST_MODULE = 16 << 20  # bytes that no compiled module has
 
 
 def main() -> None:
     """The command line; Ctrl-C while its modules are still being imported ends it as quietly as later."""
+    keep_bytecode_whole()
     try:
         from .cli.app import main as run
 
@@ -17,9 +21,21 @@ def main() -> None:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
     except SystemExit as stop:
+        if stop.code:  # where a limit ended the run, what libraries do at exit fails at it as well: told once
+            sys.unraisablehook = lambda _: None
         if isinstance(stop.code, int) and may_leave():
             leave(stop.code)
         raise
+
+
+def keep_bytecode_whole() -> None:
+    """Write no compiled modules where files may not be large: Python gives them their names though they were cut off,
+    and every later run would fail to import them."""
+    with suppress(ImportError):  # Windows has no such limits
+        import resource
+
+        if 0 <= resource.getrlimit(resource.RLIMIT_FSIZE)[0] < LARGEST_MODULE:
+            sys.dont_write_bytecode = True
 
 
 def may_leave() -> bool:

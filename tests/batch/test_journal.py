@@ -238,7 +238,7 @@ def test_a_full_disk_is_told_and_leaves_no_part_of_a_line(path: Path, monkeypatc
             fileno = real.fileno
 
         monkeypatch.setattr(journal, "_writer", Full)
-        with pytest.raises(CacheError, match="the disk is full"):
+        with pytest.raises(CacheError, match="there is no room for"):
             journal.failed("d", "d", 1, "it broke")
         os.close(part)
     assert path.read_bytes() == before
@@ -396,11 +396,22 @@ def test_a_refused_item_is_noted_once_and_takes_nothing_back(path: Path) -> None
     assert [line["error"] for line in lines(path) if line.get("id") == "d"] == ["it cannot be made", "nor now"]
 
 
-def test_what_could_not_be_read_when_it_was_noted_is_not_intact(path: Path) -> None:
+def test_what_cannot_be_read_when_it_is_noted_was_not_made(path: Path) -> None:
     with opened(path) as journal:
         journal.begin(KEY, 1)
-        journal.done("a", "a", 1, ["out/gone.png"], 1.0)
-        record = journal.last("a")
-        assert record is not None
-        assert record.files == (NotedFile("gone.png"),)
-        assert not journal.intact(record)
+        with pytest.raises(CacheError, match=r"out/gone\.png cannot be read back"):
+            journal.done("a", "a", 1, ["out/gone.png"], 1.0)
+        assert journal.last("a") is None
+
+
+@pytest.mark.parametrize("away", ["removed", "renamed", "replaced"])
+def test_a_journal_that_is_taken_away_ends_the_run(path: Path, away: str) -> None:
+    """What is written then would be read by nobody."""
+    with opened(path) as journal:
+        journal.begin(KEY, 1)
+        path.unlink() if away == "removed" else path.rename(path.with_name("elsewhere"))
+        if away == "replaced":
+            path.write_bytes(b"")
+        with pytest.raises(CacheError, match="was removed or renamed while the run wrote it"):
+            journal.failed("a", "a", 1, "it failed")
+        assert not path.exists() or not path.read_bytes()

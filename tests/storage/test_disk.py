@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from diffpipe.core.errors import CacheError, UsageError
+from diffpipe.core.errors import CacheError, Exit, UsageError
 from diffpipe.core.source import FileInfo
 from diffpipe.storage import digests, disk
 from diffpipe.storage.digests import SETTLED, DigestCache
+
+LARGER = "raise how large a process may make a file (ulimit -f), or use a disk that takes larger ones"
 
 
 def names(folder: Path) -> list[str]:
@@ -190,10 +192,51 @@ def test_room_is_asked_for_of_a_folder_that_is_not_there_yet(tmp_path: Path) -> 
         disk.check_free(tmp_path / "a" / "b", 10**18, "x")
 
 
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
-def test_a_full_disk(code: int) -> None:
+@pytest.mark.parametrize(
+    ("code", "hint"), [(errno.ENOSPC, "free some space"), (errno.EDQUOT, "free some space"), (errno.EFBIG, LARGER)]
+)
+def test_a_full_disk(code: int, hint: str) -> None:
     error = disk.unwritable("x.png", OSError(code, os.strerror(code)), "choose another")
-    assert (error.message, error.hint) == ("there is no room for x.png", "free some space")
+    assert (error.message, error.hint, error.exit_code) == ("there is no room for x.png", hint, Exit.CACHE)
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "code"),
+    [
+        (OSError(errno.EMFILE, os.strerror(errno.EMFILE), "x"), "no more files can be opened", Exit.CACHE),
+        (RuntimeError("unable to open x: Too many open files (24)"), "no more files can be opened", Exit.CACHE),
+        (OSError(errno.EIO, os.strerror(errno.EIO), "x"), "x fails: Input/output error", Exit.CACHE),
+        (OSError(errno.EFBIG, os.strerror(errno.EFBIG), b"x"), "there is no room for x", Exit.CACHE),
+        (RuntimeError("No space left on device (os error 28)"), "there is no room for the output", Exit.CACHE),
+        (OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)), "memory ran out", Exit.OUT_OF_MEMORY),
+        (MemoryError(), "memory ran out", Exit.OUT_OF_MEMORY),
+        (ImportError("libx.so: failed to map segment from shared object"), "memory ran out", Exit.OUT_OF_MEMORY),
+    ],
+)
+def test_a_limit_of_the_system_is_told_whoever_meets_it(error: Exception, message: str, code: Exit) -> None:
+    found = disk.of_the_system(error)
+    assert found
+    assert (found.message, found.exit_code) == (message, code)
+    wrapped = ValueError("a library's own words")
+    wrapped.__cause__ = error
+    told = disk.of_the_system(wrapped)
+    assert told
+    assert told.message == message
+
+
+@pytest.mark.parametrize("error", [ValueError("x"), OSError("no errno"), FileNotFoundError(errno.ENOENT, "none", "x")])
+def test_what_is_no_limit_of_the_system(error: Exception) -> None:
+    assert disk.of_the_system(error) is None
+
+
+def test_a_temporary_file_is_not_named(tmp_path: Path) -> None:
+    """Whoever reads of it knows the file that was asked for alone."""
+    with pytest.raises(OSError, match="File too large") as failed, disk.replacing(tmp_path / "x"):
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+    assert failed.value.filename == str(tmp_path / "x")
+    with pytest.raises(FileNotFoundError) as missing, disk.replacing(tmp_path / "none" / "x"):
+        pass
+    assert missing.value.filename == str(tmp_path / "none" / "x")
 
 
 def test_another_fault_of_a_disk() -> None:

@@ -263,7 +263,7 @@ def test_access_that_is_denied(said: Exception) -> None:
     [
         (
             OSError(errno.ENOSPC, "No space left"), "there is no room for store://a/x.png",
-            "make room, then go on with --resume",
+            "free some space, then go on with --resume",
         ),
         (
             ConnectionError("lost https://me:secret@host/x?sig=abc\nand more"),

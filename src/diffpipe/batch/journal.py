@@ -6,6 +6,7 @@ before the next item ends. An item's last line counts. A last line that a crash 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import threading
@@ -20,7 +21,7 @@ from ..core.errors import CacheError, UsageError
 from ..core.parsing import Misfit
 from ..storage import presence, urls
 from ..storage.digests import sha256
-from ..storage.disk import remove_leftovers
+from ..storage.disk import remove_leftovers, unwritable
 from ..storage.opening import open_regular
 from .journal_lines import LONGEST_LINE, Header, NotedFile, Record, header_of, line_of, object_of, record_of
 
@@ -154,7 +155,10 @@ class Journal:
 
     def _note(self, path: str, known: Mapping[str, object] | None) -> NotedFile:
         name = self._relative(path)
-        return _of_store(name, known) if known else _noted_at(name, path)
+        noted = _of_store(name, known) if known else _noted_at(name, path)
+        if noted.digest is None and not urls.is_url(path):
+            raise CacheError(f"{path} cannot be read back", "it was removed, maybe: make it again with --resume")
+        return noted
 
     def failed(self, item_id: str, item: str, seed: int | None, error: str) -> None:
         """Note an item that failed; `item` is "" and the seed None where its line could not be read."""
@@ -174,19 +178,32 @@ class Journal:
             return urls.shown(path)
         return Path(os.path.relpath(path, self.path.parent)).as_posix()
 
+    def check_there(self) -> None:
+        """Raises CacheError where the file that is written is not the one at the path any more: removed, or renamed."""
+        assert self._writer
+        with suppress(OSError):
+            if os.path.samestat(os.stat(self.path), os.fstat(self._writer.fileno())):
+                return
+        raise CacheError(
+            f"the journal {self.path} was removed or renamed while the run wrote it",
+            "see what became of its folder; a run with the old journal goes on with --resume",
+        )
+
     def _write(self, value: Header | Record, *, sync: bool = True) -> None:
         assert self._writer  # what is opened to be read is not written
         line = line_of(value)
         with self._lock:
             try:
+                self.check_there()
                 if self._writer.write(line) < len(line):
-                    raise OSError("the disk is full")
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 if sync:
                     os.fsync(self._writer.fileno())
             except OSError as error:
-                self._writer.truncate(self._end)
-                problem = f"cannot write {self.path}: {error.strerror or error}"
-                raise CacheError(problem, "make room, then go on with --resume") from error
+                with suppress(OSError):
+                    self._writer.truncate(self._end)
+                told = unwritable(str(self.path), error, "check its disk")
+                raise CacheError(told.message, f"{told.hint}, then go on with --resume") from error
             if isinstance(value, Record):
                 self._places[value.id] = self._end + 1
             self._end += len(line)
@@ -210,7 +227,7 @@ def opened(path: Path) -> Iterator[Journal]:
         except Timeout:
             raise UsageError(f"another run is writing {path}", "wait for it, or choose another --journal") from None
         except OSError as error:
-            raise CacheError(f"cannot write {path}: {error.strerror}", "choose another --journal") from error
+            raise unwritable(str(path), error, "choose another --journal") from error
         yield Journal(path, reader, writer)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from ..core.canonical import JsonObject, canonical_json
 from ..core.errors import NotFoundError, UsageError
 from ..core.flag import Flag
-from ..storage.disk import user_path
+from ..storage.disk import unreadable, user_path
 from ..storage.opening import open_regular
 from .argument_values import argument_name, from_json, json_of, typed_values
 
@@ -47,7 +47,7 @@ def _preset_text(path: Path, reference: str, folder: Path) -> str:
     except FileNotFoundError:
         raise NotFoundError(f"--args: there is no file {reference}", _presets_hint(folder)) from None
     except OSError as error:
-        raise UsageError(f"--args {reference}: {error.strerror}", _presets_hint(folder)) from None
+        raise unreadable(f"--args {reference}", error, _presets_hint(folder)) from None
     if len(data) > LARGEST:
         raise UsageError(f"--args {reference} is larger than {LARGEST} bytes", "name a file of call arguments")
     try:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..core.canonical import JsonObject, digest
 from ..core.parsing import parse_json
-from ..storage.disk import write_json
+from ..storage.disk import raise_limit, write_json
 from ..storage.opening import open_regular
 
 LARGEST = 8_000_000  # bytes of one of its files; a sharded model of 1,000 files has 0.3 MB. JSON takes 25 times as many
@@ -18,7 +18,8 @@ def read_json(path: Path | str) -> JsonObject | None:
     try:
         with open_regular(path) as stream:
             value = parse_json(stream.read(LARGEST + 1), LARGEST)
-    except (OSError, ValueError):  # a name from a damaged file may be none that a system takes
+    except (OSError, ValueError) as error:  # a name from a damaged file may be none that a system takes
+        raise_limit(error)
         return None
     return value if isinstance(value, dict) else None
 

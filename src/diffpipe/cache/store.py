@@ -27,7 +27,7 @@ from ..core.manifest import Manifest
 from ..core.parsing import Fields, Misfit, OtherVersion
 from ..core.source import Role, Source
 from ..storage.digests import DigestCache
-from ..storage.disk import discard, reason, temporary_folder, user_path, write_atomic, write_json
+from ..storage.disk import discard, raise_limit, reason, temporary_folder, user_path, write_atomic, write_json
 from ..storage.opening import read_regular
 from .entry import KEY, SHORT, Entry, manifest_in, mend_by, movable, sources_in, unreadable
 from .records import SourcesRecord, Summary
@@ -120,12 +120,13 @@ class Store:
         return sorted(name for name in listdir(self.root / "names") if NAME.fullmatch(name))
 
     def _key_of(self, name: str) -> str | None:
-        """The key that a name stands for: "" where what is there cannot be read, None where nothing is."""
+        """The key of a name: "" where what is there cannot be read, None where nothing is."""
         try:
             return read_regular(os.path.join(self.root, "names", name), LONGEST_KEY).decode(errors="replace").strip()
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except OSError:
+        except OSError as error:
+            raise_limit(error)
             return ""
 
     def find(self, reference: str) -> Entry:
@@ -393,5 +394,6 @@ def latest(path: Path) -> float:
 def listdir(path: Path) -> list[str]:
     try:
         return os.listdir(path)
-    except OSError:
+    except OSError as error:
+        raise_limit(error)
         return []

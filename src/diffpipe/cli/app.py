@@ -41,9 +41,7 @@ def root() -> Any:
 
 def main() -> None:
     """Run the command line; every error ends as two lines and an exit code, or a traceback under --traceback."""
-    # A process may be started with these closed.
-    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
-    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
+    _fill_closed_streams()
     standard_input.keep()
     output.forgive()
     traceback = "--traceback" in sys.argv or bool(os.environ.get("DIFFPIPE_TRACEBACK"))
@@ -69,13 +67,25 @@ def main() -> None:
             raise
         if hasattr(error, "format_message"):
             _refuse(error)
-        if isinstance(error, OSError) and (known := _of_the_users_doing(error)):
+        if known := _of_the_system(error):
             output.fail(known)
             sys.exit(known.exit_code)
         output.fail(
             DiffpipeError(f"{type(error).__name__}: {error}", "this is a bug: run again with --traceback and report it")
         )
         sys.exit(Exit.FAILED)
+
+
+def _fill_closed_streams() -> None:
+    """A process may be started with its streams closed: the next file would take their numbers, and what C libraries
+    print would go into it."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
 
 
 def _check_working_folder() -> None:
@@ -88,10 +98,10 @@ def _check_working_folder() -> None:
         raise NotFoundError("the working folder is not there any more", "cd to one that is") from None
 
 
-def _of_the_users_doing(error: OSError) -> DiffpipeError | None:
+def _of_the_system(error: Exception) -> DiffpipeError | None:
     from ..storage import disk  # which a run without errors need not wait for
 
-    return disk.of_the_users_doing(error)
+    return disk.refused(error) if isinstance(error, OSError) else disk.of_the_system(error)
 
 
 def _refuse(error: Any) -> None:

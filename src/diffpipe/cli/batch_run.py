@@ -25,6 +25,7 @@ from ..core.flag import Flag
 from ..core.heard import is_quoted
 from ..core.request import Outcome, Request
 from ..storage import fetching, stores, urls
+from ..storage.disk import unreadable
 from ..storage.opening import check_stream, open_stream
 from . import output, standard_input
 from .flags import option
@@ -154,7 +155,7 @@ def source(prompts: str | None, form: str | None, stack: ExitStack) -> Source:
         except FileNotFoundError:
             raise NotFoundError(f"--prompts-from: there is no file {prompts}", "check the path") from None
         except OSError as error:
-            raise UsageError(f"--prompts-from {prompts}: {error.strerror}", "check the path") from None
+            raise unreadable(f"--prompts-from {prompts}", error, "check the path") from None
     regular = prompts != "-" and raw.seekable()
     beginning = raw.read(PEEKED) if regular else b""
     if b"\0" in beginning and not beginning.startswith(
@@ -286,6 +287,7 @@ class Run:
         if self.count.refused:
             raise self.count.refused
         if self.batch.journal:
+            self.batch.journal.check_there()
             output.say(_summary(self.count))
         return Exit.PARTIAL if self.count.failed or self.count.failed_earlier else Exit.OK
 

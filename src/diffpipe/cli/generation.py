@@ -15,6 +15,8 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
 
+from ..batch import held_folder
+from ..batch.output_paths import base_of
 from ..cache import measured
 from ..cache.entry import Entry
 from ..cache.store import Store
@@ -130,10 +132,11 @@ class Generation:
 
     def _outcomes(self, requests: Iterator[Request]) -> Iterator[Outcome]:
         """What becomes of each request, wherever it is made."""
+        place = base_of(self.batch.outputs)
         if self.values["runner"] == "ray":
             callbacks = Callbacks(lambda request, done, steps: None, _once)
             made = ray_options.run(self.values, self.entry, self.manifest, requests, self.job, callbacks, self.total)
-            yield from previews.watched(made, self.views)
+            yield from previews.watched(held_folder.checked(made, place), self.views)
             return
         with output.steps(self.reference, self.total or 0) as show:
             seen = self.previews
@@ -143,7 +146,7 @@ class Generation:
                 made = self.worker.run(link, requests, self.job, callbacks, alone=self.alone)
             else:
                 made = self._here(requests, callbacks)
-            yield from previews.watched(made, self.views)
+            yield from previews.watched(held_folder.checked(made, place), self.views)
 
     def _here(self, requests: Iterator[Request], callbacks: Callbacks) -> Iterator[Outcome]:
         """What becomes of each request, made in this process."""

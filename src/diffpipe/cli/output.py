@@ -6,10 +6,11 @@ import functools
 import io
 import json
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -79,8 +80,11 @@ def say(text: str) -> None:
 
 def _tell(text: str) -> None:
     """A line on stderr. All that the user sees passes here, or `result`: text of files, hubs and libraries is shown,
-    not obeyed."""
-    print(printable(redact(text)), file=sys.stderr)
+    not obeyed. Where stderr cannot be written, the run goes on without it: results and exit code say what became."""
+    try:
+        print(printable(redact(text)), file=sys.stderr, flush=True)
+    except OSError:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - what was not written would fail again at exit
 
 
 def warn(text: str, hint: str = "") -> None:
@@ -121,10 +125,9 @@ def warned(text: str) -> bool:
 
 def fail(error: DiffpipeError) -> None:
     """An error's two lines on stderr; where that cannot be written, the exit code alone says it."""
-    with suppress(OSError):
-        _tell(f"error: {error.message}")
-        if error.hint:
-            _tell(f"  try: {error.hint}")
+    _tell(f"error: {error.message}")
+    if error.hint:
+        _tell(f"  try: {error.hint}")
 
 
 def result(line: str, *, flush: bool = True) -> None:

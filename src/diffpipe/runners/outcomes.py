@@ -12,6 +12,7 @@ from ..core.flag import MEDIA_KINDS
 from ..core.item_warnings import ItemWarnings
 from ..core.manifest import Manifest
 from ..core.request import Artifact, Outcome, Request
+from ..storage.disk import of_the_system
 
 log = logging.getLogger("diffpipe.run")
 
@@ -48,8 +49,8 @@ def outcomes_of(group: list[Request], make: Make, before: ItemWarnings | None = 
         with warnings:
             made = make(group)
     except Exception as error:  # whatever happens to one item must not cost the others
-        if getattr(error, "exit_code", None) in (Exit.CACHE, Exit.ACCESS):
-            raise
+        if getattr(error := of_the_system(error) or error, "exit_code", None) in (Exit.CACHE, Exit.ACCESS):
+            raise error
         if len(group) > 1:
             log.info("a call of %d failed (%s): one by one", len(group), error)
             return [one for request in group for one in outcomes_of([request], make, before)]
@@ -61,6 +62,8 @@ def as_diffpipe_error(error: Exception) -> DiffpipeError:
     """An error as it is shown to the user."""
     if isinstance(error, DiffpipeError):
         return error
+    if limit := of_the_system(error):
+        return limit
     ours = DiffpipeError(f"{type(error).__name__}: {error}", "this is a bug: run again with --traceback and report it")
     ours.__cause__ = error
     return ours

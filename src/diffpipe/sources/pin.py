@@ -20,7 +20,7 @@ from ..core.components import DENOISER_ONLY, parts_of_checkpoint
 from ..core.errors import DiffpipeError, NotFoundError, UsageError
 from ..core.parsing import Fields, Misfit, parse_json
 from ..core.source import BASE, CHECKPOINTS, CONFIG, EMBEDDED, FileInfo, Role, Source, SourceKind, layout_of, place_of
-from ..storage.disk import user_path
+from ..storage.disk import unreadable, user_path
 from ..storage.opening import LARGEST_TEXT, read_regular
 from ..storage.tensor_headers import read_safetensors
 from . import adapter_files, hub, model_files, settings_files
@@ -377,7 +377,7 @@ def _sized(path: Path) -> FileInfo:
     try:
         return FileInfo(path.stat().st_size, "")
     except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}", "check the path and its permissions") from error
+        raise unreadable(f"cannot read {path}", error) from error
 
 
 def _files_below(root: Path) -> Iterator[Path]:
@@ -395,7 +395,6 @@ def _files_below(root: Path) -> Iterator[Path]:
         folders[:] = [name for name in folders if not name.startswith(".")]
         count += len(names)
         if count > MOST_FILES:
-            raise UsageError(
-                f"{root.name} holds more than {MOST_FILES} files: it is no model", "name the model's folder"
-            )
+            problem = f"{root.name} holds more than {MOST_FILES} files: it is no model"
+            raise UsageError(problem, "name the model's folder")
         yield from (Path(folder, name) for name in names)

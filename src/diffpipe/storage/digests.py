@@ -9,10 +9,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..core.errors import UsageError
 from ..core.parsing import Fields, Misfit, parse_json
 from ..core.source import FileInfo
-from .disk import CHUNK, reason, write_json
+from .disk import CHUNK, unreadable, write_json
 from .opening import open_regular, read_regular
 
 SETTLED = 2.0  # seconds: a file changed later than this before hashing may change again within one tick of its times
@@ -94,7 +93,7 @@ class DigestCache:
             digest = sha256(path, progress)
             settled = identity(path) == before and started - max(before[1], before[2]) / 1e9 > SETTLED
         except OSError as error:
-            raise UsageError(f"cannot read {path}: {reason(error)}", "check the path and its permissions") from error
+            raise unreadable(f"cannot read {path}", error) from error
         if settled:
             self.folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             self.folder.mkdir(exist_ok=True, mode=0o700)

@@ -15,13 +15,17 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ..core.canonical import canonical_json
-from ..core.errors import CacheError, DiffpipeError, UsageError
+from ..core.errors import CacheError, DiffpipeError, Exit, UsageError
 from .opening import UnfitFile
 
 CHUNK = 1 << 20  # bytes of a file that are held at a time
 LONGEST_SHOWN = 100  # characters of a name in a message
 NAME_FILE = "name a file on a disk"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no space, no quota, or larger than the disk or a limit allows
+BROKEN = tuple(getattr(errno, name) for name in ("EIO", "ESTALE", "ENXIO", "ENODEV", "EUCLEAN") if hasattr(errno, name))
+SAID = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # what else libraries say in the system's words
+UNMAPPED = "failed to map segment"  # the loader of libraries, where memory for one is refused
+LONGEST_CHAIN = 10  # errors that one is followed back through
 
 
 def user_path(text: str) -> Path:
@@ -60,22 +64,36 @@ def replacing(path: Path, *, within: Path | None = None, shared: bool = False) -
 @contextmanager
 def temporary_file(path: Path, within: Path | None = None) -> Iterator[Path]:
     """An empty file on the disk of `path`, which goes when the block ends unless it was given a name by then."""
-    handle, name = tempfile.mkstemp(dir=within or path.parent, prefix=mark(path), suffix=".tmp")
-    os.close(handle)
-    try:
-        yield Path(name)
-    finally:
-        Path(name).unlink(missing_ok=True)
+    with _told_of(path):
+        handle, name = tempfile.mkstemp(dir=within or path.parent, prefix=mark(path), suffix=".tmp")
+        os.close(handle)
+        try:
+            yield Path(name)
+        finally:
+            Path(name).unlink(missing_ok=True)
 
 
 @contextmanager
 def temporary_folder(path: Path, within: Path | None = None) -> Iterator[Path]:
     """An empty folder on the disk of `path`, which goes with what is in it unless it was given a name by then."""
-    folder = Path(tempfile.mkdtemp(dir=within or path.parent, prefix=mark(path), suffix=".tmp"))
+    with _told_of(path):
+        folder = Path(tempfile.mkdtemp(dir=within or path.parent, prefix=mark(path), suffix=".tmp"))
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _told_of(path: Path) -> Iterator[None]:
+    """Let an error of a disk name the file that was to be, and neither none nor a temporary one."""
     try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        yield
+    except OSError as error:
+        own = isinstance(error.filename, str | bytes) and mark(path) in os.fsdecode(error.filename)
+        if own or (error.filename is None and error.errno in (*FULL, *BROKEN)):
+            error.filename, error.filename2 = str(path), None
+        raise
 
 
 def give_name(temporary: Path, path: Path, *, overwrite: bool) -> None:
@@ -212,16 +230,68 @@ def shortened(name: str) -> str:
     return name if len(name) <= LONGEST_SHOWN else f"{name[:LONGEST_SHOWN]}…"
 
 
-def of_the_users_doing(error: OSError) -> DiffpipeError | None:
-    """What an error of a disk means whichever file it is about; None for one that only the file's user can explain."""
-    where = shortened(str(error.filename or "the file"))
-    if error.errno == errno.ENAMETOOLONG:
-        return UsageError(f"the name {where} is longer than a disk can hold", "choose a shorter one")
-    if isinstance(error, UnfitFile):
-        return UsageError(f"cannot read {where}: {error.strerror}", NAME_FILE)
-    if is_full(error):
-        return CacheError(f"there is no room for {where if error.filename else 'the output'}", "free some space")
+def of_the_system(error: BaseException | None) -> DiffpipeError | None:
+    """What a limit of the system means, whichever file or library met it; None for what is none of them.
+
+    A library written in C tells of it in words, or as the cause of an error of its own.
+    """
+    for _ in range(LONGEST_CHAIN):
+        if error is None or isinstance(error, DiffpipeError):
+            return None
+        if found := _limit(error):
+            return found
+        error = error.__cause__ or error.__context__
     return None
+
+
+def raise_limit(error: BaseException) -> None:
+    """Raises DiffpipeError for a limit of this process, which says nothing of whether a file is there or whole."""
+    if (limit := of_the_system(error)) and getattr(error, "errno", None) in (*SAID, None):
+        raise limit from error
+
+
+def _limit(error: BaseException) -> DiffpipeError | None:
+    code = error.errno if isinstance(error, OSError) else _code_in(str(error))
+    name = getattr(error, "filename", None)
+    where = shortened(os.fsdecode(name)) if isinstance(name, str | bytes) else ""
+    if code == errno.ENOMEM or isinstance(error, MemoryError) or UNMAPPED in str(error):
+        hint = "close other programs, or raise what a process may have (ulimit -v)"
+        return DiffpipeError("memory ran out", hint, Exit.OUT_OF_MEMORY)
+    if code == errno.ENAMETOOLONG:
+        return UsageError(f"the name {where or 'of a file'} is longer than a disk can hold", "choose a shorter one")
+    if code in FULL:
+        return no_room(where or "the output", code)
+    if code in (errno.EMFILE, errno.ENFILE):
+        return CacheError("no more files can be opened", "raise how many a process may have open (ulimit -n)")
+    if code is not None and code in BROKEN:
+        return CacheError(f"{where or 'a disk'} fails: {os.strerror(code)}", "check the disk, or use another")
+    return None
+
+
+def _code_in(text: str) -> int | None:
+    """The errno whose words a text has."""
+    return next((code for code in (*FULL, *SAID) if os.strerror(code) in text), None)
+
+
+def refused(error: OSError) -> DiffpipeError | None:
+    """What any error of a disk means, for who knows no better; None for an OSError that is not the system's."""
+    if found := of_the_system(error):
+        return found
+    if error.errno is None:
+        return None
+    where = shortened(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else ""
+    if isinstance(error, UnfitFile):
+        return UsageError(f"cannot read {where or 'the file'}: {reason(error)}", NAME_FILE)
+    return CacheError(
+        f"cannot use {where}: {reason(error)}" if where else f"the system refuses: {reason(error)}",
+        "check that it is there and what its permissions are; --traceback shows where",
+    )
+
+
+def no_room(where: str, code: int | None = None) -> CacheError:
+    """There is no room for a file, or more than this process may write into one (EFBIG)."""
+    larger = "raise how large a process may make a file (ulimit -f), or use a disk that takes larger ones"
+    return CacheError(f"there is no room for {where}", larger if code == errno.EFBIG else "free some space")
 
 
 def is_full(error: BaseException) -> bool:
@@ -235,8 +305,15 @@ def reason(error: BaseException) -> str:
     return said.splitlines()[0] if said else type(error).__name__
 
 
-def unwritable(where: str, error: OSError, hint: str) -> CacheError:
+def unreadable(where: str, error: OSError, hint: str = "check the path and its permissions") -> DiffpipeError:
+    """What it means that a file which the user named cannot be read."""
+    return of_the_system(error) or UsageError(f"{where}: {reason(error)}", hint)
+
+
+def unwritable(where: str, error: OSError, hint: str) -> DiffpipeError:
     """What it means that a file cannot be written; `hint` is for where more room would not help."""
     if is_full(error):
-        return CacheError(f"there is no room for {where}", "free some space")
+        return no_room(where, error.errno)
+    if error.errno not in (errno.ENAMETOOLONG, *BROKEN) and (found := of_the_system(error)):
+        return found
     return CacheError(f"cannot write {where}: {reason(error)}", hint)

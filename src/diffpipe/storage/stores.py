@@ -14,7 +14,7 @@ from typing import IO, Literal, Protocol
 
 from ..core.errors import AccessError, CacheError, DiffpipeError, NotFoundError, UsageError
 from . import web
-from .disk import NAME_FILE, is_full, reason, shortened
+from .disk import NAME_FILE, SAID, is_full, no_room, of_the_system, reason, shortened
 from .opening import UnfitFile
 from .urls import DISK, hidden, is_url, shown, split
 
@@ -174,10 +174,13 @@ def in_words(place: str, error: Exception, doing: Doing = "read", then: str = AG
         return UsageError(f"the name {shortened(where)} is longer than a disk can hold", "choose a shorter one")
     if isinstance(error, UnfitFile):
         return UsageError(f"cannot {doing} {where}: {error.strerror}", NAME_FILE)
+    if getattr(error, "errno", None) in SAID and (limit := of_the_system(error)):
+        return limit
     if _denied(error):
         return AccessError(f"access to {where} is denied", _credentials(place))
     if is_full(error):
-        return CacheError(f"there is no room for {where}", f"make room, then {then}")
+        full = no_room(where, getattr(error, "errno", None))
+        return CacheError(full.message, f"{full.hint}, then {then}")
     if isinstance(error, IsADirectoryError):
         return UsageError(f"{where} is a folder", "name a file in it")
     check = "check the URL and the connection" if is_url(place) else "check the path and its permissions"

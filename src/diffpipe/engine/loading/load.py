@@ -14,6 +14,7 @@ from ...core.build_spec import SAFETY_CHECKER, Placement
 from ...core.errors import CacheError, DiffpipeError, Exit, UsageError
 from ...core.manifest import Located, Manifest
 from ...core.source import BASE, CONFIG, Source
+from ...storage.disk import of_the_system
 from ..classes.lookup import component_class, first_line, own_pipeline_class, pipeline_class, unsaid_optional
 from ..classes.renamed import renamed
 from ..placement import apply, speed
@@ -86,7 +87,7 @@ def _in_words(error: Exception, pipeline: str, device: str) -> DiffpipeError:
             "build it with --memory auto, a smaller --dtype, or for another --device",
             Exit.OUT_OF_MEMORY,
         )
-    return CacheError(
+    return of_the_system(error) or CacheError(
         f"{pipeline} could not be loaded: {first_line(error)}",
         "the weights do not fit the pipeline, or a package is missing; --traceback shows where",
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from ...core.errors import DiffpipeError, NotFoundError, UsageError
+from ...storage.disk import of_the_system
 from ...storage.opening import open_regular
 from .formats import BEGINNING, PICTURES, Format, format_of, registered, taught
 from .pixels import Note, Unfit, plain
@@ -112,7 +113,7 @@ def _opened(path: Path, option: str) -> Iterator[ImageFile]:
     except FileNotFoundError as error:
         raise missing(path, option) from error
     except Exception as error:  # what decoders raise for damaged files is of any kind
-        raise _unreadable(what, path, known, error) from error
+        raise of_the_system(error) or _unreadable(what, path, known, error) from error
 
 
 def _unreadable(what: str, path: Path, known: Format | None, error: Exception) -> DiffpipeError:

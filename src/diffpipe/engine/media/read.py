@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ...core.errors import DiffpipeError, UsageError
 from ...memory import machine
+from ...storage.disk import of_the_system
 from ...storage.opening import open_regular
 from .pictures import frames_of, is_animated, missing, read_picture
 from .pixels import DIM, Note, as_mask, in_mode
@@ -183,14 +185,15 @@ def opened(path: Path, option: str, kind: str) -> Iterator[InputContainer]:
     except FileNotFoundError as error:
         raise missing(path, option) from error
     except OSError as error:
-        raise _unreadable(path, option, kind, error.strerror or str(error)) from error
+        raise of_the_system(error) or _unreadable(path, option, kind, error.strerror or str(error)) from error
     try:
         with stream, av.open(stream, "r", options=options, metadata_errors="replace") as container:
             yield container
     except DiffpipeError:
         raise
     except Exception as error:  # FFmpeg's errors, and what its binding makes of damaged files
-        raise _unreadable(path, option, kind, f"it is no {kind}, or it is damaged") from error
+        limit = None if isinstance(error, OSError) and error.errno == errno.EIO else of_the_system(error)
+        raise limit or _unreadable(path, option, kind, f"it is no {kind}, or it is damaged") from error
 
 
 def _unreadable(path: Path, option: str, kind: str, why: str) -> UsageError:

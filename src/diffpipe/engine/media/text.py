@@ -16,6 +16,7 @@ from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
 from ...core.errors import UsageError
+from ...storage.disk import of_the_system
 from ...storage.opening import open_regular
 from .formats import PICTURES, registered
 from .read import natural, opened
@@ -105,7 +106,7 @@ def read_text(path: Path) -> dict[str, str]:
     except UnidentifiedImageError:
         return _of_container(path)
     except Exception as error:  # what decoders raise for damaged files is of any kind
-        raise UsageError(
+        raise of_the_system(error) or UsageError(
             f"cannot read {path.name}: {getattr(error, 'strerror', None) or 'it is damaged'}",
             "give a picture, video or sound",
         ) from error

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from ...core.errors import DiffpipeError, Exit
 from ...core.flag import Arguments, OutputKind
 from ...core.request import Artifact, Request
+from ...storage.disk import of_the_system
 from .. import media
 from ..classes import outputs
 from ..classes.lookup import first_line
@@ -136,7 +137,7 @@ def _failed(pipe: DiffusionPipeline, error: Exception) -> DiffpipeError:
     if out_of_memory(error):
         hint = "make a smaller picture, or build with a smaller --dtype"
         return DiffpipeError("memory ran out", hint, Exit.OUT_OF_MEMORY)
-    return DiffpipeError(
+    return of_the_system(error) or DiffpipeError(
         f"{type(pipe).__name__} failed: {first_line(error)}",
         "check the arguments (--help lists them); --traceback shows where it failed",
     )

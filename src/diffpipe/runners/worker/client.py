@@ -18,7 +18,7 @@ from ...core.parsing import Misfit
 from ...core.request import Outcome, Request
 from ...storage import fetching, urls
 from ...storage.digests import identity
-from ...storage.disk import umask
+from ...storage.disk import umask, unreadable
 from ...storage.opening import open_regular
 from .. import inputs
 from ..job import Callbacks, Job
@@ -186,7 +186,7 @@ def _explained(path: str) -> Iterator[None]:
         yield
     except OSError as error:
         where = urls.shown(path)
-        raise UsageError(f"cannot read {where}: {error.strerror}", "check the path and its permissions") from error
+        raise unreadable(f"cannot read {where}", error) from error
 
 
 def _name(path: str) -> str:

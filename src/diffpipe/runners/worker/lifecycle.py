@@ -215,7 +215,8 @@ def _started(place: Path, words: list[str]) -> subprocess.Popen[bytes]:
     """A worker's process, which has nothing of this one's but what it needs of its environment."""
     import subprocess
 
-    words = [sys.executable, "-P", "-m", SERVER, str(place), *words]
+    bytecode = ["-B"] if sys.dont_write_bytecode else []
+    words = [sys.executable, *bytecode, "-P", "-m", SERVER, str(place), *words]
     with open(os.open(log_of(place), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as printed:
         return subprocess.Popen(
             words, env=of_worker(os.environ), cwd=place.parent, start_new_session=True,
