@@ -11,6 +11,8 @@ from pathlib import Path
 import house
 import pytest
 
+from diffpipe.core.errors import UsageError
+
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
@@ -39,6 +41,28 @@ def test_no_class_of_transformers_is_chosen_by_a_file() -> None:
         if name.startswith("Auto") and name[4:5].isupper()
     }
     assert named == {("prequantized.py", "AutoHfQuantizer")}
+
+
+@pytest.mark.parametrize(
+    ("library", "name"),
+    [
+        ("transformers", "AutoTokenizer"),
+        ("transformers", "AutoModel"),
+        ("transformers", "Trainer"),
+        ("transformers", "os"),
+        ("diffusers", "AutoModel"),
+        ("diffusers", "FluxPipeline"),
+        ("diffusers", "ModularPipeline"),
+        ("flux", "FluxPipeline"),
+        ("flux", "__class__"),
+        ("os", "system"),
+    ],
+)
+def test_a_class_that_is_no_part_is_not_found(library: str, name: str) -> None:
+    from diffpipe.engine.classes.lookup import component_class
+
+    with pytest.raises(UsageError):
+        component_class(library, name)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ hashed, so a moved folder or cache keeps its key (see key.py).
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
@@ -28,7 +28,7 @@ from .hub_cache import Repository
 from .left_out import without_parts
 from .named import is_single, repository_and_file, source_kind, split_denoiser, split_revision, split_scale
 from .pointers import refuse_pointer
-from .trust import check_suffix, model_index, reader
+from .trust import check_local, check_suffix, model_index
 
 MOST_FILES = 100_000  # of a local folder; a sharded model has some hundreds
 
@@ -95,15 +95,8 @@ def pin(spec: BuildSpec, row: PipelineType, context: Context) -> Pinned:
         found.append(_pin_lora(number, text, spec, context))
     locations = {source.role: location for source, location in found}
     sources = tuple(source for source, _ in found)
-    _check_settings(sources, locations, trusted=spec.trust_remote_code)
+    check_local(sources, locations, trusted=spec.trust_remote_code)
     return Pinned(spec, row, pipeline, sources, locations)
-
-
-def _check_settings(sources: Sequence[Source], locations: Mapping[Role, str], *, trusted: bool) -> None:
-    """Raises UsageError for settings on this machine that must not reach a library; those of the hub are read later."""
-    for source in sources:
-        if source.kind != "hub" and locations[source.role]:
-            settings_files.check(source, layout_of(sources), reader(source, locations[source.role]), trusted=trusted)
 
 
 def with_defaults(spec: BuildSpec, row: PipelineType, layout: Source) -> dict[str, str]:

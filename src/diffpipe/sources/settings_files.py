@@ -35,15 +35,22 @@ ADAPTER = "adapter_config.json"  # transformers loads the adapter, or another mo
 
 LARGEST = 20_000_000  # bytes of one settings file or index; a tokenizer's with 260,000 words of Gemma 3 has 1.2 million
 LARGEST_VOCABULARY = 500_000_000  # bytes of a tokenizer's own files; Gemma 3's tokenizer.json has 33 million
-MOST_LAYERS = 10_000  # layers, blocks, heads, experts; DeepSeek V3 has 61 layers of 256 experts, Llama 3.1 405B 126
-LARGEST_SIZE = 1_000_000_000  # widths, words, positions; Llama 4 has 10,485,760 positions, Gemma 3 262,208 words
+MOST_LAYERS = 20_000  # layers, blocks, heads, experts; DeepSeek V3 has 61 layers of 256 experts, Doge 16,384 experts
+WIDEST = 262_144  # any width; the widest layer of Llama 3.1 405B has 53,248
+LONGEST = 1_000_000  # positions of a table that is made in advance; Z-Image has 1,536
+LARGEST_SIZE = 1_000_000_000  # of words, pictures, sounds, positions; Llama 4 has 10,485,760 positions
 MOST_STEPS = 100_000  # any whole number of a scheduler; models are trained on 1,000 steps
 MOST_LISTED = 10_000  # entries of one list; trained_betas have 1,000, lists of blocks some ten
-
-COUNT = re.compile(
-    r"(^|_)(layers?|blocks?|heads|experts|stages|depths?|resnets?)(_per_block|_per_head)?$|^n_(layer|head)$"
+# What a setting counts, by its name, and the most of it; the first that fits.
+BOUNDS = (
+    (
+        re.compile(r"(^|_)(layers?|blocks?|heads|experts|stages|depths?|resnets?)(_per_block)?$|^n_(layer|head)$"),
+        MOST_LAYERS,
+    ),
+    (re.compile(r"(^|_)(dims?|channels|features|width)(_|$)|^(d_\w+|hidden_size|intermediate_size)$"), WIDEST),
+    (re.compile(r"(^|_)(lens|max_seq_len|max_size)$"), LONGEST),
+    (re.compile(r"(size|positions|embeddings|tokens|length|len|rank)$"), LARGEST_SIZE),
 )
-SIZE = re.compile(r"(size|dim|dims|channels|features|width|hidden|positions|embeddings|tokens|length|len|rank)$")
 # Where transformers takes the name of a kernel on the hub (owner/name), which is code: integrations/hub_kernels.py.
 KERNEL = re.compile(r"_implementation(_internal)?$")
 # Classes that look a class up where a file says so: all Auto classes, and processors, whose parts are found by those.
@@ -124,15 +131,7 @@ def _check_numbers(source: Source, path: str, settings: JsonObject) -> None:
     if name not in ("config.json", SCHEDULER):
         return
     for _depth, key, value in _fields(settings):
-        most = (
-            MOST_STEPS
-            if name == SCHEDULER
-            else MOST_LAYERS
-            if COUNT.search(key)
-            else LARGEST_SIZE
-            if SIZE.search(key)
-            else 0
-        )
+        most = MOST_STEPS if name == SCHEDULER else next((most for named, most in BOUNDS if named.search(key)), 0)
         if isinstance(value, list) and len(value) > MOST_LISTED:
             raise _beyond(source, path, key, f"has {len(value)} entries", MOST_LISTED)
         if most and any(abs(number) > most for number in _numbers(value)):

@@ -5,14 +5,14 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import importlib.util
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..core.build_spec import BuildSpec
 from ..core.errors import UsageError
 from ..core.parsing import Fields, Misfit, parse_json
-from ..core.source import CHECKPOINTS, PICKLES, Source, file_of
+from ..core.source import CHECKPOINTS, PICKLES, Role, Source, file_of, layout_of
 from ..storage.opening import LARGEST_TEXT, read_regular
 from . import model_files, settings_files
 
@@ -24,6 +24,13 @@ LARGEST_INDEX = 1_000_000  # bytes of a model_index.json; they have a few hundre
 def reader(source: Source, location: str) -> Callable[[str], str]:
     """Reads the text of a source's files on this machine."""
     return lambda path: read_regular(file_of(source, location, path), LARGEST_TEXT).decode()
+
+
+def check_local(sources: Sequence[Source], locations: Mapping[Role, str], *, trusted: bool) -> None:
+    """Raises UsageError for settings on this machine that must not reach a library; those of the hub are read later."""
+    for source in sources:
+        if source.kind != "hub" and locations[source.role]:
+            settings_files.check(source, layout_of(sources), reader(source, locations[source.role]), trusted=trusted)
 
 
 def refuse_code(source: Source, location: str, classes: Mapping[str, tuple[str, str]], trust_remote_code: bool) -> None:

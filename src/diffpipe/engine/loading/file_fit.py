@@ -35,7 +35,7 @@ def fit(cls: ComponentClass, settings: Mapping[str, JsonValue], shapes: Shapes) 
         return Fit(text_encoder_file.unfitting(cls, settings, shapes), [])
     if not hasattr(cls, "from_single_file"):
         return Fit([f"{cls.__name__} cannot be loaded from a single file"], [])
-    model = hollow(cls, settings)
+    model = hollow(cls, settings, len(shapes))
     wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     own = 2 * len(shapes.keys() & wanted.keys()) > len(wanted)  # under the model's own names, if not all of them
     has = dict(shapes) if own else _converted(cls, settings, shapes)
@@ -63,7 +63,7 @@ def fit_folder(cls: ComponentClass, settings: Mapping[str, JsonValue], shapes: S
         return text_encoder_file.lacking(cls, settings, shapes)
     if not hasattr(cls, "load_config"):
         return []
-    model = hollow(cls, settings)
+    model = hollow(cls, settings, len(shapes))
     has = {n: tuple(one.shape) for n, one in diffusers_files_seam.with_current_names(model, _empty(shapes)).items()}
     missing = [f"{name} is missing" for name, _ in model.named_parameters() if name not in has]
     wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}

@@ -15,6 +15,7 @@ from ...core.errors import CacheError, DiffpipeError, Exit, UsageError
 from ...core.manifest import Located, Manifest
 from ...core.source import BASE, CONFIG, Source
 from ...storage.disk import of_the_system
+from ..classes.hollow import MOST_MODULES, few_modules
 from ..classes.lookup import component_class, first_line, own_pipeline_class, pipeline_class, unsaid_optional
 from ..classes.renamed import renamed
 from ..placement import apply, speed
@@ -32,6 +33,7 @@ log = logging.getLogger("diffpipe.engine")
 
 NO_QUIRKS: Mapping[str, str] = {}
 RESIDENT = Placement()
+EACH = 10  # models in a pipeline, and what LoRAs and quantizing put in their places
 WEIGHTS = (".safetensors", ".bin")  # of a component's folder
 
 
@@ -52,7 +54,8 @@ def load(
     check_key(manifest)
     transformers_seam.answer(manifest.config.trust.remote_code)
     try:
-        pipe = _Assembly(manifest, located).pipeline()
+        with few_modules(EACH * MOST_MODULES):
+            pipe = _Assembly(manifest, located).pipeline()
         if "load" in quirks:
             hook(quirks["load"])(pipe)
         fresh = replace(placed, quantize="none") if located.weights else placed

@@ -54,7 +54,7 @@ def _faults(
     with usable(cls):
         config = cls.config_class.from_dict(dict(settings))
     weights = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
-    with usable(cls):
+    with usable(cls, len(shapes)):
         return _made(cls, config, weights, torch.float32, device_map="meta")[1]
 
 

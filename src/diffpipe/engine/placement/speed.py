@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from ...core.build_spec import Speed
 from ...core.canonical import JsonObject
 from ...core.errors import UsageError
+from ..classes.hollow import hollow
 from ..seams import diffusers_seam, torch_seam
 from . import apply as placement
 
@@ -97,7 +98,7 @@ def check(
     if not denoisers:
         raise UsageError(f"{pipeline.__name__} has no transformer or U-Net to make faster", _leave_out(speed))
     for name, (cls, config) in denoisers.items():
-        model = _on_meta(cls, config)
+        model = hollow(cls, config)
         if speed.compile:
             _check_compile(cls, device)
         if speed.attention_backend:
@@ -108,14 +109,6 @@ def check(
 
 def _leave_out(speed: Speed) -> str:
     return "leave out " + " and ".join("--" + name.replace("_", "-") for name in speed.to_json())
-
-
-def _on_meta(cls: type[ModelMixin], config: JsonObject) -> ModelMixin:
-    """A model without weights."""
-    from accelerate import init_empty_weights
-
-    with init_empty_weights():
-        return cls.from_config(dict(config))
 
 
 def _check_compile(cls: type[ModelMixin], device: str) -> None:
