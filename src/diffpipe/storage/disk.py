@@ -92,7 +92,7 @@ def _told_of(path: Path) -> Iterator[None]:
     except OSError as error:
         own = isinstance(error.filename, str | bytes) and mark(path) in os.fsdecode(error.filename)
         if own or (error.filename is None and error.errno in (*FULL, *BROKEN)):
-            error.filename, error.filename2 = str(path), None
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
 
 
