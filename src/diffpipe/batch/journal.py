@@ -221,6 +221,8 @@ def opened(path: Path) -> Iterator[Journal]:
     with ExitStack() as stack:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            with suppress(FileNotFoundError):
+                open_regular(path).close()  # what is no file is refused before a lock is left beside it
             stack.enter_context(FileLock(path.with_name(f".{path.name}.lock"), timeout=0))
             writer = stack.enter_context(open_regular(path, "ab", 0))
             reader = stack.enter_context(open_regular(path))

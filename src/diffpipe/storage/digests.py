@@ -76,7 +76,7 @@ class DigestCache:
         try:
             path = path.resolve(strict=True)
             return self._known(path, identity(path))
-        except OSError:
+        except (OSError, RuntimeError):  # Python 3.11 and 3.12 raise this for links in a circle
             return None
 
     def get(self, path: Path, progress: Progress | None = None) -> FileInfo:
@@ -92,7 +92,7 @@ class DigestCache:
             started = self.clock()
             digest = sha256(path, progress)
             settled = identity(path) == before and started - max(before[1], before[2]) / 1e9 > SETTLED
-        except OSError as error:
+        except (OSError, RuntimeError) as error:  # the latter as above
             raise unreadable(f"cannot read {path}", error) from error
         if settled:
             self.folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -22,6 +23,11 @@ if TYPE_CHECKING:
 NOT_FRAMES = frozenset({"MPO", "PSD", "ICO", "ICNS"})
 UNCOUNTED = frozenset({"GIF", "TIFF"})  # that do not say how many frames they have
 MOST_COUNTED = 100  # frames of such a file, each of which is decoded to find the next
+
+
+def silent() -> AbstractContextManager[object]:
+    """Without what Pillow warns of that it mends itself, as tags that are damaged."""
+    return warnings.catch_warnings(action="ignore")
 
 
 def missing(path: Path, option: str) -> NotFoundError:
@@ -83,7 +89,7 @@ def is_animated(path: Path) -> bool:
     from PIL import Image
 
     try:
-        with open_regular(path) as stream, Image.open(stream, formats=registered(("WEBP", "AVIF"))) as opened:
+        with silent(), open_regular(path) as stream, Image.open(stream, formats=registered(("WEBP", "AVIF"))) as opened:
             return getattr(opened, "n_frames", 1) > 1
     except Exception:  # which decoders raise is theirs to say; who reads it tells what is wrong
         return False
@@ -97,7 +103,7 @@ def _opened(path: Path, option: str) -> Iterator[ImageFile]:
     what = option or "the picture"
     known: Format | None = None
     try:
-        with open_regular(path) as stream:
+        with silent(), open_regular(path) as stream:
             known = format_of(stream.read(BEGINNING))
             stream.seek(0)
             if known and known.modules:

@@ -170,6 +170,8 @@ def resample(sound: Sound, rate: int) -> Sound:
     whole.sample_rate = sound.rate
     converter = AudioResampler("fltp", layout, rate)
     parts = [part.to_ndarray() for part in (*converter.resample(whole), *converter.resample(None))]
+    if not parts:
+        raise UsageError(f"of the sound, at {rate} samples a second, nothing is left", "give a longer one")
     return Sound(np.concatenate(parts, axis=1), rate)
 
 

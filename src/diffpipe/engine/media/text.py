@@ -19,6 +19,7 @@ from ...core.errors import UsageError
 from ...storage.disk import of_the_system
 from ...storage.opening import open_regular
 from .formats import PICTURES, registered
+from .pictures import silent
 from .read import natural, opened
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ def read_text(path: Path) -> dict[str, str]:
         frames = sorted(path.glob("*.png"), key=natural)
         return read_text(frames[0]) if frames else {}
     try:
-        with open_regular(path) as stream, Image.open(stream, formats=registered(PICTURES)) as image:
+        with silent(), open_regular(path) as stream, Image.open(stream, formats=registered(PICTURES)) as image:
             return _of_picture(image)
     except UnidentifiedImageError:
         return _of_container(path)
