@@ -14,6 +14,7 @@ from ..core.counter import CompactCounter
 from ..core.errors import UsageError
 from ..core.flag import FORMATS, MAX_SEED, NOUNS, OutputKind
 from ..storage import presence, stores, urls
+from ..storage.disk import check_replaceable
 
 FIELDS = ("name", "key", "id", "index", "seed", "prompt", "ext")
 DEFAULT_TEMPLATE = "{name}-{seed}.{ext}"
@@ -128,6 +129,7 @@ def _check_place(path: str) -> None:
         return
     if os.path.isdir(path) and not path.endswith(".frames"):
         raise UsageError(f"--output: {path} is a folder", "end it in / to put files into it")
+    check_replaceable(Path(path))
     if any(len(os.fsencode(part)) > 255 for part in path.split(os.sep)):
         raise UsageError("--output has a name of more than 255 bytes", "make it shorter, for example {prompt:.40}")
     if os.path.isdir(os.path.dirname(path) or "."):

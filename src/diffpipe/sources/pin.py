@@ -76,9 +76,8 @@ def pin(spec: BuildSpec, row: PipelineType, context: Context) -> Pinned:
 
     Raises UsageError, NotFoundError or AccessError in the user's terms.
     """
-    found: list[tuple[Source, str]] = []
     base, base_at = _pin_base(spec, context)
-    found.append((base, base_at))
+    found = [(base, base_at)]
     if base.single:
         found.append(_pin_config(spec, row, base, base_at, context))
     layout = found[-1][0]
