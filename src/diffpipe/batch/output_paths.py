@@ -129,7 +129,8 @@ def _check_place(path: str) -> None:
         return
     if os.path.isdir(path) and not path.endswith(".frames"):
         raise UsageError(f"--output: {path} is a folder", "end it in / to put files into it")
-    check_replaceable(Path(path))
+    if os.path.lexists(path):
+        check_replaceable(Path(path))
     if any(len(os.fsencode(part)) > 255 for part in path.split(os.sep)):
         raise UsageError("--output has a name of more than 255 bytes", "make it shorter, for example {prompt:.40}")
     if os.path.isdir(os.path.dirname(path) or "."):

@@ -92,7 +92,9 @@ class DigestCache:
             started = self.clock()
             digest = sha256(path, progress)
             settled = identity(path) == before and started - max(before[1], before[2]) / 1e9 > SETTLED
-        except (OSError, RuntimeError) as error:  # the latter as above
+        except RuntimeError as error:  # as above
+            raise UsageError(f"cannot read {path}: it is a link that leads back to itself", "name a file") from error
+        except OSError as error:
             raise unreadable(f"cannot read {path}", error) from error
         if settled:
             self.folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
