@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..core.errors import UsageError
 from ..core.parsing import Fields, Misfit, parse_json
 from ..core.source import FileInfo
 from .disk import CHUNK, unreadable, write_json
