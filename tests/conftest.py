@@ -26,6 +26,7 @@ HEAVY = {"torch", "diffusers", "transformers", "PIL", "numpy", "peft", "accelera
 SHOWN = {"COLUMNS": "160", "NO_COLOR": "1", "PYTHONIOENCODING": "utf-8"}
 PREPARED = {
     "bare": "import diffpipe.cli.app",
+    "hub": "import diffpipe.sources.hub, diffpipe.cli.app",
     "ready": """
 import contextlib
 import diffpipe.sources.hub  # first: it sets a variable that the hub's client reads when it is imported
@@ -219,10 +220,11 @@ _servers: dict[str, ForkServer] = {}
 
 
 def fork_server(name: str) -> ForkServer:
-    """One of this session's two: `ready` has torch, diffusers and what else was used, `bare` has nothing heavy."""
+    """One of this session's: `ready` has torch, diffusers and what else was used, `bare` has nothing heavy, and `hub`
+    the hub's client and readers of media, but no torch."""
     if name not in _servers:
         log = Path(os.environ["DIFFPIPE_HOME"]).parent / f"{name}.log"
-        never = HEAVY | {"huggingface_hub"} if name == "bare" else ()
+        never = {"bare": HEAVY | {"huggingface_hub"}, "hub": HEAVY - {"PIL", "av", "numpy"}}.get(name, ())
         _servers[name] = ForkServer(PREPARED[name], {**os.environ, **SHOWN}, log, never)
     return _servers[name]
 

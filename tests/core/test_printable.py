@@ -67,6 +67,15 @@ PRINTING = {
 }
 
 
+def test_of_a_line_that_is_too_long_to_read_the_ends_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    output.fail(DiffpipeError("a" * 100_000 + "b", "x" * output.LONGEST))
+    wrong, hint = capsys.readouterr().err.splitlines()
+    assert wrong.startswith("error: aaa")
+    assert wrong.endswith("ab")
+    assert "characters" in wrong
+    assert max(len(wrong), len(hint)) < output.LONGEST + 100
+
+
 def test_nothing_prints_around_it() -> None:
     package = Path(diffpipe.__file__).parent
     found = {str(path.relative_to(package)): prints(path) for path in package.rglob("*.py")}

@@ -19,6 +19,8 @@ from ..core.errors import CacheError, DiffpipeError
 from ..core.printable import CONTROLS, printable, printable_lines
 from ..storage.opening import open_log
 
+LONGEST = 3000  # characters of a line on stderr; of a longer one its beginning and end are shown
+
 _quiet = False
 _warned: set[str] = set()
 
@@ -82,9 +84,16 @@ def _tell(text: str) -> None:
     """A line on stderr. All that the user sees passes here, or `result`: text of files, hubs and libraries is shown,
     not obeyed. Where stderr cannot be written, the run goes on without it: results and exit code say what became."""
     try:
-        print(printable(redact(text)), file=sys.stderr, flush=True)
+        print(_shortened(printable(redact(text))), file=sys.stderr, flush=True)
     except OSError:
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - what was not written would fail again at exit
+
+
+def _shortened(text: str) -> str:
+    """A line that one can read, where someone's value of 100 kB is quoted in it."""
+    half = LONGEST // 2
+    left_out = f" [... {len(text) - 2 * half:,} characters ...] "
+    return text if len(text) <= LONGEST else text[:half] + left_out + text[-half:]
 
 
 def warn(text: str, hint: str = "") -> None:
