@@ -186,6 +186,45 @@ def test_the_time_for_a_message_is_for_the_whole_of_it(
         dribbling.join()
 
 
+def test_who_takes_a_message_too_slowly_is_lost(
+    connected: Callable[[], tuple[Channel, Channel]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(channel, "MESSAGE_TIMEOUT", 0.3)
+    client, worker = connected()
+    ended = threading.Event()
+
+    def sip() -> None:
+        while not ended.wait(0.02):
+            with suppress(BlockingIOError):
+                client.socket.recv(100_000)
+
+    sipping = threading.Thread(target=sip)
+    sipping.start()
+    try:
+        with pytest.raises(Lost, match="takes nothing"):
+            worker.send({"data": "x" * (channel.LARGEST - 100)})
+    finally:
+        ended.set()
+        sipping.join()
+
+
+def test_an_offer_waits_for_nobody(connected: Callable[[], tuple[Channel, Channel]]) -> None:
+    """Who is stopped takes nothing, and may be in the midst of a message of another thread."""
+    client, worker = connected()
+    began = time.monotonic()
+    with worker._lock:
+        worker.offer({"alive": True})
+    with suppress(BlockingIOError):
+        while True:
+            worker.socket.send(framed(b'{"large": 1}') * 1000)
+    worker.offer({"alive": True})
+    assert time.monotonic() - began < channel.MESSAGE_TIMEOUT
+    quiet, talking = connected()
+    talking.offer({"alive": True})
+    assert quiet.receive(5) == {"alive": True}
+    assert client.receive(5) == {"large": 1}
+
+
 def test_a_channel_that_another_thread_reads_is_closed(connected: Callable[[], tuple[Channel, Channel]]) -> None:
     client, worker = connected()
     before = descriptors()

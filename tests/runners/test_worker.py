@@ -465,6 +465,21 @@ def test_a_full_house(store: Store, start: Callable[..., server.Worker], monkeyp
     link.channel.close()
 
 
+def test_who_only_connects_takes_no_threads_without_end(
+    store: Store, start: Callable[..., server.Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start()
+    assert run(store, [request(0)])[0].error is None  # all its threads have begun
+    place = places.place_of(store, KEY)
+    monkeypatch.setattr(server, "MOST_CONNECTIONS", threading.active_count() + 5)
+    silent = [channel.connect(place) for _ in range(8)]
+    with pytest.raises(Unusable, match="connections already"):
+        lifecycle.find(store, KEY, print)
+    for one in silent:
+        assert one
+        one.close()
+
+
 def test_an_upgraded_client_replaces_an_idle_worker(
     store: Store, start: Callable[..., server.Worker], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ..core.errors import NotFoundError
 from .disk import CHUNK
-from .opening import UnfitFile, is_pipe, open_regular, open_stream
+from .opening import is_pipe, open_regular, open_stream, unfit
 from .stores import READ_ONLY, Info, explained, reader
 from .urls import is_url, on_disk, shown, split
 
@@ -52,7 +52,7 @@ def _received(pipe: str) -> Path:
             while chunk := stream.read1(CHUNK):
                 copied += len(chunk)
                 if copied > MOST_PIPED:
-                    raise UnfitFile(f"a pipe through which more than {MOST_PIPED} bytes come", pipe)
+                    raise unfit(f"a pipe through which more than {MOST_PIPED} bytes come", pipe)
                 out.write(chunk)
         _pipes[key] = made
         return made

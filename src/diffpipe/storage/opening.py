@@ -26,10 +26,12 @@ Mode = Literal["rb", "ab", "wb", "r+b"]
 
 
 class UnfitFile(OSError):
-    """That what lies at a path is no file to be read or written; `strerror` says what it is, after "it is"."""
+    """That what lies at a path is no file to be read or written; `strerror` says what it is."""
 
-    def __init__(self, words: str, path: str) -> None:
-        super().__init__(errno.EINVAL, f"it is {words}", path)
+
+def unfit(words: str, path: str) -> UnfitFile:
+    """The error for a path at which something else lies: "it is" and these words."""
+    return UnfitFile(errno.EINVAL, f"it is {words}", path)
 
 
 def open_regular(path: str | Path, mode: Mode = "rb", buffering: int = -1) -> IO[bytes]:
@@ -45,7 +47,7 @@ def read_regular(path: str | Path, most: int) -> bytes:
     with open_regular(path) as stream:
         data = stream.read(most + 1)
     if len(data) > most:
-        raise UnfitFile(f"larger than {most} bytes", str(path))
+        raise unfit(f"larger than {most} bytes", str(path))
     return data
 
 
@@ -78,10 +80,10 @@ def check_stream(stream: IO[bytes]) -> None:
     except io.UnsupportedOperation:  # one of another program's, that stands on no descriptor
         return
     if stat.S_ISDIR(status.st_mode):
-        raise UnfitFile("a folder", "")
+        raise unfit("a folder", "")
     endless = stat.S_ISCHR(status.st_mode) and not os.isatty(stream.fileno())
     if (endless and status.st_rdev != os.stat(os.devnull).st_rdev) or stat.S_ISBLK(status.st_mode):
-        raise UnfitFile("a device", "")
+        raise unfit("a device", "")
 
 
 def is_pipe(path: str | Path) -> bool:
@@ -113,7 +115,7 @@ def _opened(path: str, flags: int) -> int:
         return os.open(path, flags | AT_ONCE, 0o666)
     except OSError as error:
         if error.errno == errno.ENXIO:  # a socket, a pipe that nobody reads, a device without a driver
-            raise UnfitFile(NO_FILE, path) from None
+            raise unfit(NO_FILE, path) from None
         raise
 
 
@@ -124,10 +126,10 @@ def _check_regular(descriptor: int, flags: int, path: str) -> None:
     if stat.S_ISDIR(status.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
     if not stat.S_ISREG(status.st_mode):
-        raise UnfitFile(NO_FILE, path)
+        raise unfit(NO_FILE, path)
     reading = not flags & (os.O_WRONLY | os.O_RDWR)
     if reading and not status.st_size and _says_something(descriptor) and not os.fstat(descriptor).st_size:
-        raise UnfitFile("a file of the system's, not of a disk", path)
+        raise unfit("a file of the system's, not of a disk", path)
 
 
 def _says_something(descriptor: int) -> bool:
@@ -158,7 +160,7 @@ class _Pipe(io.RawIOBase):
             if data or self._poll.poll(0):  # or has gone already
                 return data
             if time.monotonic() > end:
-                raise UnfitFile("a pipe to which nobody writes", self.name)
+                raise unfit("a pipe to which nobody writes", self.name)
             time.sleep(0.01)
 
     def readable(self) -> bool:
@@ -168,7 +170,7 @@ class _Pipe(io.RawIOBase):
         data, self._first = self._first, b""
         if not data:
             if not self._poll.poll(None if self._still is None else self._still * 1000):
-                raise UnfitFile(f"a pipe through which nothing came for {self._still:g} s", self.name)
+                raise unfit(f"a pipe through which nothing came for {self._still:g} s", self.name)
             data = os.read(self._descriptor, len(buffer))
         buffer[: len(data)] = data
         return len(data)

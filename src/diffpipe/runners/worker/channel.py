@@ -21,7 +21,7 @@ from ...core.parsing import Misfit, parse_json
 
 LARGEST = 16 << 20  # bytes of a message: a request is some kB, a piece of a file PIECE
 PIECE = 1 << 20  # bytes of a file that go into one message
-MESSAGE_TIMEOUT = 10.0  # seconds in which the rest of a begun message must come, or any of it be taken
+MESSAGE_TIMEOUT = 10.0  # seconds in which the rest of a begun message must come, or all of it be taken
 BACKLOG = 64
 ENDING = ".sock"
 
@@ -40,21 +40,33 @@ class Channel:
         self._receiving = self._closed = False
 
     def send(self, message: Mapping[str, object]) -> None:
-        """Raises Lost when the other side is gone or takes nothing, ValueError for a message that is too large."""
-        data = memoryview(_frame(message))
+        """Raises Lost when the other side is gone or too slow, ValueError for a message that is too large."""
+        data = _frame(message)
         with self._lock:
-            end = time.monotonic() + MESSAGE_TIMEOUT
-            while data:
-                if self._closed:
-                    raise Lost("closed")
-                try:
-                    data = data[self.socket.send(data) :]
-                    end = time.monotonic() + MESSAGE_TIMEOUT
-                except BlockingIOError:
-                    if not _ready(self.socket, select.POLLOUT, end - time.monotonic()):
-                        raise Lost("the other side takes nothing") from None
-                except OSError as error:
-                    raise Lost(str(error)) from error
+            self._send(data)
+
+    def offer(self, message: Mapping[str, object]) -> None:
+        """Send a short message, unless that would mean to wait: the other side has enough to read then. Raises Lost."""
+        if self._lock.acquire(blocking=False):
+            try:
+                if not self._closed and _ready(self.socket, select.POLLOUT, 0):
+                    self._send(_frame(message))
+            finally:
+                self._lock.release()
+
+    def _send(self, message: bytes) -> None:
+        data = memoryview(message)
+        end = time.monotonic() + MESSAGE_TIMEOUT  # of the whole message, however many pieces it is taken in
+        while data:
+            if self._closed:
+                raise Lost("closed")
+            try:
+                data = data[self.socket.send(data) :]
+            except BlockingIOError:
+                if not _ready(self.socket, select.POLLOUT, end - time.monotonic()):
+                    raise Lost("the other side takes nothing") from None
+            except OSError as error:
+                raise Lost(str(error)) from error
 
     def receive(self, timeout: float | None) -> JsonObject | None:
         """The next message; None where none begins within so many seconds. Raises Lost."""

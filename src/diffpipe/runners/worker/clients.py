@@ -17,7 +17,7 @@ from .. import inputs
 from ..job import Job
 from ..settings import RunSettings
 from .channel import Channel, Lost
-from .protocol import Failed, FilePiece, FromWorker, Going, Make, Refused, Status, Welcome
+from .protocol import Alive, Failed, FilePiece, FromWorker, Going, Make, Refused, Status, Welcome
 
 
 class Spool:
@@ -65,6 +65,13 @@ class ConnectedClient:
     def send(self, message: FromWorker | Welcome | Refused | Going | Status) -> None:
         try:
             self.channel.send(message.to_json())
+        except Lost:
+            self.left = True
+
+    def show_life(self) -> None:
+        """Send a sign of life, where that can be done at once: who is stopped must not keep it from the others."""
+        try:
+            self.channel.offer(Alive().to_json())
         except Lost:
             self.left = True
 

@@ -41,7 +41,6 @@ from .channel import Channel, Lost
 from .clients import ConnectedClient, RequestGroup, Spool
 from .fingerprint import fingerprint
 from .protocol import (
-    Alive,
     Answered,
     Begin,
     FilePiece,
@@ -64,6 +63,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("diffpipe.worker")
 
 MOST_CLIENTS = 200  # at once
+MOST_CONNECTIONS = 400  # the same, with those that have not said yet what they want; each has a thread
 POLL = 0.5  # seconds between looks at the clock and the socket
 MOST_PREVIEW = channel.LARGEST // 4 * 3 - 1024  # bytes of a preview: base64 makes 4 of 3
 NO_SPACE = "free some space, or use --no-worker"
@@ -202,8 +202,12 @@ class Worker:
                 log.info("nobody can come in: %s", error)
                 time.sleep(POLL)
                 continue
-            if came:
+            if came and threading.active_count() < MOST_CONNECTIONS:
                 threading.Thread(target=self._serve, args=(came,), daemon=True).start()
+            elif came:
+                with suppress(Lost):
+                    came.offer(Refused(f"the worker has {MOST_CONNECTIONS} connections already").to_json())
+                came.close()
 
     def _keep_socket(self) -> None:
         """Listen anew where the socket was removed. Where the lock was too, another worker may be there: end."""
@@ -221,7 +225,7 @@ class Worker:
             time.sleep(lifecycle.HEARTBEAT)
             for client in list(self.clients):
                 if client.waiting or not self.session:  # who waits, reads
-                    client.send(Alive())
+                    client.show_life()
 
     def _serve(self, connected: Channel) -> None:
         """Do what a client asks until it leaves; one that sends no sense is disconnected."""
