@@ -22,16 +22,18 @@ class Misfit(ValueError):
     """What a value from outside is not, and where it stands in its document ("sources.0.files: ...")."""
 
 
-def parse_json(data: str | bytes, most: int, what: str = "it", *, finite: bool = True) -> JsonValue:
+def parse_json(data: str | bytes, most: int, what: str = "it", *, finite: bool = True, twice: bool = True) -> JsonValue:
     """The value of a JSON text of at most `most` bytes (or characters, for text).
 
     Raises Misfit for one that is larger, is no JSON, is nested deeper than DEEPEST, or has NaN or infinity in it; not
-    `finite`, it may have these, as Python writes them.
+    `finite`, it may have these, as Python writes them. Of a name that an object has twice the last value counts; not
+    `twice`, that is a misfit, too.
     """
     if len(data) > most:
         raise Misfit(f"{what} is larger than {most} bytes")
     try:
-        value: JsonValue = json.loads(data, parse_constant=_refuse if finite else float)
+        constant, pairs = _refuse if finite else float, None if twice else _once
+        value: JsonValue = json.loads(data, parse_constant=constant, object_pairs_hook=pairs)
     except RecursionError as error:
         raise Misfit(f"{what} is nested too deeply") from error
     except ValueError as error:
@@ -39,6 +41,13 @@ def parse_json(data: str | bytes, most: int, what: str = "it", *, finite: bool =
     if deeper(value, DEEPEST):
         raise Misfit(f"{what} is nested too deeply")
     return value
+
+
+def _once(pairs: list[tuple[str, JsonValue]]) -> JsonObject:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise Misfit("it has a name twice")
+    return found
 
 
 def _refuse(name: str) -> float:

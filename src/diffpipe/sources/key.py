@@ -13,7 +13,7 @@ from ..core.build_spec import BuildSpec, Placement
 from ..core.canonical import JsonObject, JsonValue
 from ..core.configuration import FORMAT, Configuration, Quantization
 from ..core.errors import UsageError
-from ..core.parsing import Fields
+from ..core.parsing import Fields, Misfit
 from ..core.quantization import PACKAGES, quantized_by_default
 from ..core.source import BASE, CONFIG, PICKLES, Role, Source, file_of, layout_of
 from ..storage.digests import DigestCache
@@ -137,7 +137,10 @@ def configuration(
         **({"without": list[JsonValue](spec.without)} if spec.without else {}),
         **({"lora_partial": True} if spec.lora_partial and loras else {}),
     }
-    return Configuration.from_json(Fields(value))
+    try:
+        return Configuration.from_json(Fields(value))
+    except Misfit as error:  # names of classes and components that are no names
+        raise UsageError(f"no pipeline can be built so: {error}", "give plain names, without dots or spaces") from error
 
 
 def _switches(placement: Placement) -> JsonObject:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from ..core.canonical import JsonObject
+from ..core.canonical import JsonObject, JsonValue
 from ..core.errors import CacheError, UsageError
 from ..core.parsing import LARGEST, MOST_ENTRIES, Fields, Misfit, parse_json
 from .opening import open_regular
@@ -113,7 +113,7 @@ def header_length(data: bytes) -> int:
 def parse(data: bytes, size: int | None = None) -> TensorHeader:
     """A safetensors header. `size`: the bytes of tensors that follow it, all of which it must account for, where it
     is known. Raises Misfit."""
-    fields = Fields(parse_json(data, LARGEST_HEADER, "its header"))
+    fields = Fields(_json_of(data))
     metadata = fields.object(METADATA)
     header = TensorHeader(
         {name: _tensor(tensor) for name, tensor in _tensors(fields)},
@@ -122,6 +122,18 @@ def parse(data: bytes, size: int | None = None) -> TensorHeader:
     if size is not None:
         _check_tiling(header.tensors.values(), size)
     return header
+
+
+def _json_of(data: bytes) -> JsonValue:
+    """The header as the format has it: UTF-8 from its { on, no name twice in an object. Others read such differently:
+    what is checked here would not be what they load. Raises Misfit."""
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        raise Misfit("its header is no UTF-8") from error
+    if not text.startswith("{"):
+        raise Misfit("its header does not begin with {")
+    return parse_json(text, LARGEST_HEADER, "its header", twice=False)
 
 
 def _check_tiling(tensors: Iterable[TensorInfo], size: int) -> None:
