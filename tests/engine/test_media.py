@@ -33,6 +33,7 @@ from diffpipe.engine.media import (
     write_image,
     write_video,
 )
+from diffpipe.engine.media.formats import PICTURES as PICTURES_READ
 
 TEXT = {
     "parameters": "a cat 😀, مرحبا بالعالم <b>&amp;\nNegative prompt: blurry\nSteps: 4, Seed: 1",
@@ -572,6 +573,68 @@ def test_a_film_too_long_for_memory_is_refused_while_it_is_read(
     write_video(moving(9), tmp_path / "x.mp4", fps=8)
     with pytest.raises(UsageError, match=r"x\.mp4 is too long"):
         read_video(tmp_path / "x.mp4")
+
+
+def test_a_folder_of_pictures_too_many_for_memory_is_refused_while_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(3):
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{number}.png")
+    (tmp_path / "9.png").write_bytes(b"is not read any more")
+    monkeypatch.setattr("diffpipe.engine.media.read.MOST_FRAMES", 2)
+    with pytest.raises(UsageError, match=r"is too long"):
+        read_video(tmp_path)
+
+
+def test_a_frame_of_too_many_pixels_is_refused_before_it_is_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("diffpipe.engine.media.read.MOST_PIXELS", 64 * 48 - 1)
+    write_video(moving(2), tmp_path / "x.mp4", fps=8)
+    with pytest.raises(UsageError, match=r"--video: x\.mp4 has more than 0 million pixels"):
+        read_video(tmp_path / "x.mp4", option="--video")
+
+
+def test_a_sound_too_long_for_memory_is_refused_while_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("diffpipe.engine.media.read.MOST_SOUND", 4 * 1000)
+    write_audio(tone(0.5, 8000, 1), tmp_path / "x.wav")
+    with pytest.raises(UsageError, match=r"--audio: x\.wav is too long"):
+        read_audio(tmp_path / "x.wav", option="--audio")
+
+
+def test_a_slow_sound_is_not_blown_up() -> None:
+    with pytest.raises(UsageError, match="1 samples a second: at 48000 it is too long"):
+        resample(Sound(np.zeros((1, 100_000), np.float32), 1), 48_000)
+    with pytest.raises(UsageError, match="nothing is left"):
+        resample(Sound(np.zeros((1, 100), np.float32), 10**9), 8000)
+
+
+def test_what_would_run_a_program_is_no_picture(tmp_path: Path) -> None:
+    """Pillow hands PostScript to ghostscript."""
+    (tmp_path / "x.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n(x) run\n%%EOF\n")
+    with pytest.raises(UsageError, match=r"cannot read x\.png: it is PostScript"):
+        read_image(tmp_path / "x.png")
+    assert not PICTURES_READ & {"EPS", "WMF", "FITS", "GRIB", "HDF5", "BUFR", "MPEG"}
+
+
+def test_frames_that_a_file_does_not_count_are_counted_no_further_than_need_be(tmp_path: Path) -> None:
+    frames = [Image.new("L", (1, 1), number) for number in range(150)]
+    frames[0].save(tmp_path / "x.gif", save_all=True, append_images=frames[1:])
+    notes: list[str] = []
+    read_image(tmp_path / "x.gif", note=notes.append)
+    assert notes == ["x.gif has more than 100 frames: the first is taken"]
+
+
+def test_what_pillow_warns_of_is_not_shouted_about(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_image(moving(1, 8, 8)[0], tmp_path / "x.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)  # Pillow warns of more, and refuses twice as many
+    assert read_image(tmp_path / "x.png").size == (8, 8)
+    assert read_text(tmp_path / "x.png") == {}
+    assert list(recwarn) == []
 
 
 def test_transparency_is_kept_where_it_is_asked_for(tmp_path: Path) -> None:
