@@ -13,9 +13,8 @@ from ..core.flag import Flag
 from .argument_values import argument_name, from_json, from_text, json_of, shown, typed_values, unknown_argument
 
 ENDINGS = {".txt": "text", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "csv"}
-LONGEST_LINE = LONGEST_CELL = (
-    1 << 24
-)  # characters; a quote that is never closed must not read a file of any size into memory
+LONGEST_LINE = 1 << 24  # characters; a quote that is never closed must not read a file of any size into memory
+LONGEST_CELL = LONGEST_LINE
 UTF16 = ("\udcff\udcfe", "\udcfe\udcff")  # its byte order marks, read as UTF-8 with surrogates
 SAVE = "save the file as UTF-8 (PowerShell: ... | Out-File -Encoding utf8 FILE)"
 SPACE = "\ufeff \t\r\n"  # around a line; a byte order mark is no more than that

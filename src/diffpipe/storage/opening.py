@@ -20,7 +20,7 @@ WRITER_TIMEOUT = 2.0  # seconds in which somebody must have opened a pipe to wri
 # Not to wait in open() for the other end of a pipe, and not to be given a terminal. Windows has neither.
 AT_ONCE = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
 
-LARGEST_TEXT = 1 << 28  # bytes of a text file of a model: the largest tokenizers and indexes have a tenth of it
+LARGEST_TEXT = 500_000_000  # bytes of a text file of a model: the largest tokenizers and indexes have a tenth of it
 
 Mode = Literal["rb", "ab", "wb", "r+b"]
 
