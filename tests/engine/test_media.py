@@ -8,6 +8,7 @@ import os
 import struct
 import tempfile
 import wave
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -625,6 +626,30 @@ def test_frames_that_a_file_does_not_count_are_counted_no_further_than_need_be(t
     notes: list[str] = []
     read_image(tmp_path / "x.gif", note=notes.append)
     assert notes == ["x.gif has more than 100 frames: the first is taken"]
+
+
+def test_what_unpacks_to_too_much_is_told_as_such(tmp_path: Path) -> None:
+    packed = zlib.compress(bytes(10_000_000), 9)
+    chunk = b"zTXtdiffpipe\0\0" + packed
+    path = write_image(moving(1, 8, 8)[0], tmp_path / "x.png")
+    data = path.read_bytes()
+    path.write_bytes(
+        data[:33] + struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) + data[33:]
+    )
+    with pytest.raises(UsageError, match=r"cannot read x\.png: what is in it is packed, and too large"):
+        read_text(path)
+
+
+def test_a_file_larger_than_any_picture_is_not_read_whole(tmp_path: Path) -> None:
+    with open(tmp_path / "x.webp", "wb") as file:
+        file.write(b"RIFF\xff\xff\xff\x7fWEBPVP8X" + bytes(100))
+        file.truncate(1 << 33)  # takes no room
+    with pytest.raises(UsageError, match=r"cannot read x\.webp: it is larger than a picture can be"):
+        read_image(tmp_path / "x.webp")
+    with pytest.raises(UsageError, match=r"cannot read x\.webp: it is no"):
+        read_text(tmp_path / "x.webp")
+    with pytest.raises(UsageError, match=r"cannot read x\.webp: it is no"):
+        read_video(tmp_path / "x.webp")
 
 
 def test_what_pillow_warns_of_is_not_shouted_about(

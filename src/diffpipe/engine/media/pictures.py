@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import IO, TYPE_CHECKING, NamedTuple
 
 from ...core.errors import DiffpipeError, NotFoundError, UsageError
 from ...storage.disk import of_the_system
@@ -21,13 +22,22 @@ if TYPE_CHECKING:
 # Files of one picture that say how many frames they have, of which no second is another time: telephones' depth and
 # gain maps, layers.
 NOT_FRAMES = frozenset({"MPO", "PSD", "ICO", "ICNS"})
+HELD = ("WEBP", "AVIF")  # that Pillow alone plays
 UNCOUNTED = frozenset({"GIF", "TIFF"})  # that do not say how many frames they have
+LARGEST = 1 << 31  # bytes of a picture's file, which some decoders read whole: more than MOST_PIXELS take
 MOST_COUNTED = 100  # frames of such a file, each of which is decoded to find the next
 
 
 def silent() -> AbstractContextManager[object]:
     """Without what Pillow warns of that it mends itself, as tags that are damaged."""
     return warnings.catch_warnings(action="ignore")
+
+
+def small(stream: IO[bytes]) -> IO[bytes]:
+    """A file that may be a picture. Raises Unfit for one that is larger than any."""
+    if os.fstat(stream.fileno()).st_size > LARGEST:
+        raise Unfit("it is larger than a picture can be")
+    return stream
 
 
 def missing(path: Path, option: str) -> NotFoundError:
@@ -89,7 +99,7 @@ def is_animated(path: Path) -> bool:
     from PIL import Image
 
     try:
-        with silent(), open_regular(path) as stream, Image.open(stream, formats=registered(("WEBP", "AVIF"))) as opened:
+        with silent(), open_regular(path) as stream, Image.open(small(stream), formats=registered(HELD)) as opened:
             return getattr(opened, "n_frames", 1) > 1
     except Exception:  # which decoders raise is theirs to say; who reads it tells what is wrong
         return False
@@ -108,7 +118,7 @@ def _opened(path: Path, option: str) -> Iterator[ImageFile]:
             stream.seek(0)
             if known and known.modules:
                 taught(known)
-            with Image.open(stream, formats=registered(PICTURES)) as opened:
+            with Image.open(small(stream), formats=registered(PICTURES)) as opened:
                 yield opened
     except DiffpipeError:
         raise

@@ -19,7 +19,8 @@ from ...core.errors import UsageError
 from ...storage.disk import of_the_system
 from ...storage.opening import open_regular
 from .formats import PICTURES, registered
-from .pictures import silent
+from .pictures import silent, small
+from .pixels import Unfit
 from .read import natural, opened
 
 if TYPE_CHECKING:
@@ -102,15 +103,22 @@ def read_text(path: Path) -> dict[str, str]:
         frames = sorted(path.glob("*.png"), key=natural)
         return read_text(frames[0]) if frames else {}
     try:
-        with silent(), open_regular(path) as stream, Image.open(stream, formats=registered(PICTURES)) as image:
+        with silent(), open_regular(path) as stream, Image.open(small(stream), formats=registered(PICTURES)) as image:
             return _of_picture(image)
-    except UnidentifiedImageError:
+    except (UnidentifiedImageError, Unfit):
         return _of_container(path)
     except Exception as error:  # what decoders raise for damaged files is of any kind
         raise of_the_system(error) or UsageError(
-            f"cannot read {path.name}: {getattr(error, 'strerror', None) or 'it is damaged'}",
+            f"cannot read {path.name}: {getattr(error, 'strerror', None) or _fault(error)}",
             "give a picture, video or sound",
         ) from error
+
+
+def _fault(error: Exception) -> str:
+    from PIL import Image
+
+    bomb = isinstance(error, Image.DecompressionBombError) or "too large" in str(error)  # of a PNG's packed texts
+    return "what is in it is packed, and too large" if bomb else "it is damaged"
 
 
 def _chunks(text: Mapping[str, str]) -> PngInfo:
