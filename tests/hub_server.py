@@ -54,6 +54,8 @@ class Faults:
     elsewhere: bool = False  # large files by redirect to another origin
     echo: bool = False  # repeat the Authorization header in error texts
     html: bool = False  # answer with a page, as a network that asks to sign in does
+    trickle: dict[str, float] = field(default_factory=dict)  # path -> seconds before each byte; "" for listings
+    headers: dict[str, str] = field(default_factory=dict)  # of every answer
     silent: bool = False  # accept connections and say nothing
     model: bytes = b""  # what is answered about every model
 
@@ -247,7 +249,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def send(self, status: int, body: bytes, headers: Mapping[str, str], path: str = "") -> None:
         self.send_response(status)
-        for name, value in {**headers, "Content-Length": str(len(body))}.items():
+        for name, value in {**headers, "Content-Length": str(len(body)), **self.hub.faults.headers}.items():
             self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
@@ -255,7 +257,11 @@ class Handler(BaseHTTPRequestHandler):
 
     def send_body(self, body: bytes, path: str) -> None:
         with suppress(ConnectionError):
-            if cuts := self.hub.faults.drop.get(path):
+            if pause := self.hub.faults.trickle.get(path):
+                for at in range(len(body)):
+                    time.sleep(pause)
+                    self.wfile.write(body[at : at + 1])
+            elif cuts := self.hub.faults.drop.get(path):
                 self.wfile.write(body[: cuts.pop(0)])
                 self.cut()
             else:

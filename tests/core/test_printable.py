@@ -33,6 +33,12 @@ def test_all_else_is_as_it_is(text: str) -> None:
     assert printable(text) == text
 
 
+def test_halves_of_letters_are_escapes_but_for_bytes_of_file_names() -> None:
+    shown = printable("a\ud800\udc7f\udcff\udd00\udfff")
+    assert shown == "a\\ud800\\udc7f\udcff\\udd00\\udfff"
+    assert shown.encode("utf-8", "surrogateescape").endswith(b"\xff\\udd00\\udfff")
+
+
 @given(st.text())
 def test_no_control_is_left_in_any_text(text: str) -> None:
     assert not any(unicodedata.category(letter) in ("Cc", "Zl", "Zp") for letter in printable(text) if letter != "\t")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -492,7 +493,6 @@ FILE = {"rfilename": "x.json", "size": 3, "blobId": "b" * 40}
         {"sha": SHA, "siblings": {}},
         {"sha": SHA, "siblings": [FILE, "x"]},
         {"sha": SHA, "siblings": [{**FILE, "rfilename": 7}]},
-        {"sha": SHA, "siblings": [{**FILE, "rfilename": "x" * 5000}]},
         {"sha": SHA, "siblings": [{**FILE, "size": -1}]},
         {"sha": SHA, "siblings": [{**FILE, "size": 2**70}]},
         {"sha": SHA, "siblings": [{**FILE, "size": "3"}]},
@@ -523,7 +523,7 @@ def test_server_down_does_not_fall_back_to_an_older_copy(hub: Hub, home: Path) -
 
 
 def test_pauses_begin_anew_once_bytes_have_come(hub: Hub, folder: Path, home: Path) -> None:
-    hub.faults.drop = {WEIGHTS: [0, 0, 50_000, 50_000, 0, 0, 50_000, 50_000, 50_000]}
+    hub.faults.drop = {WEIGHTS: [0, 0, 60_000, 60_000, 0, 0, 60_000, 60_000, 60_000]}
     ran = run(FETCH, home, hub.url)
     assert ran.slept == [0.5, 1.0, 0.5, 0.5, 1.0, 2.0, 0.5, 0.5, 0.5]
     assert (Path(ran.answer["at"]) / WEIGHTS).read_bytes() == (folder / WEIGHTS).read_bytes()
@@ -573,6 +573,183 @@ def test_a_killed_download_resumes_in_the_next_run(hub: Hub, folder: Path, home:
     at = Path(run(FETCH, home, hub.url).answer["at"])
     assert [r.range for r in hub.of(WEIGHTS)] == [f"bytes={there}-"]
     assert (at / WEIGHTS).read_bytes() == (folder / WEIGHTS).read_bytes()
+
+
+IMPATIENT = "from diffpipe.storage import http_guard; http_guard.PATIENCE = 0.2; "
+
+
+def test_a_listing_that_is_dragged_out(hub: Hub, home: Path) -> None:
+    hub.faults.trickle = {"": 0.02}
+    ran = run(IMPATIENT + DESCRIBE, home, hub.url)
+    assert re.fullmatch(r"the model hub cannot be reached \(it sent \d+ bytes in 0 seconds\)", ran.answer["message"])
+    assert (ran.answer["exit"], len(hub.requests)) == (Exit.FAILED, 1)
+
+
+def test_a_listing_that_takes_too_long(hub: Hub, home: Path) -> None:
+    ran = run("hub_client.LONGEST_LISTING = 0.0; " + DESCRIBE, home, hub.url)
+    assert ran.answer["message"] == "the model hub cannot be reached (its listing takes longer than 0 seconds)"
+
+
+def test_a_file_that_is_dragged_out(hub: Hub, home: Path) -> None:
+    hub.faults.trickle = {WEIGHTS: 0.02}
+    ran = run(IMPATIENT + FETCH, home, hub.url)
+    assert re.match(r"the connection was cut at \d+ bytes of .* \(it sent \d+ bytes in 0 sec", ran.answer["message"])
+    assert (len(hub.of(WEIGHTS)), ran.slept) == (4, [0.5, 1.0, 2.0])
+    ran = run(IMPATIENT + DESCRIBE + f"hub.read_header(r, {WEIGHTS!r})", home, hub.url)
+    assert ran.answer["message"].startswith("the model hub cannot be reached (it sent ")
+
+
+def test_a_byte_for_each_connection_is_no_progress(hub: Hub, home: Path) -> None:
+    hub.faults.drop = {WEIGHTS: [1] * 100}
+    ran = run(FETCH, home, hub.url)
+    assert ran.answer["message"].startswith("the connection was cut at 4 bytes of 300.1 kB of ")
+    assert (len(hub.of(WEIGHTS)), ran.slept) == (4, [0.5, 1.0, 2.0])
+
+
+def test_what_a_hub_warns_of_is_not_printed_as_it_is(hub: Hub, home: Path) -> None:
+    hub.faults.headers = {"X-HF-Warning": "about; \x1b[2Jread this"}
+    log = "import logging; logging.basicConfig(handlers=[logging.NullHandler()]); "
+    assert "read this" not in run(log + DESCRIBE, home, hub.url).stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ETag", '"../../../../evil"'),
+        ("ETag", "/tmp/evil"),
+        ("X-Linked-Etag", "x/../../../../evil"),
+        ("X-Repo-Commit", "../../../../evil"),
+        ("X-Xet-Hash", "../../evil"),
+    ],
+)
+def test_no_file_is_named_by_a_header(hub: Hub, home: Path, name: str, value: str) -> None:
+    hub.faults.headers = {name: value, "X-Xet-Refresh-Route": "http://127.0.0.1:1/token", "Retry-After": "99999999999"}
+    assert "at" in run("download.PLAIN_HTTP_LIMIT = 1000; " + FETCH, home, hub.url).answer
+    assert not list(home.parent.rglob("*evil*"))
+
+
+XET = """
+def xet_get(found, target, size, headers, bar):
+    answer['asked'] = [found.file_hash, found.refresh_route, target.name[-11:], size]
+    WHAT
+from diffpipe.sources import hub_seam
+hub_seam.xet_get, download.PLAIN_HTTP_LIMIT = xet_get, 1000
+"""
+
+
+def test_a_file_for_xet_goes_through_the_client(hub: Hub, folder: Path, home: Path) -> None:
+    hub.faults.headers = {"X-Xet-Hash": "0" * 64, "X-Xet-Refresh-Route": f"{hub.url}/token"}
+    brought = f"target.write_bytes(open({str(folder / WEIGHTS)!r}, 'rb').read())"
+    ran = run(XET.replace("WHAT", brought) + FETCH.replace("; ", "\n"), home, hub.url)
+    assert ran.answer["asked"] == ["0" * 64, f"{hub.url}/token", ".incomplete", weights_size(folder)]
+    assert (Path(ran.answer["at"]) / WEIGHTS).read_bytes() == (folder / WEIGHTS).read_bytes()
+    assert incomplete(home) == []
+
+
+@pytest.mark.parametrize(
+    ("does", "message"),
+    [
+        ("target.write_bytes(bytes(size))", "is damaged: its content is not what the hub announced"),
+        ("raise RuntimeError('cas')", f"Xet did not bring {WEIGHTS} of {REPO}: cas"),
+        ("raise OSError('x' * 9000)", f"Xet did not bring {WEIGHTS} of {REPO}: " + "x" * 200),
+    ],
+)
+def test_what_xet_does_not_bring(hub: Hub, home: Path, does: str, message: str) -> None:
+    hub.faults.headers = {"X-Xet-Hash": "0" * 64, "X-Xet-Refresh-Route": f"{hub.url}/token"}
+    ran = run(XET.replace("WHAT", does) + FETCH.replace("; ", "\n"), home, hub.url)
+    assert ran.answer["message"].endswith(message)
+    assert not list(cache(home).glob(f"snapshots/*/{WEIGHTS}"))
+
+
+def test_a_file_of_settings_larger_than_any_is_not_fetched(hub: Hub, home: Path) -> None:
+    hub.faults.sizes = {"model_index.json": 300_000_000}
+    ran = run(DESCRIBE + "hub.read_text(r, 'model_index.json')", home, hub.url)
+    assert ran.told[::2] == (
+        "model_index.json of org/tiny is larger than 268.4 MB: it is no file of settings",
+        Exit.CACHE,
+    )
+    assert hub.of("model_index.json") == []
+
+
+# What others put into the cache
+
+
+def planted(home: Path, hub: Hub) -> tuple[Path, Path]:
+    """The cache with all files in it, and a folder outside with a file of the same size as the index."""
+    run(FETCH, home, hub.url)
+    outside = home.parent / "outside"
+    outside.mkdir()
+    (outside / "model_index.json").write_bytes(b"x" * 31)
+    return cache(home) / "snapshots" / hub.commit(REPO), outside
+
+
+def test_a_link_that_leads_out_of_the_cache_is_not_followed(hub: Hub, folder: Path, home: Path) -> None:
+    snapshot, outside = planted(home, hub)
+    (snapshot / "model_index.json").unlink()
+    (snapshot / "model_index.json").symlink_to(outside / "model_index.json")
+    offline = f"r = hub.describe({REPO!r}, offline=True); answer['files'] = list(r.files)"
+    assert run(offline, home, hub.url).answer["files"] == [WEIGHTS]
+    run(FETCH, home, hub.url)
+    assert (snapshot / "model_index.json").read_bytes() == (folder / "model_index.json").read_bytes()
+    assert (outside / "model_index.json").read_bytes() == b"x" * 31
+
+
+def test_nothing_is_written_through_a_link_that_leads_out_of_the_cache(hub: Hub, home: Path) -> None:
+    snapshot, outside = planted(home, hub)
+    (snapshot / WEIGHTS).unlink()
+    (snapshot / "unet").rmdir()
+    (snapshot / "unet").symlink_to(outside)
+    ran = run(FETCH, home, hub.url)
+    message = f"a link in the hub's cache leads out of it: {cache(home)}"
+    assert ran.told == (message, "remove that folder, or set HF_HOME to another one", Exit.CACHE)
+    assert [path.name for path in outside.iterdir()] == ["model_index.json"]
+
+
+def test_a_stopped_download_that_is_a_link_is_not_written_to(hub: Hub, folder: Path, home: Path) -> None:
+    _, outside = planted(home, hub)
+    blob = cache(home) / "blobs" / hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
+    blob.unlink()
+    blob.with_name(f"{blob.name}.incomplete").symlink_to(outside / "model_index.json")
+    assert "at" in run(FETCH, home, hub.url).answer
+    assert (outside / "model_index.json").read_bytes() == b"x" * 31
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "loop", "other bytes"])
+def test_what_is_no_file_in_the_place_of_one(hub: Hub, folder: Path, home: Path, kind: str) -> None:
+    snapshot, _ = planted(home, hub)
+    place = snapshot / "model_index.json"
+    place.unlink()
+    if kind == "folder":
+        place.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(place)
+    elif kind == "loop":
+        place.symlink_to(place)
+    else:
+        (cache(home) / "blobs" / ("0" * 40)).write_bytes(b"x" * 31)
+        place.symlink_to(f"../../blobs/{'0' * 40}")
+    ran = run(FETCH, home, hub.url)
+    if kind == "folder":
+        assert (ran.answer["exit"], "the hub's cache is damaged" in ran.answer["message"]) == (Exit.CACHE, True)
+    else:
+        assert place.read_bytes() == (folder / "model_index.json").read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "junk", "endless"])
+def test_a_ref_that_is_none(hub: Hub, home: Path, kind: str) -> None:
+    planted(home, hub)
+    ref = cache(home) / "refs" / "main"
+    ref.unlink()
+    if kind == "pipe":
+        os.mkfifo(ref)
+    elif kind == "folder":
+        ref.mkdir()
+    elif kind == "junk":
+        ref.write_bytes(b"\xff../../x")
+    else:
+        ref.symlink_to("/dev/zero")
+    ran = run(f"hub.describe({REPO!r}, offline=True)", home, hub.url)
+    assert ran.answer["exit"] == Exit.NOT_FOUND
 
 
 def test_a_server_without_ranges_starts_over(hub: Hub, folder: Path, home: Path) -> None:
@@ -733,5 +910,11 @@ def test_listing_from_a_hostile_hub_stays_inside_the_cache(hub: Hub, folder: Pat
     listing["../../evil"] = {**listing["model_index.json"], "rfilename": "../../evil"}
     ran = run(DESCRIBE + "answer['files'] = sorted(r.files)", home, hub.url)
     assert ran.answer == {"files": ["model_index.json", WEIGHTS]}
+    for name in ("x" * 300, "x/" * 600 + "y", "\ud800.json", "a//b", "./model_index.json", "a\\b", "a\0b", ""):
+        listing[name] = {**listing["model_index.json"], "rfilename": name}
+    assert run(DESCRIBE + "answer['files'] = sorted(r.files)", home, hub.url).answer == ran.answer
+    listing["unet"] = {**listing["model_index.json"], "rfilename": "unet"}  # a file and a folder of one name
+    assert run(DESCRIBE, home, hub.url).answer["message"] == "the answer did not come from a model hub"
+    del listing["unet"]
     listing["model_index.json"]["blobId"] = "../../../evil"
     assert run(DESCRIBE, home, hub.url).answer["message"] == "the answer did not come from a model hub"

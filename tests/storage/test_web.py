@@ -17,7 +17,7 @@ from hub_server import closed_port
 from PIL import Image
 
 from diffpipe.core.errors import AccessError, CacheError, DiffpipeError, Exit, NotFoundError, UsageError
-from diffpipe.storage import disk, fetching, presence, publishing, stores, streams, web
+from diffpipe.storage import disk, fetching, http_guard, presence, publishing, stores, streams, web
 
 DATA = bytes(range(256)) * 2000  # 512 kB
 
@@ -210,7 +210,7 @@ def test_a_redirect_to_an_address_without_encryption_is_refused() -> None:
             return httpx2.Response(302, headers={"Location": "http://host/a.bin"})
         return httpx2.Response(200, content=DATA)
 
-    client = httpx2.Client(transport=httpx2.MockTransport(answer), follow_redirects=True)
+    client = http_guard.guard(httpx2.Client(transport=httpx2.MockTransport(answer), follow_redirects=True))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(web, "_client", lambda process: client)
         error = failing("https://host/a.bin")

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path, PurePosixPath
 
 from ..core.canonical import JsonObject
 from ..core.errors import NotFoundError, UsageError
+from ..core.parsing import Fields, Misfit, parse_json
+from ..storage.disk import shortened
 from ..storage.opening import LARGEST_TEXT, read_regular
 
 # peft/utils/constants.py
+LARGEST = 10_000_000  # characters; a pattern has a line for each layer at most
 STEM, CONFIGURATION = "adapter_model", "adapter_config.json"
 # In the names of an adapter's tensors, in any layout.
 NAMES = re.compile(r"lora|lokr|loha|hada_|ia3_l|on_input|\.diff|[wb]_norm$|\.alpha|dora")
@@ -57,17 +59,19 @@ def strength(text: str, label: str) -> JsonObject:
     for what is no configuration.
     """
     try:
-        read = json.loads(text)
-        alpha, rank = float(read["lora_alpha"]), int(read["r"])
-    except (ValueError, TypeError, KeyError) as error:
-        if isinstance(error, KeyError) and read.get("peft_type") != "LORA":
+        read = Fields(parse_json(text, LARGEST))
+        if not {"lora_alpha", "r"} <= read.value.keys() and read.value.get("peft_type") != "LORA":
             return {}  # (IA)^3 has neither
+        alpha, rank = float(read.number("lora_alpha")), read.integer("r", least=1)
+        given = read.object("alpha_pattern")
+        patterns: JsonObject = {name: given.number(name) for name in given.names()}
+        stabilized, other_ranks = read.truth("use_rslora", False), bool(read.object("rank_pattern").names())
+    except Misfit as error:
         raise UsageError(
-            f"{CONFIGURATION} beside {label} cannot be read: {error}", "take the one that belongs to the adapter"
+            f"{CONFIGURATION} beside {shortened(label)} cannot be read: {error}",
+            "take the one that belongs to the adapter",
         ) from error
-    patterns = read.get("alpha_pattern") or {}
-    stabilized = bool(read.get("use_rslora"))
-    if alpha == rank and not (patterns or stabilized or read.get("rank_pattern")):
+    if alpha == rank and not (patterns or stabilized or other_ranks):
         return {}
     found: JsonObject = {"lora_alpha": alpha, "alpha_pattern": patterns}
     return {**found, "use_rslora": True} if stabilized else found

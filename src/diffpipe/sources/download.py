@@ -15,11 +15,12 @@ from typing import IO, TYPE_CHECKING
 
 from ..core.printable import printable
 from ..storage.digests import content_digest
-from ..storage.disk import free_bytes, readable
+from ..storage.disk import free_bytes, readable, shortened
+from ..storage.http_guard import LEAST
 from . import hub_cache, hub_seam
 from .hub_cache import Repository, blob_of, bytes_there, is_present, partial_of, size_of, snapshot
-from .hub_client import content, is_offline, token
-from .hub_errors import cut, damaged, disk_explained, explained, no_room, not_cached, not_listed, scrub
+from .hub_client import bring_by_xet, content, is_offline, token
+from .hub_errors import cut, damaged, disk_explained, explained, leads_out, no_room, not_cached, not_listed, scrub
 
 if TYPE_CHECKING:
     from huggingface_hub.utils.tqdm import tqdm
@@ -74,10 +75,9 @@ def _bring_all(repository: Repository, paths: list[str], quiet: bool) -> None:
     ) as bar:
         for path in paths:
             if lines:
-                line = f"downloading {path} ({readable(repository.files[path].size)})"
+                line = f"downloading {shortened(path)} ({readable(repository.files[path].size)})"
                 print(printable(line), file=sys.stderr)
-            large = repository.files[path].size > PLAIN_HTTP_LIMIT
-            (_bring_by_client if large else _bring_one)(repository, path, bar)
+            _bring_one(repository, path, bar)
 
 
 def _check_disk(repo: str, needed: int) -> None:
@@ -90,44 +90,48 @@ def _bring_one(repository: Repository, path: str, bar: tqdm) -> None:
     """Bring one file to its place, under the lock that the hub's client uses for it."""
     place, size, pointer = blob_of(repository, path), repository.files[path].size, snapshot(repository) / path
     lock = hub_cache.lock_file(place)
+    if not all(map(hub_cache.is_inside, (place.parent, pointer.parent))):
+        raise leads_out(repository)
     for folder in (lock.parent, place.parent, pointer.parent):
         folder.mkdir(parents=True, exist_ok=True)
     with hub_seam.file_lock(lock):
-        if size_of(place) != size:
-            _stream_to_end(repository, path, partial_of(place), bar)
+        if not hub_cache.has_blob(place, size):
+            if partial_of(place).is_symlink():  # others may write into the cache, and links lead anywhere
+                partial_of(place).unlink()
+            if size <= PLAIN_HTTP_LIMIT or not _bring_by_xet(repository, path, partial_of(place), bar):
+                _stream_to_end(repository, path, partial_of(place), bar)
             _check_content(repository, path, partial_of(place))
             os.replace(partial_of(place), place)
         hub_cache.link(place, pointer)
 
 
-def _bring_by_client(repository: Repository, path: str, bar: tqdm) -> None:
-    """Leave one file to the hub's client, with Xet; a download that stops starts over."""
-    from huggingface_hub import hf_hub_download
-
+def _bring_by_xet(repository: Repository, path: str, partial: Path, bar: tqdm) -> bool:
+    """Leave one file to the hub's client; whether it is one for Xet. A download that stops starts over."""
     secret = token()
     with explained(repository.repo, repository.commit, path, secret):
-        hf_hub_download(repository.repo, path, revision=repository.commit, token=secret or False)
-    bar.update(repository.files[path].size)
+        size = repository.files[path].size
+        return bring_by_xet(repository.repo, repository.commit, path, secret, partial, size, bar)
 
 
 def _stream_to_end(repository: Repository, path: str, partial: Path, bar: tqdm) -> None:
-    """Stream until the file is whole, resuming after each cut; gives up after some attempts that bring nothing."""
+    """Stream until the file is whole, resuming after each cut; gives up after some attempts that bring too little."""
     from httpx2 import TransportError
     from huggingface_hub.errors import HfHubHTTPError
 
     size, secret, pauses = repository.files[path].size, token(), list(PAUSES)
     if size_of(partial) > size:
         partial.unlink()
+    mark = size_of(partial)  # bytes that were there when the attempts began to count
     with explained(repository.repo, repository.commit, path, secret):
         while (before := size_of(partial)) != size:
             try:
                 _stream(repository, path, partial, bar, secret)
                 if before >= size_of(partial):
                     raise damaged(repository, path)
-            except (TransportError, HfHubHTTPError) as error:
+            except (TransportError, HfHubHTTPError, TimeoutError) as error:
                 done = size_of(partial)
-                if done > before:
-                    pauses = list(PAUSES)
+                if done - mark >= LEAST:
+                    pauses, mark = list(PAUSES), done
                 if not _may_pass(error, done) or (done <= 0 and not pauses):
                     raise
                 if not pauses:

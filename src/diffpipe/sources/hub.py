@@ -6,12 +6,12 @@ cache in hub_cache.py, what goes wrong in hub_errors.py.
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath
 from urllib.parse import quote
 
 from ..core.errors import CacheError, UsageError
 from ..core.parsing import Fields, Misfit, parse_json
 from ..core.source import FileInfo
+from ..storage.disk import readable, shortened
 from ..storage.opening import LARGEST_TEXT, read_regular
 from ..storage.tensor_headers import LENGTH, TensorHeader, header_length, parse, read_safetensors
 from . import download
@@ -19,8 +19,11 @@ from .hub_cache import COMMIT, DIGEST, Repository, cached, is_present, note_name
 from .hub_client import body, content, is_offline, page, token
 from .hub_errors import explained, not_cached, not_listed
 
-LARGEST_LISTING = 100_000_000  # bytes: some 300 a file, and the model card's data
-LONGEST_NAME = 4096  # characters of a file's path
+LARGEST_LISTING = 40_000_000  # bytes: some 300 a file, and the model card's data
+MOST_FILES = 100_000  # of a repository; the hub advises against more
+MOST_BRACKETS = 2_000_000  # [, { and : in a listing: a file has ten, and each costs up to 150 bytes once it is read
+LONGEST_NAME = 1024  # bytes of a file's path
+LONGEST_PART = 255  # bytes of one name in it: what most disks hold
 HEAD = 100_001  # bytes of a safetensors file that are asked for first: most headers are shorter
 
 
@@ -46,12 +49,20 @@ def describe(repo: str, revision: str | None = None, offline: bool = False) -> R
 
 
 def read_text(repository: Repository, path: str, offline: bool = False) -> str:
-    """The text of a small file, fetched into the cache. Raises what `fetch` raises, CacheError if it is no text."""
+    """The text of a small file, fetched into the cache.
+
+    Raises what `fetch` raises, and CacheError if it is no text or larger than LARGEST_TEXT.
+    """
+    if path in repository.files and repository.files[path].size > LARGEST_TEXT:
+        what = f"{shortened(path)} of {repository.repo} is larger than {readable(LARGEST_TEXT)}"
+        raise CacheError(f"{what}: it is no file of settings", "name another repository or revision")
     download.bring(repository, [path], offline, quiet=True)
     try:
         return read_regular(snapshot(repository) / path, LARGEST_TEXT).decode()
     except ValueError as error:
-        raise CacheError(f"{path} of {repository.repo} is not text", "name another repository or revision") from error
+        raise CacheError(
+            f"{shortened(path)} of {repository.repo} is not text", "name another repository or revision"
+        ) from error
 
 
 def read_header(repository: Repository, path: str, offline: bool = False) -> TensorHeader:
@@ -72,7 +83,9 @@ def read_header(repository: Repository, path: str, offline: bool = False) -> Ten
             head += _part(repository, path, len(head), LENGTH + length)
         return parse(head[LENGTH : LENGTH + length], repository.files[path].size - LENGTH - length)
     except Misfit as error:
-        raise CacheError(f"{path} of {repository.repo} is not a safetensors file", "name another file") from error
+        raise CacheError(
+            f"{shortened(path)} of {repository.repo} is not a safetensors file", "name another file"
+        ) from error
 
 
 def _part(repository: Repository, path: str, start: int, end: int) -> bytes:
@@ -101,13 +114,25 @@ def _listing_url(repo: str, revision: str) -> str:
 
 
 def _listing(repo: str, data: bytes) -> Repository:
-    """The commit and files of the hub's answer about a model. Raises Misfit for another one."""
+    """The commit and files of the hub's answer about a model. Raises Misfit for another one.
+
+    Files whose names lead elsewhere, or which no disk could hold, are as if they were not there.
+    """
+    if sum(map(data.count, (b"[", b"{", b":"))) > MOST_BRACKETS:
+        raise Misfit("the hub's answer has too many values")
     fields = Fields(parse_json(data, LARGEST_LISTING, "the hub's answer"))
     commit = fields.text("sha")
     if not COMMIT.fullmatch(commit):
         raise Misfit("sha is no commit")
-    files = {file.text("rfilename", most=LONGEST_NAME): file for file in fields.objects("siblings")}
-    return Repository(repo, commit, {path: _file_info(file) for path, file in files.items() if _is_safe(path)})
+    files = {file.text("rfilename"): file for file in fields.objects("siblings")}
+    if len(files) > MOST_FILES:
+        raise Misfit(f"it lists more than {MOST_FILES} files")
+    known = {path: _file_info(file) for path, file in files.items() if _is_safe(path)}
+    for path in known:
+        parts = path.split("/")
+        if any("/".join(parts[:count]) in known for count in range(1, len(parts))):
+            raise Misfit("a file and a folder have one name")  # which no commit has
+    return Repository(repo, commit, known)
 
 
 def _file_info(file: Fields) -> FileInfo:
@@ -131,6 +156,11 @@ def _check_names(repo: str, revision: str) -> None:
 
 
 def _is_safe(path: str) -> bool:
-    """Whether a name from outside stays inside the folder it is put in."""
-    parts = PurePosixPath(path).parts
-    return bool(parts) and not path.startswith("/") and not any(c in path for c in "\\:\0") and ".." not in parts
+    """Whether a name from outside stays inside the folder it is put in, and can be given to a file."""
+    try:
+        parts = [part.encode() for part in path.split("/")]
+    except UnicodeEncodeError:  # lone surrogates
+        return False
+    if any(part in (b"", b".", b"..") or len(part) > LONGEST_PART for part in parts):
+        return False
+    return sum(map(len, parts)) + len(parts) <= LONGEST_NAME and not any(c in path for c in "\\:\0")

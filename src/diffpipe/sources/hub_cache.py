@@ -6,8 +6,10 @@ blobs/DIGEST.incomplete is a download that stopped (https://huggingface.co/docs/
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +23,7 @@ from . import hub_seam
 COMMIT = re.compile(r"[0-9a-f]{40}")
 DIGEST = re.compile(r"git:[0-9a-f]{40}|sha256:[0-9a-f]{64}")
 LONGEST_REF = 1000  # bytes of a file that holds a commit, which has 40
+NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 LARGEST_TEXT = 10_000_000  # bytes: the hub keeps larger files, and binary ones, by SHA-256
 
 # (repository, commit) -> the revisions that named it in this process: downloads record them once the files are there,
@@ -76,21 +79,37 @@ def partial_of(blob: Path) -> Path:
 
 
 def size_of(path: Path) -> int:
-    """Bytes of a file, links followed; -1 where there is none."""
+    """Bytes of a plain file, links followed; -1 where there is none."""
     try:
-        return path.stat().st_size
-    except (FileNotFoundError, NotADirectoryError):
-        return -1
+        facts = path.stat()
+    except OSError as error:
+        if error.errno in NOT_THERE:
+            return -1
+        raise
+    return facts.st_size if stat.S_ISREG(facts.st_mode) else -1
+
+
+def is_inside(path: Path) -> bool:
+    """Whether a path, links followed, is one of the hub's cache: others may write into it, and links lead anywhere."""
+    return path.resolve().is_relative_to(root().resolve())
 
 
 def is_present(repository: Repository, path: str) -> bool:
-    """Whether a file is in the cache, as large as it should be."""
-    return size_of(snapshot(repository) / path) == repository.files[path].size
+    """Whether a file is in the cache, as large as it should be; a link to what has another digest is not it."""
+    place = snapshot(repository) / path
+    if size_of(place) != repository.files[path].size or not is_inside(place):
+        return False
+    return not place.is_symlink() or Path(os.readlink(place)).name == blob_of(repository, path).name
+
+
+def has_blob(blob: Path, size: int) -> bool:
+    """Whether the bytes of a file are in the cache."""
+    return size_of(blob) == size and is_inside(blob)
 
 
 def bytes_there(blob: Path, size: int) -> int:
     """Of `size` bytes, how many the cache holds: all, those of a download that stopped, or none."""
-    if size_of(blob) == size:
+    if has_blob(blob, size):
         return size
     stopped = size_of(partial_of(blob))
     return stopped if 0 < stopped <= size else 0
@@ -113,7 +132,7 @@ def cached(repo: str, revision: str) -> Repository | None:
     if not commit:
         return None
     place = folder(repo) / "snapshots" / commit
-    paths = (path for path in sorted(place.rglob("*")) if path.is_file())
+    paths = (path for path in sorted(place.rglob("*")) if path.is_file() and is_inside(path))
     return Repository(repo, commit, {path.relative_to(place).as_posix(): _cached_info(path) for path in paths})
 
 
@@ -156,8 +175,13 @@ def write_refs(repository: Repository) -> None:
     """Write which commit a branch or tag is: offline finds it by that name."""
     for revision in _names.get((repository.repo, repository.commit), ()):
         ref = folder(repository.repo) / "refs" / revision
-        if revision != repository.commit and (
-            not ref.is_file() or read_regular(ref, LONGEST_REF).decode() != repository.commit
-        ):
+        if revision != repository.commit and not _says(ref, repository.commit):
             ref.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(ref, repository.commit.encode())
+
+
+def _says(ref: Path, commit: str) -> bool:
+    try:
+        return read_regular(ref, LONGEST_REF).decode() == commit
+    except (OSError, ValueError):
+        return False

@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING
 from ..core.access_tokens import redacted
 from ..core.errors import AccessError, CacheError, DiffpipeError, NotFoundError
 from ..core.parsing import Misfit
-from ..storage.disk import is_full, readable, reason
+from ..storage.disk import is_full, readable, reason, shortened
 from ..storage.urls import hidden
-from .hub_cache import Repository, cached_commit
+from .hub_cache import Repository, cached_commit, folder, root
 from .hub_client import page
 
 if TYPE_CHECKING:
     from huggingface_hub.errors import HfHubHTTPError
 
+LONGEST_SAID = 10_000  # characters of an error, for --traceback and logs; a hub's words are among them
 UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 
 
@@ -34,7 +35,7 @@ def explained(repo: str, revision: str, path: str = "", secret: str | None = Non
         raise not_cached(repo, path) from error
     except HfHubHTTPError as error:
         raise _refused(error, repo, revision, path, secret) from error
-    except (HTTPError, InvalidURL) as error:
+    except (HTTPError, InvalidURL, TimeoutError, UnicodeError) as error:  # the last by a host's name that is none
         raise _unreachable(repo, revision, scrub(error, secret)) from error
     except (Misfit, json.JSONDecodeError) as error:
         raise DiffpipeError(
@@ -59,20 +60,32 @@ def disk_explained(repo: str) -> Iterator[None]:
                 f"the hub's cache cannot be written ({reason(error)})",
                 "mend its permissions, or set HF_HOME to a folder of yours",
             ) from error
+        if error.errno is not None:
+            where = shortened(str(error.filename or root()))
+            raise CacheError(
+                f"the hub's cache is damaged: {where}: {reason(error)}", "remove that, or set HF_HOME to another folder"
+            ) from error
         raise
+
+
+def leads_out(repository: Repository) -> CacheError:
+    return CacheError(
+        f"a link in the hub's cache leads out of it: {folder(repository.repo)}",
+        "remove that folder, or set HF_HOME to another one",
+    )
 
 
 # What is not there
 
 
 def not_cached(repo: str, part: str = "") -> NotFoundError:
-    what = f"{part} of {repo}" if part else repo
+    what = f"{shortened(part)} of {repo}" if part else repo
     return NotFoundError(f"{what} is not in the cache, and offline is on", "run it once without --offline")
 
 
 def not_listed(repository: Repository, path: str) -> NotFoundError:
     return NotFoundError(
-        f"{repository.repo} has no file {path} at {repository.commit[:7]}",
+        f"{repository.repo} has no file {shortened(path)} at {repository.commit[:7]}",
         f"see its files at {page(repository.repo)}/tree/{repository.commit}",
     )
 
@@ -89,15 +102,15 @@ def no_room(repo: str, needed: int, free: int) -> CacheError:
 
 def damaged(repository: Repository, path: str) -> CacheError:
     return CacheError(
-        f"the download of {path} of {repository.repo} is damaged: its content is not what the hub announced",
+        f"the download of {shortened(path)} of {repository.repo} is damaged: its content is not what the hub announced",
         "run the same command again: it downloads that file anew",
     )
 
 
 def cut(repository: Repository, path: str, done: int, cause: str) -> DiffpipeError:
-    size = repository.files[path].size
+    size, what = repository.files[path].size, f"{shortened(path)} of {repository.repo}"
     return DiffpipeError(
-        f"the connection was cut at {readable(done)} of {readable(size)} of {path} of {repository.repo} ({cause})",
+        f"the connection was cut at {readable(done)} of {readable(size)} of {what} ({cause})",
         "check your connection, then run the same command again: it resumes there",
     )
 
@@ -124,7 +137,7 @@ def _refused(error: HfHubHTTPError, repo: str, revision: str, path: str, secret:
     if code == "RevisionNotFound":
         return NotFoundError(f"{repo} has no revision {revision}", f"see its branches and tags at {place}/tree/main")
     if code == "EntryNotFound":
-        return NotFoundError(f"{repo} has no file {path} at {revision[:7]}", f"see its files at {place}")
+        return NotFoundError(f"{repo} has no file {shortened(path)} at {revision[:7]}", f"see its files at {place}")
     if status == 404:
         hint = "check the spelling, and that your token may read it" if secret else f"check the spelling; {_sign_in()}"
         return NotFoundError(f"there is no repository {repo} on the hub", hint)
@@ -161,9 +174,9 @@ def scrub(error: BaseException, secret: str | None) -> str:
     while behind is not None:
         behind.args = tuple(_clean(value, secret) if isinstance(value, str) else value for value in behind.args)
         behind = behind.__cause__ or behind.__context__
-    return reason(error).partition(" for url ")[0]
+    return shortened(reason(error).partition(" for url ")[0])
 
 
 def _clean(text: str, secret: str | None) -> str:
     """A text without the token, what looks like one, and the queries of URLs, which sign addresses of files."""
-    return hidden(redacted(text, secret))
+    return hidden(redacted(text, secret))[:LONGEST_SAID]

@@ -8,6 +8,26 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from httpx2 import Client
+    from huggingface_hub.utils import XetFileData  # type: ignore[attr-defined]
+    from huggingface_hub.utils.tqdm import tqdm
+
+
+def new_client() -> Client:
+    """A session as the hub's client makes it where nobody says how: with its hooks and without time-outs."""
+    from huggingface_hub.utils._http import default_client_factory
+
+    return default_client_factory()
+
+
+def xet_get(file: XetFileData, target: Path, size: int, headers: dict[str, str], bar: tqdm) -> None:
+    """Download a file by Xet to a place of one's own."""
+    from huggingface_hub.file_download import xet_get
+
+    xet_get(incomplete_path=target, xet_file_data=file, headers=headers, expected_size=size, _tqdm_bar=bar)
 
 
 def folder_name(repo: str) -> str:

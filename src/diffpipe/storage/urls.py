@@ -11,7 +11,10 @@ import re
 from pathlib import Path
 
 SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")  # two letters at least: C: is a drive
-IN_TEXT = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+://)(?:[^\s/'\"]*@)?([^\s'\"?]*)(?:\?[^\s'\"]*)?")
+# Schemes are short: without a bound, a long word of a hostile text is read from each of its letters to its end.
+IN_TEXT = re.compile(
+    r"((?<![A-Za-z0-9+.-])[A-Za-z][A-Za-z0-9+.-]{1,40}://)(?:[^\s/'\"]*@)?([^\s'\"?]*)(?:\?[^\s'\"]*)?"
+)
 # Parameters that sign a URL (AWS, Google, Azure, CDNs): new ones do not make it another file.
 SIGNING = re.compile(
     r"(?i)x-(amz|goog)-.*|signature|expires|key-pair-id|policy|awsaccesskeyid|googleaccessid"

@@ -18,6 +18,7 @@ from typing import IO, TYPE_CHECKING
 
 from .. import __version__
 from ..core.errors import UsageError
+from . import http_guard
 from .disk import CHUNK, check_free, readable
 from .urls import shown, split
 
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 SCHEMES = ("http", "https")
 CONNECTING = 10.0  # seconds until a server must have taken a connection
 SILENCE = 30.0  # seconds without a byte after which a connection counts as cut
-SLOWEST = (60_000, 60.0)  # bytes that must come within so many seconds of waiting
 PAUSES = (0.5, 1.0, 2.0)  # seconds before each new attempt after one that brought no byte
 REDIRECTS = 5
 LARGEST = 20_000_000_000  # bytes of an input: longer than any film that a pipeline takes
@@ -89,7 +89,7 @@ class WebFile(io.RawIOBase):
         self._at = self._position = 0  # of the next byte that the connection brings, and of the next one to be read
         self._left = b""  # what came and was not read yet
         self._response: Response | None = None
-        self._slow = (0, 0.0)  # bytes that came in so many seconds of waiting, since the pace was last checked
+        self._pace = http_guard.Pace()  # of all its connections
         response = self._begin({})
         self.size = _length(response)
         self._parts = self.size is not None and response.headers.get("Accept-Ranges", "").lower() == "bytes"
@@ -164,15 +164,8 @@ class WebFile(io.RawIOBase):
         try:
             data = next(self._chunks, b"")
         finally:
-            self._check_pace(len(data), time.monotonic() - began)
+            self._pace.waited(len(data), time.monotonic() - began)
         return data
-
-    def _check_pace(self, count: int, seconds: float) -> None:
-        count, seconds = self._slow[0] + count, self._slow[1] + seconds
-        least, patience = SLOWEST
-        if count < least and seconds > patience:
-            raise TimeoutError(f"it sent {count} bytes in {seconds:.0f} seconds")
-        self._slow = (count, seconds) if count < least else (0, 0.0)
 
     def _begin(self, headers: Mapping[str, str]) -> Response:
         self._response = response = _answer(self.url, headers)
@@ -198,23 +191,22 @@ def _client(process: int) -> Client:
     """The connections of a process: a fork of it must not write into them."""
     from httpx2 import Client, Timeout
 
-    return Client(
+    client = Client(
         timeout=Timeout(SILENCE, connect=CONNECTING),
         follow_redirects=True,
         max_redirects=REDIRECTS,
         # Packed bodies cannot be gone on with.
         headers={"User-Agent": f"diffpipe/{__version__}", "Accept-Encoding": "identity"},
     )
+    return http_guard.guard(client)
 
 
 def _answer(url: str, headers: Mapping[str, str]) -> Response:
     """The beginning of an answer that brings a file, or a part of one. Raises FileNotFoundError and Refused."""
     response = _sent("GET", url, headers)
-    if response.is_success and not (url.startswith("https:") and response.url.scheme != "https"):
+    if response.is_success:
         return response
     response.close()
-    if response.is_success:
-        raise OSError("it is redirected to an address without encryption")
     if response.status_code in (404, 410):
         raise FileNotFoundError(errno.ENOENT, "the server has no such file")
     raise Refused(response.status_code, response.reason_phrase)
