@@ -85,7 +85,9 @@ def model_index(text: str, model: str, names: Collection[str], spec: BuildSpec) 
         )
     for name, (library, kind) in model_files.components_of(index).items():
         if not kind.isidentifier() or kind.startswith("_") or kind.endswith(WHOLE):
-            raise UsageError(f"{model} names {shortened(kind)} in {library} for {name}, which is no part of a pipeline", PARTS)
+            raise UsageError(
+                f"{model} names {shortened(kind)} in {library} for {name}, which is no part of a pipeline", PARTS
+            )
         if f"{name}/{library}.py" in names and not spec.trust_remote_code:
             raise UsageError(
                 f"{model} wants to run code of its own for {name}",
