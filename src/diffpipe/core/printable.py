@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 
 # What moves a terminal's cursor, changes its colours, ends a line, or turns the direction of writing (Unicode Standard
-# Annex 9). Tabs part columns. Some surrogates stand for bytes of file names that are no UTF-8 (PEP 383), and are printed
-# as those; no others can be printed.
+# Annex 9). Tabs part columns. Some surrogates stand for bytes of file names that are no UTF-8 (PEP 383), printed
+# as those; no others can be.
 CONTROLS = re.compile(
     "[\x00-\x08\x0a-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udc7f\udd00-\udfff]"
 )
