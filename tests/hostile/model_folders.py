@@ -25,7 +25,8 @@ VALUES: tuple[Any, ...] = (
     None, True, False, "", "x", "../../etc", "\x1b[2J", "\ud800", 0, -1, 1, 7, 10**4, 10**9, 10**15, 10**30, -(10**9),
     0.5, 1e300, float("nan"), float("inf"), [], [0], [10**9], [[10**9]], ["x"] * 50, [1] * 20_000, {},
     {"auto_map": OWN}, {"x": {"auto_map": OWN}}, "owner/kernel", ["diffusers", "os"], ["os", "system"],
-    ["diffusers", "FluxPipeline"], ["diffusers", "AutoModel"], ["transformers", "AutoTokenizer"], ["transformers", "__class__"], ["own", "Own"],
+    ["diffusers", "FluxPipeline"], ["diffusers", "AutoModel"],
+    ["transformers", "AutoTokenizer"], ["transformers", "__class__"], ["own", "Own"],
     [None, None],
 )  # fmt: skip
 ADDED: dict[str, Any] = {
