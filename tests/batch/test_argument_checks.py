@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffpipe.batch.argument_checks import checked
+from diffpipe.batch.argument_checks import LONGEST_TEXT, MOST_BYTES, checked
 from diffpipe.core.errors import UsageError
 from diffpipe.core.flag import Flag
 
@@ -129,3 +129,12 @@ def test_one_value_is_a_list_of_one_where_the_argument_takes_lists_alone(given: 
     flags = {"images": Flag("images", "image", many=True, scalar=False)}
     assert checked(flags, {"images": given}) == {"images": ["a.png"]}
     assert checked({"images": Flag("images", "image", many=True)}, {"images": given}) == {"images": given}
+
+
+def test_texts_and_arguments_that_no_model_reads_are_refused() -> None:
+    flags = {"prompt": Flag("prompt", "text"), "more": Flag("more", "json")}
+    assert checked(flags, {"prompt": "x" * LONGEST_TEXT})
+    with pytest.raises(UsageError, match=f"--prompt has {LONGEST_TEXT + 1} characters"):
+        checked(flags, {"prompt": "x" * (LONGEST_TEXT + 1)})
+    with pytest.raises(UsageError, match=f"the call arguments are larger than {MOST_BYTES} bytes"):
+        checked(flags, {"prompt": "x", "more": [0] * (MOST_BYTES // 3)})

@@ -21,10 +21,14 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from subprocesses import until
 
+from diffpipe.batch.argument_values import json_of
 from diffpipe.cache.store import Store
 from diffpipe.core.errors import CacheError
+from diffpipe.core.parsing import DEEPEST
+from diffpipe.core.request import Request
 from diffpipe.runners.worker import channel, folder, lifecycle
 from diffpipe.runners.worker.channel import Channel, Listener, Lost
+from diffpipe.runners.worker.protocol import Make, from_client
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
 values = st.recursive(scalars, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=20)
@@ -96,6 +100,16 @@ def test_a_large_message_in_pieces(connected: Callable[[], tuple[Channel, Channe
     found = worker.receive(5)
     sending.join()
     assert found == message
+
+
+def test_what_a_prompt_file_may_hold_is_as_deep_in_a_message(connected: Callable[[], tuple[Channel, Channel]]) -> None:
+    client, worker = connected()
+    deep: object = 1
+    for _ in range(DEEPEST):
+        deep = [deep]
+    asked = Request(0, 1, {"prompt": "x", "attention": json_of(json.dumps(deep))}, ("x.png",), id="x")
+    client.send(Make((asked,), {}).to_json())
+    assert from_client(worker.receive(5) or {}) == Make((asked,), {})
 
 
 def test_what_is_too_large_is_not_sent(connected: Callable[[], tuple[Channel, Channel]]) -> None:
@@ -328,8 +342,25 @@ def test_a_folder_of_another_user_is_refused(private: Path) -> None:
 def test_a_link_is_no_folder(private: Path, tmp_path: Path) -> None:
     private.rmdir()
     private.symlink_to(tmp_path)
-    with pytest.raises(CacheError, match="belongs to another user"):
+    with pytest.raises(CacheError, match="is a link or a file"):
         folder.folder()
+
+
+@pytest.mark.parametrize("what", ["a link", "a folder"])
+@pytest.mark.parametrize("ending", [".lock", ".pid", ".sock"])
+def test_what_is_no_workers_in_its_place_is_named(private: Path, tmp_path: Path, what: str, ending: str) -> None:
+    store = Store(tmp_path)
+    place = lifecycle.place_of(store, "f" * 64)
+    place.with_suffix(".sock").touch()
+    path = place.with_suffix(ending)
+    path.unlink(missing_ok=True)
+    path.symlink_to("/dev/null/nowhere") if what == "a link" else path.mkdir()
+    if what == "a link" and ending != ".lock":
+        assert lifecycle.running(store) == []
+        return
+    with pytest.raises(CacheError, match=f"{path.name} is no (lock|file) of a worker") as caught:
+        lifecycle.running(store)
+    assert caught.value.hint == f"remove {path}"
 
 
 @pytest.mark.parametrize("named", ["", "no/absolute/path", "/no/such/folder"])

@@ -92,6 +92,8 @@ MAKE: dict[str, Any] = {"make": [], "files": {}, "forget": []}
         {**JOB, "steps": 1},
         {**JOB, "keep": 10**400},
         {**JOB, "keep": True},
+        {**JOB, "keep": -1},
+        {**JOB, "keep": 1e18},
         {**JOB, "job": {"batch_size": 0}},
         {**JOB, "job": {"about": {}}},
         {**JOB, "job": {"previews": {"every": 0}}},

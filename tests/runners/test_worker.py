@@ -797,7 +797,7 @@ def test_what_is_no_duration(text: str) -> None:
         workers.seconds(text, "--keep-warm")
 
 
-@given(st.integers(0, workers.LONGEST))
+@given(st.integers(0, workers.LONGEST_KEEP))
 def test_durations_are_told_as_they_are_typed(seconds: int) -> None:
     assert workers.seconds(workers.duration(seconds), "") == seconds
 
@@ -805,4 +805,4 @@ def test_durations_are_told_as_they_are_typed(seconds: int) -> None:
 @given(st.text())
 def test_any_text_is_a_duration_or_refused(text: str) -> None:
     with suppress(UsageError):
-        assert 0 <= workers.seconds(text, "") <= workers.LONGEST
+        assert 0 <= workers.seconds(text, "") <= workers.LONGEST_KEEP

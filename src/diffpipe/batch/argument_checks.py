@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections.abc import Mapping
@@ -9,6 +10,9 @@ from collections.abc import Mapping
 from ..core.errors import NotFoundError, UsageError
 from ..core.flag import MEDIA_KINDS, Arguments, Flag, nearest
 from ..storage import presence, urls
+
+LONGEST_TEXT = 100_000  # characters of a prompt or another text: tokenizers take minutes for millions
+MOST_BYTES = 1 << 22  # of a call's arguments as JSON: several such calls go into a worker's message
 
 
 def checked(flags: Mapping[str, Flag], arguments: Arguments, *, fit: bool = False) -> Arguments:
@@ -27,7 +31,10 @@ def checked(flags: Mapping[str, Flag], arguments: Arguments, *, fit: bool = Fals
     _check_order(taken)
     _check_words(taken)
     _check_tiles(taken)
-    return {name: value for name, value in taken.items() if not _is_empty(value)}
+    found = {name: value for name, value in taken.items() if not _is_empty(value)}
+    if len(json.dumps(found)) > MOST_BYTES:
+        raise UsageError(f"the call arguments are larger than {MOST_BYTES} bytes", "give fewer, or shorter ones")
+    return found
 
 
 def _is_empty(value: object) -> bool:
@@ -90,6 +97,9 @@ def _check_file(flag: Flag, path: str) -> None:
 
 
 def _check_text(flag: Flag, text: str) -> None:
+    if len(text) > LONGEST_TEXT:
+        problem = f"{flag.option} has {len(text)} characters"
+        raise UsageError(problem, f"give it {LONGEST_TEXT} at most: models read a hundredth of that")
     try:
         text.encode()
     except UnicodeEncodeError:

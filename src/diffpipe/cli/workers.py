@@ -17,7 +17,7 @@ from ..cache.store import Store
 from ..core.errors import CacheError, DiffpipeError, NotFoundError, UsageError
 from ..core.manifest import Manifest
 from ..core.request import Outcome, Request
-from ..runners.job import Callbacks, Job
+from ..runners.job import LONGEST_KEEP, Callbacks, Job
 from ..storage.disk import readable
 from . import output, tree
 from .flags import option
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 DEFAULT = "DIFFPIPE_KEEP_WARM"
 UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 DURATION = re.compile(r"(?:\d+(?:\.\d+)?[smhd])+|\d+(?:\.\d+)?", re.ASCII)
-LONGEST = 30 * 86400
 
 ROWS = {
     "list": "List the workers: pipeline, process, memory, idle time, requests.",
@@ -183,7 +182,7 @@ def seconds(text: str, name: str) -> float:
     if not DURATION.fullmatch(plain):
         raise UsageError(f"{name} {text!r} is no duration", "for example 30s, 5m or 1h")
     found = sum(float(count) * UNITS[unit] for count, unit in re.findall(r"([\d.]+)([smhd]?)", plain))
-    if found > LONGEST:
+    if found > LONGEST_KEEP:
         raise UsageError(f"{name} {text} is longer than 30 days", "for example 30s, 5m or 1h")
     return found
 

@@ -13,6 +13,7 @@ from .canonical import JsonObject, JsonValue
 T = TypeVar("T")
 
 DEEPEST = 100  # lists and objects within each other; no writer of ours comes near
+WRAPPED = DEEPEST + 10  # the same of a message or document that holds such a value within objects of its own
 LONGEST_TEXT = 1_000_000  # characters of one text field
 MOST_ENTRIES = 1_000_000  # of one list or object
 LARGEST = 2**63 - 1  # of an integer field: bytes of files, counts, seconds
@@ -22,10 +23,12 @@ class Misfit(ValueError):
     """What a value from outside is not, and where it stands in its document ("sources.0.files: ...")."""
 
 
-def parse_json(data: str | bytes, most: int, what: str = "it", *, finite: bool = True, twice: bool = True) -> JsonValue:
+def parse_json(
+    data: str | bytes, most: int, what: str = "it", *, finite: bool = True, twice: bool = True, deepest: int = DEEPEST
+) -> JsonValue:
     """The value of a JSON text of at most `most` bytes (or characters, for text).
 
-    Raises Misfit for one that is larger, is no JSON, is nested deeper than DEEPEST, or has NaN or infinity in it; not
+    Raises Misfit for one that is larger, is no JSON, is nested deeper than `deepest`, or has NaN or infinity in it; not
     `finite`, it may have these, as Python writes them. Of a name that an object has twice the last value counts; not
     `twice`, that is a misfit, too.
     """
@@ -38,7 +41,7 @@ def parse_json(data: str | bytes, most: int, what: str = "it", *, finite: bool =
         raise Misfit(f"{what} is nested too deeply") from error
     except ValueError as error:
         raise error if isinstance(error, Misfit) else Misfit(f"{what} is no JSON") from error
-    if deeper(value, DEEPEST):
+    if deeper(value, deepest):
         raise Misfit(f"{what} is nested too deeply")
     return value
 

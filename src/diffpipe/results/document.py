@@ -14,7 +14,7 @@ from ..core.canonical import JsonObject, JsonValue, canonical_json
 from ..core.configuration import Configuration, Section
 from ..core.errors import DiffpipeError
 from ..core.flag import MAX_SEED, OutputKind
-from ..core.parsing import Fields, Misfit, parse_json
+from ..core.parsing import WRAPPED, Fields, Misfit, parse_json
 from ..core.source import CHECKPOINTS, Role, Source, SourceKind
 
 FORMAT = 1  # of the document: raise it when readers of older ones would misread newer ones
@@ -223,7 +223,7 @@ def parsed(text: str) -> Document:
     Raises DiffpipeError for text that is none, or of a newer version.
     """
     try:
-        value = parse_json(text, LARGEST)
+        value = parse_json(text, LARGEST, deepest=WRAPPED)
         if isinstance(value, dict) and isinstance(form := value.get("format"), int) and form > FORMAT:
             raise DiffpipeError("its settings were written by a newer diffpipe", "update diffpipe")
         return Document.from_json(value)

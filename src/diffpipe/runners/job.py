@@ -18,6 +18,9 @@ SIDE_BY_SIDE = 20  # items that are made side by side where components are offlo
 MOST = 2**31 - 1  # of a count
 
 
+LONGEST_KEEP = 30 * 86400  # seconds that a worker may be kept with nothing to do
+
+
 @dataclass(frozen=True)
 class Previews:
     """How what is being made is shown (see engine.preview.Preview): every so many steps, None for as fast as they can

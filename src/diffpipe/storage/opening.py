@@ -114,9 +114,9 @@ def _opened(path: str, flags: int) -> int:
     try:
         return os.open(path, flags | AT_ONCE, 0o666)
     except OSError as error:
-        if error.errno == errno.ENXIO:  # a socket, a pipe that nobody reads, a device without a driver
-            raise unfit(NO_FILE, path) from None
-        raise
+        if error.errno != errno.ENXIO:
+            raise
+    raise unfit(NO_FILE, path)  # a socket, a pipe that nobody reads, a device without a driver
 
 
 def _check_regular(descriptor: int, flags: int, path: str) -> None:

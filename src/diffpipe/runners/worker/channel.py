@@ -17,7 +17,7 @@ from pathlib import Path
 
 from ...core.canonical import JsonObject
 from ...core.errors import CacheError
-from ...core.parsing import Misfit, parse_json
+from ...core.parsing import WRAPPED, Misfit, parse_json
 
 LARGEST = 16 << 20  # bytes of a message: a request is some kB, a piece of a file PIECE
 PIECE = 1 << 20  # bytes of a file that go into one message
@@ -123,7 +123,7 @@ def _frame(message: Mapping[str, object]) -> bytes:
 
 def _message(data: bytes) -> JsonObject:
     try:
-        message = parse_json(data, LARGEST, "the message")
+        message = parse_json(data, LARGEST, "the message", deepest=WRAPPED)
     except Misfit as error:
         raise Lost(str(error)) from error
     if not isinstance(message, dict):

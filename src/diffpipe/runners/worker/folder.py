@@ -57,8 +57,10 @@ def _fits(path: Path) -> bool:
 
 def _check_private(path: Path, status: os.stat_result) -> None:
     """Raises CacheError unless it is a folder of this user's that nobody else may enter."""
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
-        hint = "remove it, or set XDG_RUNTIME_DIR to a folder of yours"
+    hint = "remove it, or set XDG_RUNTIME_DIR to a folder of yours"
+    if not stat.S_ISDIR(status.st_mode):
+        raise CacheError(f"the folder of workers, {path}, is a link or a file", hint)
+    if status.st_uid != os.getuid():
         raise CacheError(f"the folder of workers, {path}, belongs to another user", hint)
     if status.st_mode & 0o077:
         raise CacheError(f"the folder of workers, {path}, is open to other users", f"chmod 700 {path}")

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...cache.store import Store
+from ...core.errors import CacheError
+from ...storage.disk import reason
 from . import channel
 from .fingerprint import short_digest
 from .folder import folder, supported
@@ -62,15 +64,20 @@ class Lock:
 
 
 def lock(place: Path, timeout: float = LOCK_TIMEOUT) -> Lock | None:
-    """The lock of a place; None where another process holds it longer than so many seconds."""
+    """The lock of a place; None where another process holds it longer than so many seconds.
+
+    Raises CacheError where something else is in its place.
+    """
     from filelock import FileLock, Timeout
 
-    held = FileLock(place.with_suffix(".lock"), mode=0o600)
+    held = FileLock(path := place.with_suffix(".lock"), mode=0o600)
     try:
         held.acquire(timeout=timeout)
+        return Lock(held, os.stat(held.lock_file).st_ino)
     except Timeout:
         return None
-    return Lock(held, os.stat(held.lock_file).st_ino)
+    except OSError as error:
+        raise CacheError(f"{path} is no lock of a worker: {reason(error)}", f"remove {path}") from error
 
 
 def gone(place: Path, timeout: float) -> bool:
@@ -113,8 +120,11 @@ def clean(place: Path) -> bool:
 
 def sweep(place: Path) -> None:
     """Remove what a worker that has ended, or ends now, has of files."""
-    channel.path_of(place).unlink(missing_ok=True)
-    pid_file(place).unlink(missing_ok=True)
+    for path in (channel.path_of(place), pid_file(place)):
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise CacheError(f"{path} is no file of a worker: {reason(error)}", f"remove {path}") from error
     with suppress(OSError):
         if not log_of(place).stat().st_size:
             log_of(place).unlink()

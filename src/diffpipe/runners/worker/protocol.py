@@ -18,7 +18,7 @@ from ...core.canonical import JsonObject, JsonValue
 from ...core.errors import DiffpipeError
 from ...core.parsing import Fields, Misfit
 from ...core.request import Request
-from ..job import Job
+from ..job import LONGEST_KEEP, Job
 from ..wire import Answer, error_json, error_of, request_json, request_of
 from . import channel
 from .fingerprint import Fingerprint
@@ -153,6 +153,8 @@ class Begin:
     def from_json(cls, fields: Fields) -> Begin:
         umask = fields.integer("umask", most=0o777)
         keep = fields.maybe_number("keep")
+        if keep is not None and not 0 <= keep <= LONGEST_KEEP:
+            raise Misfit("keep is no time that a worker may stay")
         return cls(Job.from_json(fields.object("job")), umask, keep, fields.truth("steps"))
 
 
