@@ -415,3 +415,30 @@ def test_a_journal_that_is_taken_away_ends_the_run(path: Path, away: str) -> Non
         with pytest.raises(CacheError, match="was removed or renamed while the run wrote it"):
             journal.failed("a", "a", 1, "it failed")
         assert not path.exists() or not path.read_bytes()
+
+
+@pytest.mark.parametrize("name", ["/dev/zero", "pipe", "/proc/kmsg", "/", "/usr/bin", "link"])
+def test_a_journal_that_names_what_it_never_made_is_not_followed(path: Path, name: str) -> None:
+    """The digest of an endless file is never done, and a pipe that nobody writes would be waited for."""
+    path.parent.mkdir()
+    os.mkfifo(path.parent / "pipe")
+    (path.parent / "link").symlink_to("/dev/zero")
+    for size in (0, 7, None):
+        file = {"path": name, "size": size, "digest": "sha256:0"}
+        done = {"id": "a", "item": "a", "status": "done", "seed": 1, "files": [file]}
+        path.write_text(f'{{"journal": 1, "pipeline": "{KEY}", "seed": 1}}\n{json.dumps(done)}\n')
+        with opened(path) as journal:
+            record = journal.last("a")
+            assert record
+            assert not journal.intact(record)
+
+
+@pytest.mark.parametrize("name", ["a\0b", "\ud800"])
+@pytest.mark.parametrize("state", ["done", "started"])
+def test_a_path_that_no_system_takes_is_damage(path: Path, name: str, state: str) -> None:
+    path.parent.mkdir()
+    line = {"id": "a", "item": "a", "status": state, "seed": 1, "files": [{"path": name}], "paths": [name]}
+    path.write_text(f'{{"journal": 1, "pipeline": "{KEY}", "seed": 1}}\n{json.dumps(line)}\n')
+    with opened(path) as journal, pytest.raises(CacheError, match="says of a is damaged") as caught:
+        journal.last("a")
+    assert caught.value.hint.startswith("remove that line")

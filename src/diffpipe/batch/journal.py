@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import stat
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -103,7 +104,10 @@ class Journal:
 
     def _is_as(self, file: NotedFile, like: str) -> bool:
         if not urls.is_url(file.path):
-            now = _noted(file.path, self.path.parent / file.path)
+            place = self.path.parent / file.path
+            if _size(place) != file.size:  # of another size it is not read: a journal can name any file
+                return False
+            now = _noted(file.path, place)
         else:
             url = urls.with_credentials(file.path, like)
             if presence.unchanged(url, file.stamp()):
@@ -271,6 +275,16 @@ def _of_store(name: str, state: Mapping[str, object]) -> NotedFile:
         digest if isinstance(digest, str) else None,
         tag if isinstance(tag, str) else None,
     )
+
+
+def _size(path: Path) -> int | None:
+    """Bytes of a file, or of all files of a folder of frames; None for what is neither."""
+    try:
+        files = sorted(path.iterdir()) if path.is_dir() else [path]
+        found = [file.stat() for file in files]
+    except OSError:
+        return None
+    return sum(one.st_size for one in found) if all(stat.S_ISREG(one.st_mode) for one in found) else None
 
 
 def _noted(name: str, path: Path) -> NotedFile:

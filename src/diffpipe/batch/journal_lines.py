@@ -10,6 +10,7 @@ of a file's content. A file that could not be read when it was noted has its pat
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -114,7 +115,7 @@ def record_of(value: JsonObject) -> Record:
     state: State = fields.choice("status", State)
     record_id, item, seed = fields.text("id"), fields.text("item"), fields.maybe_integer("seed", most=MAX_SEED)
     if state == "started":
-        paths = fields.texts("paths", ())
+        paths = tuple(map(_path, fields.texts("paths", ())))
         if len(paths) > MOST_FILES:
             raise Misfit(f"it has more than {MOST_FILES} files")
         return Record(record_id, item, state, seed, paths)
@@ -135,5 +136,15 @@ def record_of(value: JsonObject) -> Record:
 
 def _file_of(fields: Fields) -> NotedFile:
     return NotedFile(
-        fields.text("path"), fields.maybe_integer("size"), fields.maybe_text("digest"), fields.maybe_text("tag")
+        _path(fields.text("path")), fields.maybe_integer("size"), fields.maybe_text("digest"), fields.maybe_text("tag")
     )
+
+
+def _path(text: str) -> str:
+    """A path that a system can be asked for. Raises Misfit."""
+    try:
+        if b"\0" in os.fsencode(text):
+            raise Misfit("a path has a NUL character in it")
+    except UnicodeEncodeError as error:
+        raise Misfit("a path is no text that a system takes") from error
+    return text
