@@ -21,7 +21,7 @@ from ..classes.renamed import renamed
 from ..placement import apply, speed
 from ..placement.devices import out_of_memory
 from ..seams import diffusers_seam, transformers_seam
-from . import adapters, checkpoint, chosen_scheduler
+from . import adapters, chat_templates, checkpoint, chosen_scheduler
 
 if TYPE_CHECKING:
     import torch
@@ -56,6 +56,7 @@ def load(
     try:
         with few_modules(EACH * MOST_MODULES):
             pipe = _Assembly(manifest, located).pipeline()
+        chat_templates.bound()
         if "load" in quirks:
             hook(quirks["load"])(pipe)
         fresh = replace(placed, quantize="none") if located.weights else placed
