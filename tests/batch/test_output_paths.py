@@ -290,18 +290,3 @@ def test_folders_of_frames_are_no_ending() -> None:
         "videos are not written as .avi",
         "use .mp4, .webm, .gif or a folder of pictures (--format frames)",
     )
-
-
-@pytest.mark.parametrize("template", ["-", "/dev/null", "pipe", "pipe.png", "to-null"])
-def test_what_is_no_file_as_it_is_written_gets_no_ending(work: Path, template: str) -> None:
-    os.mkfifo("pipe")
-    os.mkfifo("pipe.png")
-    os.symlink("/dev/null", "to-null")
-    with pytest.raises(UsageError, match="is no file: a result is not written there"):
-        paths(Outputs(template, overwrite=True))
-
-
-def test_a_path_where_a_pipe_is_in_the_way_is_refused_before_anything_is_made(work: Path) -> None:
-    os.mkfifo("x-7.png")
-    with pytest.raises(UsageError, match="is a device, pipe or socket, which a file cannot replace"):
-        paths(Outputs("x-{seed}.png", overwrite=True))

@@ -311,6 +311,21 @@ def test_what_a_running_build_writes_is_no_left_over(store: Store) -> None:
     assert prune.plan(store, None).leftovers == ()
 
 
+def test_what_was_put_right_since_it_was_planned_is_not_pruned(store: Store) -> None:
+    bad, good = store.names()["bad"], store.names()["good"]
+    DAMAGES["bytes"](store.root / "pipelines" / bad)
+    store.set_name("soon", "1" * 64)
+    planned = prune.plan(store, None)
+    assert (planned.entries, planned.names) == (((bad, "is damaged"),), ("soon",))
+    with Store(store.root).lock(bad, pytest.fail):  # a build of it runs
+        prune.execute(store, planned)
+    assert set(store.keys()) == {bad, good}
+    publish(store, "bad")
+    store.set_name("soon", good)
+    prune.execute(store, planned)
+    assert store.names() == {"bad": bad, "good": good, "soon": good}
+
+
 def test_the_command_line_says_it_in_clean_lines(cli: Cli, tmp_path: Path) -> None:
     home = tmp_path / "cache"
     store = Store(home)

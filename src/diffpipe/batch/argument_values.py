@@ -9,7 +9,7 @@ from dataclasses import replace
 from difflib import get_close_matches
 from typing import TypeVar
 
-from ..core.canonical import JsonObject, JsonValue
+from ..core.canonical import JsonValue
 from ..core.errors import UsageError
 from ..core.flag import MAX_SEED, MEDIA_KINDS, Flag, FlagKind
 from ..core.parsing import DEEPEST, deeper
@@ -140,18 +140,14 @@ def from_json(flag: Flag | None, value: JsonValue) -> JsonValue:
     if flag.kind == "choice" and value not in flag.choices:
         raise ValueError(f"{shown(value)} is none of {', '.join(flag.choices)}")
     if flag.kind == "number" and isinstance(value, int):
-        return _float(value)  # 4 and 4.0 are the same item
+        return float(value)  # 4 and 4.0 are the same item
     return value
 
 
 def json_of(text: str) -> JsonValue:
     """A JSON value; no NaN or Infinity, which Python's parser takes. Raises NoJson."""
     try:
-        value: JsonValue = json.loads(
-            text, parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_once
-        )
-    except NoJson:
-        raise
+        value: JsonValue = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
     except json.JSONDecodeError as error:
         raise NoJson(error.colno, f"it is no JSON: {error.msg}") from None
     except RecursionError:
@@ -161,23 +157,6 @@ def json_of(text: str) -> JsonValue:
     if text.count("[") + text.count("{") > DEEPEST and deeper(value, DEEPEST):
         raise NoJson(1, "it is nested too deeply")
     return value
-
-
-def _once(pairs: list[tuple[str, JsonValue]]) -> JsonObject:
-    """An object; Python's parser would take the last of values of one name."""
-    found: JsonObject = {}
-    for name, value in pairs:
-        if name in found:
-            raise NoJson(1, f"{shown(name)} is there twice")
-        found[name] = value
-    return found
-
-
-def _float(value: int) -> float:
-    try:
-        return float(value)
-    except OverflowError:
-        raise ValueError(f"{shown(value)} is too large") from None
 
 
 def _finite(text: str) -> float:

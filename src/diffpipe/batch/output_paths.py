@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 import string
 import unicodedata
 from collections.abc import Collection, Iterable, Mapping
@@ -155,8 +154,6 @@ def whole_template(outputs: Outputs) -> tuple[str, str]:
     Raises UsageError for a template that cannot be used.
     """
     template = outputs.default if outputs.template is None else outputs.template
-    if template == "-" or _is_device(template):
-        raise UsageError(f"--output {template} is no file: a result is not written there", "name a file or a folder")
     if urls.is_url(template):
         template = _whole_url(template, outputs)
     elif template.endswith(("/", "\\")) or os.path.isdir(template):
@@ -174,15 +171,6 @@ def whole_template(outputs: Outputs) -> tuple[str, str]:
     if not own and not template.endswith(".{ext}"):
         template += ".{ext}"
     return template, extension
-
-
-def _is_device(template: str) -> bool:
-    """Whether it is a device, pipe or socket as it was written, before it gets an ending."""
-    try:
-        mode = os.stat(template).st_mode
-    except (OSError, ValueError):
-        return False
-    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def _whole_url(template: str, outputs: Outputs) -> str:

@@ -28,6 +28,7 @@ from ..sources.key import Report, Resolved
 from ..storage.digests import identity
 from .checks import Checked, check, check_loras
 from .command import command_of
+from .confirm import confirm
 from .describe import describe
 from .fetch import Say, fetch, still_needed
 from .header_checks import check_fetched
@@ -82,13 +83,14 @@ def _found_or_made(
 ) -> tuple[Entry, bool]:
     """The entry of a resolved request, and whether it was there already."""
     if not options.force and (entry := _ready(store, resolved)):
+        entry = confirm(entry, store, command_of(resolved.spec, options.name), options.offline, say)
         _follow(entry, resolved, options.name)
         return entry, True
     short = resolved.key[:SHORT]
     with store.lock(resolved.key, lambda: say(f"another process is building {short}; waiting for it")):
         # Another process may have published it while this one waited.
         if not options.force and (entry := _ready(store, resolved)):
-            return entry, True
+            return confirm(entry, store, command_of(resolved.spec, options.name), options.offline, say), True
         return _make(resolved, row, store, options, say), False
 
 
@@ -143,13 +145,14 @@ def _make(resolved: Resolved, row: PipelineType, store: Store, options: Options,
 
 
 def _shared_weights(resolved: Resolved, store: Store, force: bool) -> WeightsSummary | None:
-    """The stored weights of a request, where another entry with the same ones made them."""
+    """The stored weights of a request, where another entry with the same ones made them here."""
     key = weights.weights_key(resolved.config)
     if key is None:
         return None
     if force and weights.problems(store, key):  # read whole: a disk can lose bits in silence
         weights.drop(store, key)
-    return weights.sound(store, key)
+    found = weights.sound(store, key)
+    return found if found and not found.imported else None
 
 
 def _stored(
@@ -193,6 +196,7 @@ def _quantized(
         key,
         lambda folder: prepare.store_components(manifest, located, row.quirks, folder, say),
         lambda: say(f"another process is making the quantized weights {key[:SHORT]}; waiting for it"),
+        own=True,
     ) as made:
         yield _with_stored(manifest, StoredWeights(how, key, made.qualities), made)
 

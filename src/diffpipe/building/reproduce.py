@@ -13,6 +13,7 @@ from pathlib import Path
 from ..batch.argument_checks import checked
 from ..batch.argument_values import from_json, typed_values
 from ..cache.entry import SHORT, Entry
+from ..cache.states import unconfirmed
 from ..cache.store import Store, check_name
 from ..cache.verify import locate
 from ..catalog.plugins import providers
@@ -77,6 +78,8 @@ def entry_of(recipe: Recipe, given: Given, store: Store, say: Say, report: Repor
         except CacheError as error:
             say(f"{error.message}: building {key[:SHORT]} again")
         else:
+            for doubt in unconfirmed(entry, entry.manifest()):
+                say(f"{key[:SHORT]} is {doubt}")
             return entry
     spec, row, commits = spec_of(recipe, given, _places(entry))
     request = Request(spec, row, store, given.offline, fresh=True, commits=commits, check_classes=False)

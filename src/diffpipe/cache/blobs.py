@@ -54,7 +54,7 @@ def put(store: Store, info: FileInfo, fill: Callable[[IO[bytes]], None]) -> None
 def lay_out(store: Store, source: Source) -> Path:
     """The folder with a source's files under their own names, or the file itself where it is a single one."""
     target = store.folder("sources") / _folder_name(source)
-    if not all((target / path).is_file() for path in source.files):
+    if not all(_is_same(target / path, path_of(store, info.digest)) for path, info in source.files.items()):
         with temporary_folder(target, within=store.folder("temporary")) as temporary:
             for path, info in source.files.items():
                 (temporary / path).parent.mkdir(parents=True, exist_ok=True)
@@ -62,6 +62,14 @@ def lay_out(store: Store, source: Source) -> Path:
             store.bury(target)
             os.replace(temporary, target)
     return target / next(iter(source.files)) if source.single else target
+
+
+def _is_same(path: Path, blob: Path) -> bool:
+    """Whether a path leads to a blob."""
+    try:
+        return path.samefile(blob)
+    except OSError:
+        return False
 
 
 def unused(store: Store, without: frozenset[str] = frozenset()) -> dict[str, int]:

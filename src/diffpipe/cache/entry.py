@@ -50,6 +50,9 @@ class Entry:
     def set_sources(self, record: SourcesRecord) -> None:
         write_sealed(self.folder / "sources.json", movable(record, self.folder.parent.parent).to_json())
 
+    def set_summary(self, summary: Summary) -> None:
+        write_sealed(self.folder / "summary.json", {**summary.to_json(), "key": self.key})
+
     def faults(self) -> list[str]:
         """Which of the entry's own files were cut short or edited."""
         found, record = [], self.sources()

@@ -41,6 +41,7 @@ class Plan:
     weights: Mapping[str, int] = field(default_factory=dict)
     imported: Mapping[str, int] = field(default_factory=dict)
     records: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    unused_for: int | None = field(default=None, compare=False)
 
     def lines(self) -> Iterator[str]:
         yield from (f"{key[:SHORT]} {reason}" for key, reason in self.entries)
@@ -91,18 +92,23 @@ def plan(store: Store, unused_for: int | None) -> Plan:
     }
     imported = blobs.unused(store, going)
     found = {folder: named for folder, named in records.items() if named}
-    return Plan(tuple(sorted(entries)), names, tuple(store.leftovers()), unused, imported, found)
+    return Plan(tuple(sorted(entries)), names, tuple(store.leftovers()), unused, imported, found, unused_for)
 
 
 def execute(store: Store, planned: Plan) -> None:
+    """Remove what was planned, but for what a build or import has put right since, or is about to."""
     for key, _ in planned.entries:
-        store.drop(key)
-    for name in planned.names:
-        store.drop_name(name)
+        with store.lock_if_free(key) as free:
+            if free and _reason(store, key, planned.unused_for):
+                store.drop(key)
+    known = set(store.keys())
+    for name, key in store.names().items():
+        if name in planned.names and key not in known:
+            store.drop_name(name)
     for key in planned.weights:
         weights.drop_unused(store, key)
     blobs.drop(store)
-    for path in planned.leftovers:
+    for path in set(planned.leftovers) & set(store.leftovers()):
         store.discard(path)
     for folder, names in planned.records.items():
         for name in names:

@@ -234,15 +234,13 @@ class Store:
         target = self.folder("pipelines") / key
         if target.is_symlink() or not target.is_dir():
             self.bury(target)  # nothing, or what damage or another program put there
-        if target.exists():
+        try:
             write_all(target, files)
-        else:
+        except FileNotFoundError:  # it is new, or was removed meanwhile
             with temporary_folder(target, within=self.folder("temporary")) as temporary:
                 write_all(temporary, files)
                 os.replace(temporary, target)
-        entry = self.get(key)
-        assert entry is not None
-        return entry
+        return Entry(key, target, summary)
 
     def set_name(self, name: str, key: str) -> str | None:
         """Let a name stand for a key; the key it stood for before, if another.

@@ -55,17 +55,18 @@ def find(store: Store, key: str) -> WeightsSummary | None:
 
 @contextmanager
 def made(
-    store: Store, key: str, write: Callable[[Path], WeightsSummary], waiting: Callable[[], None]
+    store: Store, key: str, write: Callable[[Path], WeightsSummary], waiting: Callable[[], None], *, own: bool = False
 ) -> Iterator[WeightsSummary]:
     """The summary of a weights folder, made by `write` unless it is there; nobody removes it within the block.
 
     `write` fills a new folder with NAME.safetensors files and returns their summary; whatever it raises leaves nothing
-    behind. `waiting` is called once if another process is making the same one. Publish the entry within the block: its
-    weights belong to none before.
+    behind. `waiting` is called once if another process is making the same one. `own`: not those that came by a
+    bundle, for nobody knows how they were made. Publish the entry within the block: its weights belong to none before.
     """
     with store.lock(lock_of(key), waiting):
         # Another process may have made it while this one waited.
-        yield find(store, key) or _make(store, key, write)
+        found = find(store, key)
+        yield found if found and not (own and found.imported) else _make(store, key, write)
 
 
 def lock_of(key: str) -> str:

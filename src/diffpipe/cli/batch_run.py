@@ -158,23 +158,14 @@ def source(prompts: str | None, form: str | None, stack: ExitStack) -> Source:
             raise unreadable(f"--prompts-from {prompts}", error, "check the path") from None
     regular = prompts != "-" and raw.seekable()
     beginning = raw.read(PEEKED) if regular else b""
-    if b"\0" in beginning and not _is_text(beginning):  # pictures, archives
+    if b"\0" in beginning and not beginning.startswith(
+        (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    ):  # pictures, archives
         raise UsageError(f"--prompts-from: {Path(prompts).name} is no text", "give .txt, .jsonl or .csv, in UTF-8")
     text = io.TextIOWrapper(raw, "utf-8", errors="surrogateescape", newline="")
     stack.callback(text.detach)
     label = "standard input" if prompts == "-" else Path(prompts).name
     return Source(text, label, form or ENDINGS.get(Path(prompts).suffix.lower()), regular)
-
-
-def _is_text(beginning: bytes) -> bool:
-    """Whether a file that begins so may be text, whose line at fault can be named: UTF-8, or UTF-16 by its mark."""
-    if beginning.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return True
-    try:
-        codecs.getincrementaldecoder("utf-8")().decode(beginning)  # it may end within a letter
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 # What is refused, and what is listed

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Optional
 
@@ -62,6 +62,22 @@ def parameter(flag: Flag, panel: str) -> inspect.Parameter:
     )
 
 
+def available(flags: Iterable[Flag], own: Iterable[inspect.Parameter]) -> Iterator[Flag]:
+    """The flags whose name and options neither ours, --help nor an earlier one has: --set takes the others."""
+    names = {CONTEXT.name}
+    options = {"--help", "-h"}
+    for one in own:
+        names.add(one.name)
+        (declared,) = one.annotation.__metadata__
+        options |= {word for words in declared.param_decls for word in words.split("/")}
+    for flag in flags:
+        words = {flag.option, f"--no-{flag.option[2:]}"} if flag.kind == "boolean" else {flag.option}
+        if flag.name not in names and not words & options:
+            names.add(flag.name)
+            options |= words
+            yield flag
+
+
 def _help(flag: Flag) -> str:
     text = printable(flag.help or f"{flag.name.replace('_', ' ')}.")
     if flag.many:
@@ -74,8 +90,8 @@ def _help(flag: Flag) -> str:
 def _default(flag: Flag) -> bool | str:
     """Whether and how the default is shown: prompt templates of a page are cut."""
     shown = flag.default not in (None, "", []) and flag.kind != "json"
-    text = str(flag.default)
-    return f"{text[:40]}..." if shown and len(text) > 60 else shown
+    text = printable(str(flag.default))
+    return f"{text[:40]}..." if shown and len(text) > 60 else text if shown and text != str(flag.default) else shown
 
 
 def with_parameters(function: Callable[..., Any], parameters: Iterable[inspect.Parameter]) -> Callable[..., Any]:

@@ -13,6 +13,7 @@ from ..core.flag import FORMATS, FRAME_RATES, NOUNS, OutputKind
 from . import batch_run, output, previews, ray_options, tree, workers
 from .flags import (
     CONTEXT,
+    available,
     option,
     parameter,
     reporting,
@@ -42,8 +43,7 @@ def _make(reference: str) -> Any:
     manifest = entry.manifest()
     flags = list(manifest.flags)
     own = options(manifest.kind, {flag.name for flag in flags})
-    taken = {option.name for option in own}
-    shown = [flag for flag in flags if flag.name not in taken]
+    shown = list(available(flags, own))
 
     def function(context: Any, **values: Any) -> Exit:
         explicit = {name for name in values if context.get_parameter_source(name).name == "COMMANDLINE"}

@@ -10,9 +10,9 @@ from typing import Literal
 from .build_spec import Placement, Speed
 from .canonical import JsonObject, JsonValue, digest
 from .choices import DEVICE, Dtype, Quantize, QuantizeBackend
-from .names import COMMIT, IDENTIFIER, stays_inside
+from .names import COMMIT, IDENTIFIER, REPOSITORY, stays_inside
 from .parsing import Fields, Misfit, OtherVersion
-from .source import BASE, CONFIG, LARGEST_SCALE, LONGEST_LABEL, Role
+from .source import BASE, CONFIG, LARGEST_SCALE, Role
 
 FORMAT = 1  # of the hashed configuration: raise it when the meaning of a section changes
 ROW = re.compile(r"[A-Za-z0-9][\w.-]{0,99}")  # the name of a provider or of one of its types
@@ -99,7 +99,7 @@ class Section:
             kind=kind,
             subfolder=data.text("subfolder", ""),
             files=tuple(named),
-            repository=data.text("repository", most=LONGEST_LABEL) if kind == "hub" else "",
+            repository=data.matching("repository", REPOSITORY) if kind == "hub" else "",
             commit=data.matching("commit", COMMIT) if kind == "hub" else "",
             variant=data.maybe_text("variant"),
             scale=data.number("scale", 1.0, -LARGEST_SCALE, LARGEST_SCALE),

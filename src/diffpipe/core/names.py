@@ -11,6 +11,8 @@ IDENTIFIER = re.compile(r"[^\W\d]\w{0,199}")  # of classes, components and call 
 MODULE = re.compile(r"[^\W\d]\w{0,99}(\.[^\W\d]\w{0,99}){0,9}")  # of the library that a class is in
 COMMIT = re.compile(r"[0-9a-f]{40}")
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}|git:[0-9a-f]{40}")
+REPOSITORY = re.compile(r"\w[\w.-]{0,95}/\w[\w.-]{0,95}")  # owner/name, each of at most 96 characters on the hub
+DEMO = re.compile(r"demo:\w[\w-]{0,99}")  # an adapter of the embedded model
 KEY = re.compile(r"[0-9a-f]{64}")
 
 

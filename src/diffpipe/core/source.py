@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from .canonical import JsonObject
-from .names import COMMIT, DIGEST, IDENTIFIER, MODULE, stays_inside
+from .names import COMMIT, DEMO, DIGEST, IDENTIFIER, MODULE, REPOSITORY, stays_inside
 from .parsing import Fields, Misfit
 
 CHECKPOINTS = (".safetensors", ".gguf", ".ckpt", ".pt", ".pth", ".bin")  # the endings of single-file weights
@@ -112,7 +112,7 @@ class Source:
         found = cls(
             role=data.parsed("role", Role.parse),
             kind=kind,
-            label=data.text("label", most=LONGEST_LABEL),
+            label=label_in(data, kind),
             files={path: FileInfo.from_json(info) for path, info in data.entries("files")},
             commit=data.matching("commit", COMMIT) if kind == "hub" or "commit" in data else None,
             variant=data.maybe_text("variant"),
@@ -142,6 +142,20 @@ class Source:
             **({"into": self.into} if self.into else {}),
             **({"peft": self.peft} if self.peft else {}),
         }
+
+
+def label_in(data: Fields, kind: SourceKind) -> str:
+    """What a source is known by, which says where it is to be found again: a repository, or what is in the package.
+
+    Raises Misfit for what no source of its kind is known by.
+    """
+    label = data.text("label", most=LONGEST_LABEL)
+    embedded = label.startswith(EMBEDDED) and stays_inside(label.removeprefix(EMBEDDED))
+    if kind == "embedded" and not (embedded or DEMO.fullmatch(label)):
+        raise Misfit(f"{data.where or 'it'} is known by what is not in the package")
+    if kind == "hub" and not REPOSITORY.fullmatch(label):
+        raise Misfit(f"{data.where or 'it'} is known by what is no repository")
+    return label
 
 
 def _class_of(components: Fields, name: str) -> tuple[str, str]:

@@ -15,7 +15,7 @@ from ..core.configuration import Configuration, Section
 from ..core.errors import DiffpipeError
 from ..core.flag import MAX_SEED, OutputKind
 from ..core.parsing import WRAPPED, Fields, Misfit, parse_json
-from ..core.source import CHECKPOINTS, Role, Source, SourceKind
+from ..core.source import CHECKPOINTS, Role, Source, SourceKind, label_in
 
 FORMAT = 1  # of the document: raise it when readers of older ones would misread newer ones
 LARGEST = 1 << 24  # characters of a document; ours have thousands
@@ -81,7 +81,7 @@ class SourceFacts:
         return cls(
             fields.parsed("role", Role.parse),
             kind,
-            fields.text("label"),
+            label_in(fields, kind),
             _texts(fields, "files"),
             fields.maybe_text("commit"),
             fields.maybe_text("variant"),

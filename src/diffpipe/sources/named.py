@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import re
 
 from ..core.errors import NotFoundError, UsageError
+from ..core.names import REPOSITORY
 from ..core.source import CHECKPOINTS, EMBEDDED, SourceKind
 from ..storage.disk import user_path
-
-REPOSITORY = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 
 
 def source_kind(text: str) -> SourceKind:

@@ -14,31 +14,34 @@ from __future__ import annotations
 
 import re
 import tarfile
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
 from ...core.canonical import JsonObject, JsonValue, canonical_json, digest
 from ...core.configuration import Trust
 from ...core.errors import CacheError
 from ...core.manifest import Manifest, WeightsSummary
-from ...core.parsing import Fields, Misfit, parse_json
-from ...core.source import CHECKPOINTS, EMBEDDED, PICKLES, FileInfo, Role, Source
+from ...core.names import stays_inside
+from ...core.parsing import Fields, Misfit, OtherVersion, parse_json
+from ...core.source import BASE, CHECKPOINTS, EMBEDDED, PICKLES, FileInfo, Role, Source, layout_of
 from ...sources.key import sources_fit
 from ...sources.model_files import SETTINGS
+from ...sources.trust import loadable_libraries
 from ..entry import KEY
 from ..records import Summary
 from ..sealed import sealed
-from ..store import NAME
+from ..store import NAME, PREFIX
 from ..weights import weights_key
 
 FORMAT = 1  # raise it when readers of older ones would misread newer ones
 LIST = "bundle.json"
-LARGEST_LIST = 64_000_000  # bytes; a sharded model of 1,000 files has 0.3 MB
+LARGEST_LIST = 8_000_000  # bytes; a sharded model of 1,000 files has 0.3 MB. As JSON it takes 25 times as many
 BLOCK = tarfile.BLOCKSIZE
 END = bytes(2 * BLOCK)
-DIGEST = re.compile(r"sha256:[0-9a-f]{64}|git:[0-9a-f]{40}")
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # names that Windows keeps for devices
 COMPONENT = re.compile(r"[A-Za-z_]\w{0,63}")
 EXPORT_AGAIN = "copy it again, or export the pipeline again"
 
@@ -98,7 +101,7 @@ def listing(contents: Contents) -> bytes:
         "weights": contents.weights.to_json() if contents.weights.components else {},
         "files": _rows(contents),
     }
-    return canonical_json(sealed(value)).encode()
+    return canonical_json(sealed(value)).encode(errors="surrogatepass")
 
 
 def size_of(contents: Contents) -> int:
@@ -122,7 +125,7 @@ def length(first: bytes) -> int | None:
     """Bytes of the list, from a bundle's first block; None if that is not how a bundle begins."""
     try:
         found = tarfile.TarInfo.frombuf(first, "utf-8", "strict").size
-    except tarfile.TarError:
+    except (tarfile.TarError, ValueError):  # a name that is no UTF-8
         return None
     return found if 0 < found <= LARGEST_LIST and first == header(LIST, found) else None
 
@@ -139,11 +142,13 @@ def read(data: bytes, told: str) -> Contents:
         if digest(head.value) != seal:
             raise Misfit("its list was edited")
         if head.integer("format") != FORMAT:
-            newer = f"{told} is a bundle of format {head.integer('format')}, this diffpipe reads {FORMAT}"
-            raise CacheError(newer, "install the diffpipe that wrote it")
+            raise OtherVersion(f"it is of format {head.integer('format')}, this diffpipe reads {FORMAT}")
         found = _parsed(head)
         if problem := next(_problems(found, head), None):
             raise Misfit(problem)
+    except OtherVersion as error:
+        hint = "install the diffpipe that wrote it"
+        raise CacheError(f"{told} is a bundle of another version: {error}", hint) from error
     except Misfit as error:
         raise CacheError(f"{told} is no sound bundle: {error}", EXPORT_AGAIN) from error
     return found
@@ -155,9 +160,9 @@ def _parsed(data: Fields) -> Contents:
         key=data.text("key", most=64),
         name=data.text("name", most=100),
         manifest=Manifest.from_json(data.value.get("manifest")),
-        summary=Summary.from_json(data.object("summary")),
+        summary=replace(Summary.from_json(data.object("summary")), imported=False),
         embedded={_role(role): embedded.text(role) for role in embedded.names()},
-        weights=WeightsSummary.from_json(data.object("weights")),
+        weights=WeightsSummary.from_json(data.object("weights")).portable(),
     )
 
 
@@ -182,16 +187,25 @@ def _problems(found: Contents, listed: Fields) -> Iterator[str]:
     same = found.key == manifest.key == config.key == listed.object("summary").text("key")
     if not (KEY.fullmatch(found.key) and same):
         yield "its configuration is not the one that its key stands for"
-    if found.name and not NAME.fullmatch(found.name):
+    if found.name and (not NAME.fullmatch(found.name) or PREFIX.fullmatch(found.name)):
         yield "its name is none"
+    if not any(source.role == BASE for source in found.sources):
+        yield "its files are not those that its key stands for"
+        return
     for source in found.sources:
         yield from _source_problems(source, config.trust)
+    if found.summary != Summary.of(manifest, found.summary.built):
+        yield "its summary is not that of its pipeline"
+    if "diffpipe" not in manifest.versions:
+        yield "it does not say what built it"
+    yield from _component_problems(manifest)
     if not sources_fit(config, found.sources, manifest.stored.components if manifest.stored else ()):
         yield "its files are not those that its key stands for"
     yield from _embedded_problems(found)
     yield from _weights_problems(found)
-    if not all(_is_info(info) for info in _members(found).values()):
-        yield "a file's size or digest is none"
+    sizes = {(info.digest, info.size) for source in found.sources for info in source.files.values()}
+    if len({digest for digest, _ in sizes}) < len(sizes):
+        yield "a file has two sizes"
     if listed.value.get("files") != _rows(found):
         yield "its list of files is not that of its pipeline"
     if any(CONTROL.search(text) for text in _texts([manifest.to_json(), found.summary.to_json()])):
@@ -217,6 +231,23 @@ def _weights_problems(found: Contents) -> Iterator[str]:
         yield "a component's name is none"
 
 
+def _component_problems(manifest: Manifest) -> Iterator[str]:
+    """What is wrong with the classes that a pipeline's components are said to be loaded as."""
+    classes, listed = manifest.classes, layout_of(manifest.sources)
+    replaced = {source.role.name: source.components for source in manifest.sources if source.role.kind == "component"}
+    stored = set(manifest.stored.components) if manifest.stored else set()
+    if not set(listed) <= set(classes) <= set(listed) | stored:
+        yield "its components are not those of its sources"
+        return
+    for name, pair in classes.items():
+        library, class_name = pair
+        known = {listed.get(name, pair), replaced.get(name, {}).get(name, pair)}
+        if pair not in known and not (name == "scheduler" and class_name == manifest.config.scheduler.name):
+            yield f"the class of {name} is not that of its source"
+        if library not in loadable_libraries():
+            yield f"it names the library {library!r}, which diffusers does not load from"
+
+
 def _texts(value: JsonValue) -> Iterator[str]:
     """Every text in a JSON value."""
     if isinstance(value, str):
@@ -232,6 +263,8 @@ def _source_problems(source: Source, trust: Trust) -> Iterator[str]:
         yield "a source is empty or has no name"
     allowed = {*SETTINGS, *CHECKPOINTS} | ({".py"} if trust.remote_code else set())
     allowed -= set() if trust.pickle else set(PICKLES)
+    if len(_as_any_disk_has_them(source.files)) < len(_with_folders(source.files)):
+        yield "names of its files differ in case or Unicode form alone"
     for path in source.files:
         if not is_safe(path) or any(str(part) in source.files for part in PurePosixPath(path).parents):
             yield "a file would lie outside its folder"
@@ -239,11 +272,21 @@ def _source_problems(source: Source, trust: Trust) -> Iterator[str]:
             yield f"it holds a file that no pipeline loads ({PurePosixPath(path).name!r})"
 
 
-def _is_info(info: FileInfo) -> bool:
-    return type(info.size) is int and info.size >= 0 and bool(DIGEST.fullmatch(info.digest))
+def _with_folders(paths: Iterable[str]) -> set[str]:
+    """Files with the folders that they lie in."""
+    return {str(part) for path in paths for part in (PurePosixPath(path), *PurePosixPath(path).parents)}
+
+
+def _as_any_disk_has_them(paths: Iterable[str]) -> set[str]:
+    """The same as disks have them that know no case, or one form of composed letters."""
+    return {unicodedata.normalize("NFC", part).casefold() for part in _with_folders(paths)}
 
 
 def is_safe(path: str) -> bool:
     """Whether a path from outside stays inside the folder it is put in, on any system."""
-    parts = path.split("/")
-    return path.isprintable() and all(part.strip(". ") for part in parts) and not any(c in path for c in "\\:")
+    plain = path.isprintable() and not any(letter in path for letter in '\\:*?"<>|')
+    return plain and stays_inside(path) and not any(map(_is_reserved, path.split("/")))
+
+
+def _is_reserved(part: str) -> bool:
+    return part[-1] in ". " or bool(RESERVED.fullmatch(part))

@@ -6,23 +6,26 @@ A bundle's form, and what is checked before any of it is believed: see contents.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
 from ...core.errors import CacheError, UsageError
 from ...core.manifest import Manifest, WeightsSummary
+from ...core.parsing import parse_json
 from ...core.source import FileInfo, Role, file_of
-from ...sources.trust import refuse_code
+from ...sources.model_files import components_of
+from ...sources.trust import LARGEST_INDEX, reader, refuse_code
 from ...storage import stores, streams, urls
 from ...storage.disk import CHUNK, check_free, readable, user_path
 from ...storage.opening import open_regular
+from ...storage.tensor_headers import read_header
 from .. import blobs, weights
 from ..entry import SHORT, Entry
 from ..records import record_sources
-from ..store import Store, check_name
+from ..store import Store, check_name, listdir
 from ..verify import check_file, locate
 from . import contents
 from .contents import END, Contents
@@ -149,7 +152,7 @@ def _gather(store: Store, entry: Entry, name: str) -> tuple[Contents, dict[str, 
     name = name or next((known for known, key in store.names().items() if key == entry.key), "")
     embedded = {source.role: recorded[source.role] for source in sources if source.kind == "embedded"}
     stored = _stored(store, manifest)
-    bundled = Contents(entry.key, name, manifest, entry.summary, embedded, stored)
+    bundled = Contents(entry.key, name, manifest, replace(entry.summary, imported=False), embedded, stored)
     contents.read(contents.listing(bundled), f"the entry {entry.key[:SHORT]}")  # what no import takes must not leave
     places = {
         f"files/{info.digest.partition(':')[2]}": file_of(source, recorded[source.role], path)
@@ -240,9 +243,11 @@ def _receive(store: Store, bundled: Contents, source: str, options: Options, adv
     if key and options.force and weights.problems(store, key):
         weights.drop(store, key)
     stored = {} if key and weights.sound(store, key) else bundled.stored()
+    _check_embedded(bundled)
     missing = [info for member, info in {**bundled.files(), **stored}.items() if member not in held]
     check_free(store.root, sum(info.size for info in missing), urls.shown(source))
-    with ExitStack() as guards, streams.reading(source) as stream:
+    _check_whole(source, bundled)
+    with streams.reading(source) as stream:
         incoming = Incoming(stream, source)
         if incoming.contents() != bundled:
             raise CacheError(f"{urls.shown(source)} was replaced meanwhile", "import it again")
@@ -251,21 +256,64 @@ def _receive(store: Store, bundled: Contents, source: str, options: Options, adv
                 incoming.skip(info, advance)
             else:
                 blobs.put(store, info, partial(incoming.copy, member, info, advance=advance))
-        if bundled.weights.components:
-            guards.enter_context(_received_weights(store, bundled, incoming, advance, say))
-        incoming.end()
+        with _laid_out(store, bundled) as locations:
+            _check_content(bundled, locations)
+            with _received_weights(store, bundled, incoming, advance, say):
+                return _publish(store, bundled, locations, _command(bundled, source, options))
+
+
+def _check_whole(source: str, bundled: Contents) -> None:
+    """Raises CacheError for a file that is not as long as its list says, where that can be told."""
+    size, whole = streams.size(source), contents.size_of(bundled)
+    if size and size != whole:
+        what = "it is cut short" if size < whole else "it goes on after its end"
+        raise CacheError(f"{urls.shown(source)} is no sound bundle: {what}", contents.EXPORT_AGAIN)
+
+
+def _check_embedded(bundled: Contents) -> None:
+    """Raises CacheError where diffpipe's own model is another than the one that a pipeline was built with."""
+    for source in bundled.sources:
+        for path, info in source.files.items() if source.kind == "embedded" else ():
+            if check_file(source, path, file_of(source, bundled.embedded[source.role], path), info):
+                version = bundled.manifest.versions["diffpipe"]
+                raise CacheError("it stands on the demo model of another diffpipe", f"install diffpipe {version}")
+
+
+@contextmanager
+def _laid_out(store: Store, bundled: Contents) -> Iterator[dict[Role, str]]:
+    """Where each source lies, under its own names. What was laid out for it goes again if the block raises."""
+    before = set(listdir(store.root / "sources"))
+    try:
         carried = [one for one in bundled.sources if one.kind != "embedded"]
-        locations = {one.role: str(blobs.lay_out(store, one)) for one in carried}
-        return _publish(store, bundled, {**bundled.embedded, **locations}, _command(bundled, source, options))
+        yield {**bundled.embedded, **{one.role: str(blobs.lay_out(store, one)) for one in carried}}
+    except BaseException:
+        for name in set(listdir(store.root / "sources")) - before:
+            store.bury(store.root / "sources" / name)
+        raise
+
+
+def _check_content(bundled: Contents, locations: Mapping[Role, str]) -> None:
+    """Raises what pinning these files would: UsageError for a model that would run code of its own unasked, CacheError
+    for weights that are none, or settings that are not those that the bundle's list tells of."""
+    for source in bundled.sources:
+        location = locations[source.role]
+        refuse_code(source, location, bundled.manifest.classes, bundled.manifest.config.trust.remote_code)
+        for path in source.files:
+            if path.endswith(".safetensors"):
+                read_header(file_of(source, location, path))
+        if "model_index.json" in source.files and source.role.kind in ("base", "config"):
+            index = parse_json(reader(source, location)("model_index.json"), LARGEST_INDEX, finite=False)
+            if not isinstance(index, dict) or components_of(index) != source.components:
+                problem = f"the model_index.json of {source.label} is not the one that its list tells of"
+                raise CacheError(problem, contents.EXPORT_AGAIN)
 
 
 @contextmanager
 def _received_weights(
     store: Store, bundled: Contents, incoming: Incoming, advance: Advance, say: Say
 ) -> Iterator[None]:
-    """Bring the quantized weights, unless those of the same key are here: they may differ in their last bits.
-
-    Nobody removes them within the block.
+    """Bring the quantized weights, unless those of the same key are here (they may differ in their last bits), and read
+    the bundle to its end before they get their place. Nobody removes them within the block.
     """
     waiting = dict(bundled.stored())
 
@@ -274,11 +322,19 @@ def _received_weights(
             member = next(iter(waiting))
             with (folder / Path(member).name).open("xb") as out:
                 incoming.copy(member, waiting.pop(member), out, advance)
-        return bundled.weights
+            read_header(folder / Path(member).name)
+        incoming.end()
+        return replace(bundled.weights, imported=True)
 
+    if not waiting:
+        incoming.end()
+        yield
+        return
     with weights.made(store, bundled.summary.weights, write, _silent) as made:
-        for info in waiting.values():
-            incoming.skip(info, advance)
+        if waiting:
+            for info in waiting.values():
+                incoming.skip(info, advance)
+            incoming.end()
         brought = bundled.weights.components
         if any(part.digest != brought[name].digest for name, part in made.components.items()):
             say("quantized weights of the same key are here; those of the bundle differ in their last bits")
@@ -286,18 +342,12 @@ def _received_weights(
 
 
 def _publish(store: Store, bundled: Contents, locations: Mapping[Role, str], command: list[str]) -> Entry:
-    """Publish the entry of files that are here. Raises UsageError for a model that would run code of its own unasked,
-    CacheError where diffpipe's own model is another than the one that it was built with."""
-    classes = bundled.manifest.classes
-    for source in bundled.sources:
-        refuse_code(source, locations[source.role], classes, bundled.manifest.config.trust.remote_code)
-        for path, info in source.files.items() if source.kind == "embedded" else ():
-            if check_file(source, path, file_of(source, locations[source.role], path), info):
-                version = bundled.manifest.versions.get("diffpipe", "")
-                raise CacheError("it stands on the demo model of another diffpipe", f"install diffpipe {version}")
+    """Publish the entry of files that are here, marked as imported where its key does not prove them."""
     with store.lock(bundled.key, _silent):
         record = record_sources(bundled.sources, locations, tuple(command))
-        return store.publish(bundled.summary, bundled.manifest, record)
+        made = weights.find(store, bundled.summary.weights) if bundled.summary.weights else None
+        marked = any(source.kind == "hub" for source in bundled.sources) or bool(made and made.imported)
+        return store.publish(replace(bundled.summary, imported=marked), bundled.manifest, record)
 
 
 def _command(bundled: Contents, source: str, options: Options) -> list[str]:

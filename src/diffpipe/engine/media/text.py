@@ -170,7 +170,7 @@ def _of_xmp(packet: object) -> str:
         return ""
     try:
         return ElementTree.fromstring(packet).findtext(f".//{{{NAMESPACE}}}document", "")
-    except (ElementTree.ParseError, ValueError, LookupError):  # the last for an encoding that nobody knows
+    except (ElementTree.ParseError, ValueError):
         return ""
 
 
