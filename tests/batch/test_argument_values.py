@@ -89,6 +89,7 @@ def test_a_bare_word_is_text_where_text_is_wanted_and_json_elsewhere(name: str |
         ("width", "true", "True is no whole number"),
         ("width", "wide", "column 1: it is no JSON: Expecting value"),
         ("width", "[64, 64]", "it takes one value, not a list"),
+        ("guidance_scale", "1" + "0" * 400, f"{'1' + '0' * 56}... is too large"),
         ("mode", "slow", "'slow' is none of fast, fine"),
         ("negative_prompt", "[1]", "1 is no text"),
         (None, "a fox", "column 1: it is no JSON: Expecting value"),

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import diffpipe
 from diffpipe.cli import output
 from diffpipe.core.errors import DiffpipeError
-from diffpipe.core.printable import printable, printable_lines
+from diffpipe.core.printable import CONTROLS, printable, printable_json, printable_lines
 
 # ECMA-48: ESC and the C1 controls begin sequences. Unicode Annex 9: these turn the direction of writing.
 OBEYED = [chr(code) for code in (*range(32), 127, *range(128, 160), 0x2028, 0x2029, 0x202E, 0x2066, 0x200F, 0x61C)]
@@ -43,6 +43,22 @@ def test_halves_of_letters_are_escapes_but_for_bytes_of_file_names() -> None:
 def test_no_control_is_left_in_any_text(text: str) -> None:
     assert not any(unicodedata.category(letter) in ("Cc", "Zl", "Zp") for letter in printable(text) if letter != "\t")
     assert printable_lines(text).count("\n") == text.count("\n")
+
+
+@given(st.text(st.characters(categories=["Cs", "Cc", "Lu"]) | st.sampled_from("\udcc2\udc9b\udce2\udc80\udcae")))
+def test_surrogates_are_bytes_of_a_name_or_escaped(text: str) -> None:
+    for shown in (printable(text), printable_json(json.dumps(text, ensure_ascii=False))):
+        seen = shown.encode(errors="surrogateescape").decode(errors="surrogateescape")  # as a terminal decodes it
+        assert not CONTROLS.search(seen.replace("\t", ""))
+    said = json.loads(printable_json(json.dumps(text, ensure_ascii=False)))
+    assert said.encode("utf-16", "surrogatepass") == text.encode("utf-16", "surrogatepass")  # to JSON a pair is one
+
+
+def test_a_name_that_is_no_utf8_is_printed_as_its_bytes() -> None:
+    name = b"caf\xe9.png".decode(errors="surrogateescape")
+    assert printable(name) == printable_json(name) == name
+    assert printable("\ud800") == printable_json("\ud800") == "\\ud800"
+    assert printable("\udcc2\udc9b2J") == "\\x9b2J"
 
 
 FOREIGN = "a\x1b[31m\rforged: line\n\u202egnp.exe\x9b2J"

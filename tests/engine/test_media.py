@@ -784,10 +784,13 @@ def test_somebody_elses_files_carry_no_text_of_ours(tmp_path: Path) -> None:
     picture = Image.new("RGB", (8, 8))
     picture.save(tmp_path / "a.gif", comment=b"made by me")
     picture.save(tmp_path / "b.jpg", xmp=b"<broken")
+    for encoding in ("foo", "hex", "utf-7"):
+        packet = f'<?xml version="1.0" encoding="{encoding}"?><a/>'.encode()
+        picture.save(tmp_path / f"b-{encoding}.jpg", xmp=packet)
     picture.save(tmp_path / "c.png")
     picture.save(tmp_path / "d.gif", comment=b'["a", "list"]')
     (tmp_path / "folder").mkdir()
-    assert [read_text(path) for path in sorted(tmp_path.iterdir())] == [{}] * 5
+    assert [read_text(path) for path in sorted(tmp_path.iterdir())] == [{}] * 8
     (tmp_path / "e.txt").write_text("hello", encoding="utf-8")
     for name in ("e.txt", "missing.png"):
         with pytest.raises(UsageError, match="cannot read"):

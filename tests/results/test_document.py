@@ -46,6 +46,7 @@ def test_a_document_without_a_part_or_with_another_in_its_place_is_refused(name:
         (("components", "scheduler"), 3), (("media",), {"image": {"file": "a.png"}}), (("media",), {"image": "a.png"}),
         (("media",), {"image": [{"file": 1, "digest": ""}]}), (("seed",), -1), (("seed",), 2**64),
         (("result", "kind"), "sculpture"), (("result", "index"), -1), (("result", "of"), 1.5), (("versions", "x"), 1),
+        (("result", "fps"), 10**400), (("result", "width"), "a"), (("result", "duration"), "1"),
         (("device",), ["cpu"]), (("fps",), "fast"), (("fit",), 1), (("batch_size",), 0), (("stepped_down",), []),
         (("arguments",), {"x": [[]] * 3 + [json.loads("[" * 120 + "]" * 120)]}),
     ],

@@ -140,8 +140,15 @@ def from_json(flag: Flag | None, value: JsonValue) -> JsonValue:
     if flag.kind == "choice" and value not in flag.choices:
         raise ValueError(f"{shown(value)} is none of {', '.join(flag.choices)}")
     if flag.kind == "number" and isinstance(value, int):
-        return float(value)  # 4 and 4.0 are the same item
+        return _as_number(value)  # 4 and 4.0 are the same item
     return value
+
+
+def _as_number(value: int) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"{shown(value)} is too large") from None
 
 
 def json_of(text: str) -> JsonValue:

@@ -16,7 +16,7 @@ from typing import Any
 
 from ..core.access_tokens import redacted
 from ..core.errors import CacheError, DiffpipeError
-from ..core.printable import CONTROLS, printable, printable_lines
+from ..core.printable import printable, printable_json, printable_lines
 from ..storage.opening import open_log
 
 LONGEST = 3000  # characters of a line on stderr; of a longer one its beginning and end are shown
@@ -151,8 +151,7 @@ def results(text: str) -> None:
 
 def result_json(value: Any, *, flush: bool = True) -> None:
     """An object on stdout. What a terminal would obey is escaped as JSON has it."""
-    text = json.dumps(value, ensure_ascii=not _unicode())
-    print(CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text), flush=flush)
+    print(printable_json(json.dumps(value, ensure_ascii=not _unicode())), flush=flush)
 
 
 def _unicode() -> bool:

@@ -19,6 +19,7 @@ from ..core.source import CHECKPOINTS, Role, Source, SourceKind, label_in
 
 FORMAT = 1  # of the document: raise it when readers of older ones would misread newer ones
 LARGEST = 1 << 24  # characters of a document; ours have thousands
+WHOLE, MEASURED = ("width", "height", "frames", "rate", "channels"), ("fps", "duration")  # the numbers of a result
 REQUIRED = (
     "format", "pipeline", "config", "sources", "components", "arguments", "media", "seed", "result", "versions",
     "device",
@@ -137,6 +138,10 @@ class ResultFacts:
     def from_json(cls, fields: Fields) -> ResultFacts:
         """Raises Misfit."""
         kind: OutputKind = fields.choice("kind", OutputKind)
+        for name in WHOLE:
+            fields.maybe_integer(name)
+        for name in MEASURED:
+            fields.maybe_number(name)
         sizes = {name: value for name, value in fields.value.items() if name not in ("kind", "format", "index", "of")}
         return cls(kind, fields.text("format"), fields.integer("index"), fields.integer("of"), sizes)
 

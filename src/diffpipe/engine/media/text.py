@@ -170,7 +170,7 @@ def _of_xmp(packet: object) -> str:
         return ""
     try:
         return ElementTree.fromstring(packet).findtext(f".//{{{NAMESPACE}}}document", "")
-    except (ElementTree.ParseError, ValueError):
+    except (ElementTree.ParseError, LookupError, ValueError):  # the latter two for encodings that Python lacks
         return ""
 
 
