@@ -10,7 +10,9 @@ import pytest
 from conftest import Cli
 from manifests import config_json, manifest
 
+from diffpipe.catalog import BUILTIN
 from diffpipe.catalog.plugins import quirks
+from diffpipe.catalog.row_checks import problem_of
 
 GOOD = """
 from diffpipe import PipelineType, Provider
@@ -49,6 +51,20 @@ BROKEN = {
     ),
     "plug-spaces": (GOOD.replace('"tiny-flux"', '"tiny flux; rm"'), "plug_spaces:PROVIDER", "tiny flux; rm"),
     "plug-name": (GOOD.replace('"tiny-flux"', "17"), "plug_name:PROVIDER", "name"),
+    "plug-own-exit": ("raise GeneratorExit('no\\x1b[2J')", "plug_own_exit:PROVIDER", r"GeneratorExit: no\x1b[2J"),
+    "plug-mute": (
+        "class E(Exception):\n  def __str__(self):\n    raise OSError\nraise E", "plug_mute:PROVIDER", "skipped: E"
+    ),
+    "plug-number": (GOOD.replace('name="text2image"', "name=5"), "plug_number:PROVIDER", "name of its type 5"),
+    "plug-none": (
+        GOOD.replace('repositories=("example/tiny-flux",)', "repositories=None"), "plug_none:PROVIDER",
+        "repositories of its type 'text2image' cannot be None",
+    ),
+    "plug-dtype": (GOOD.replace('dtype="float32"', 'dtype="__class__"'), "plug_dtype:PROVIDER", "dtype of its type"),
+    "plug-quirk": (
+        GOOD.replace('dtype="float32"', 'quirks={"call": 5}'), "plug_quirk:PROVIDER", "quirks of its type"
+    ),
+    "plug-flag": (GOOD.replace('"required": True', '"needed": True'), "plug_flag:PROVIDER", "flags of its type"),
     "plug-exits": ("raise SystemExit(9)", "plug_exits:PROVIDER", "SystemExit"),
 }  # fmt: skip
 
@@ -140,6 +156,33 @@ def test_every_broken_plug_in_at_once_leaves_the_rest_at_work(
     assert cli(env={**environment, **completing}).stdout.split() == ["tiny-flux"]
     made = cli("generate", "--help", env=environment, check=True)
     assert made.stderr == ""  # generating needs no providers, and says nothing of them
+
+
+@pytest.mark.parametrize("entries", [b"[diffpipe.providers]\ny\n", b"[diffpipe.providers]\nx = \xff:y\n"])
+def test_a_package_with_damaged_metadata_is_named_by_its_place(
+    packages: dict[str, str], tmp_path: Path, cli: Cli, entries: bytes
+) -> None:
+    install(tmp_path, "plug-damaged", GOOD, "plug_damaged:PROVIDER")
+    (tmp_path / "plug_damaged-1.0.dist-info" / "entry_points.txt").write_bytes(entries)
+    environment = {"PYTHONPATH": f"{tmp_path}:{packages['PYTHONPATH']}"}
+    done = cli("providers", "list", env=environment, check=True)
+    assert "tiny-flux" in done.stdout
+    (warning,) = done.stderr.splitlines()
+    assert warning.startswith("warning: a package in ")
+    assert str(tmp_path) in warning
+
+
+def test_what_a_plug_in_prints_is_no_result(tmp_path: Path, cli: Cli) -> None:
+    loud = GOOD + "print('hello\x1b[2J')\nimport warnings\nwarnings.warn('old\x9b2J')\n"
+    install(tmp_path, "plug-loud", loud, "plug_loud:PROVIDER")
+    done = cli("providers", "show", "tiny-flux", "--json", env={"PYTHONPATH": str(tmp_path)}, check=True)
+    assert json.loads(done.stdout)["name"] == "tiny-flux"
+    assert r"plug-loud: hello\x1b[2J" in done.stderr.splitlines()
+    assert r"old\x9b2J" in done.stderr
+
+
+def test_the_built_in_rows_are_such_as_a_plug_in_may_bring() -> None:
+    assert {name: problem_of(provider) for name, provider in BUILTIN.items()} == dict.fromkeys(BUILTIN, "")
 
 
 @pytest.mark.parametrize(

@@ -3,35 +3,34 @@
 from __future__ import annotations
 
 import functools
-import re
+import io
 import sys
-from collections.abc import Mapping
-from importlib.metadata import EntryPoint, entry_points
+from collections.abc import Iterator, Mapping
+from contextlib import redirect_stderr, redirect_stdout
+from importlib.metadata import EntryPoint, distributions
 
 from ..core.errors import UsageError
 from ..core.manifest import Manifest
 from ..core.printable import printable
 from . import BUILTIN
+from .row_checks import problem_of
 from .rows import PipelineType, Provider
 
 GROUP = "diffpipe.providers"
-NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 
 
 @functools.cache
 def providers() -> dict[str, Provider]:
     """Every provider by name, built-in first. A plug-in that fails is named on stderr and left out."""
     found = dict(BUILTIN)
-    for entry in entry_points(group=GROUP):
-        try:
-            provider = _load(entry)
-        except (Exception, SystemExit) as error:  # a plug-in's code may fail in any way; the tool must go on without it
-            _warn(entry, f"{type(error).__name__}: {error}")
-            continue
-        if provider.name in found:
-            _warn(entry, f"the name {provider.name!r} is taken")
-            continue
-        found[provider.name] = provider
+    for package, entry in _registered():
+        provider, problem = _loaded(entry)
+        if provider and provider.name in found:
+            problem = f"the name {provider.name!r} is taken"
+        if problem:
+            _warn(f"provider {entry.name!r} from package {package} was skipped: {problem}")
+        elif provider:
+            found[provider.name] = provider
     return found
 
 
@@ -69,20 +68,51 @@ def _quirks_of_class(pipeline: str) -> Mapping[str, str]:
     return {name: function for name, function in hooks.items() if name != "call"}
 
 
-def _load(entry: EntryPoint) -> Provider:
-    value = entry.load()
-    provider = value() if callable(value) and not isinstance(value, Provider) else value
-    if not isinstance(provider, Provider) or not provider.types:
-        raise TypeError(f"{entry.value} is no diffpipe.Provider with at least one type")
-    if not all(isinstance(row, PipelineType) for row in provider.types):
-        raise TypeError(f"a type of {entry.value} is no diffpipe.PipelineType")
-    if not isinstance(provider.name, str) or not NAME.fullmatch(provider.name):
-        raise ValueError(f"{provider.name!r} is no name: use lower-case letters, digits, dots and dashes")
-    return provider
+def _registered() -> Iterator[tuple[str, EntryPoint]]:
+    """What packages register, with each package's name. One whose metadata is damaged is told on stderr and skipped."""
+    seen = set()
+    for package in distributions():
+        try:
+            entries = package.entry_points.select(group=GROUP)
+            name = package.name if entries else ""  # which takes longer to read
+        except Exception as error:  # metadata may be damaged in any way, and of a package that has no plug-in
+            _warn(f"a package in {package.locate_file('')} was not asked for providers: {_said(error)}")
+            continue
+        if name not in seen:  # the first on the path counts, as for imports
+            yield from ((name, entry) for entry in entries)
+        seen.add(name)
 
 
-def _warn(entry: EntryPoint, reason: str) -> None:
-    package = entry.dist.name if entry.dist else entry.value
-    reason = " ".join(reason.split())
-    line = f"warning: provider {entry.name!r} from package {package} was skipped: {reason}"
+def _loaded(entry: EntryPoint) -> tuple[Provider | None, str]:
+    """A plug-in's provider, or why it has none. What its code prints goes to stderr: stdout is for results."""
+    said = io.StringIO()
+    value: object = None
+    try:
+        with redirect_stdout(said), redirect_stderr(said):
+            value = entry.load()
+            if callable(value) and not isinstance(value, Provider):
+                value = value()
+            problem = problem_of(value)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a plug-in's code may fail in any way; the tool must go on without it
+        problem = _said(error)
+    for line in said.getvalue().splitlines():
+        _tell(f"{entry.name}: {line}")
+    return (None if problem or not isinstance(value, Provider) else value), problem
+
+
+def _said(error: BaseException) -> str:
+    """An error in one line, also where its own words cannot be had."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:
+        return type(error).__name__
+
+
+def _warn(text: str) -> None:
+    _tell(f"warning: {' '.join(text.split())}")
+
+
+def _tell(line: str) -> None:
     print(printable(line), file=sys.stderr)
