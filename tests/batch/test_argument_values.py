@@ -46,6 +46,7 @@ def test_json(text: str) -> None:
         ('{"a": 1', 8, "it is no JSON: Expecting ',' delimiter"),
         ("NaN", 1, "it is no JSON: NaN is no number"),
         ("[" * (DEEPEST + 1) + "]" * (DEEPEST + 1), 1, "it is nested too deeply"),
+        ('[{"a": 1, "b": 2, "a": 1}]', 1, "'a' is there twice"),
         ("[" * 100_000, 1, "it is nested too deeply"),
     ],
 )

@@ -401,7 +401,9 @@ def test_presets_give_way_to_flags_and_tell_what_they_leave_out(cli: Cli, work: 
         (("--prompts-from", "no.txt"), "--prompts-from: there is no file no.txt"),
         (("--prompts-from", "empty.txt"), "--prompts-from: there are no prompts in empty.txt"),
         (("--args", "nothing"), "--args: there is no file nothing"),
-        (("--prompts-from", "panda.png"), "--prompts-from: panda.png is no text"),
+        (("--prompts-from", "panda.png"), "--prompts-from: panda.png line 3 has a NUL character: it is no text"),
+        (("--prompts-from", "nul.txt"), "--prompts-from: nul.txt line 2 has a NUL character: it is no text"),
+        (("--prompts-from", "bare.txt"), "bare.txt is UTF-16, not UTF-8"),
         (("--prompts-from", "wide.txt"), "wide.txt is UTF-16, not UTF-8"),
         (("--resume", "--journal", "other.txt"), "other.txt is no journal"),
     ],
@@ -410,6 +412,8 @@ def test_what_cannot_go_together_is_refused(cli: Cli, work: Path, words: tuple[o
     (work / "empty.txt").write_text("\n# nothing\n")
     (work / "other.txt").write_text("a fox\n")
     (work / "wide.txt").write_text("a fox\r\n", encoding="utf-16")
+    (work / "bare.txt").write_text("a fox\r\n", encoding="utf-16-be")
+    (work / "nul.txt").write_text("a fox\na\0cat\n")
     Image.new("RGB", (64, 64)).save(work / "panda.png")
     done = cli.light("generate", "demo", "--prompt", "a fox", *words, cwd=work)
     assert done.returncode == (3 if "there is no file" in message else 2)

@@ -171,6 +171,14 @@ def test_files_that_are_there(work: Path) -> None:
         assert caught.value.hint == "choose another --output, or pass --overwrite"
 
 
+@pytest.mark.parametrize("stream", ["-", "/dev/null", "pipe"])
+def test_a_stream_gets_no_file_beside_it(work: Path, stream: str) -> None:
+    os.mkfifo(work / "pipe")
+    with pytest.raises(UsageError) as caught:
+        whole_template(Outputs(stream))
+    assert "name a file" in caught.value.hint
+
+
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_pictures_of_one_run_never_share_a_file(work: Path, overwrite: bool) -> None:
     (work / "flux-1.png").touch()

@@ -12,7 +12,7 @@ from typing import TypeVar
 from ..core.canonical import JsonValue
 from ..core.errors import UsageError
 from ..core.flag import MAX_SEED, MEDIA_KINDS, Flag, FlagKind
-from ..core.parsing import DEEPEST, deeper
+from ..core.parsing import DEEPEST, Misfit, deeper, once
 
 V = TypeVar("V")
 
@@ -152,11 +152,15 @@ def _as_number(value: int) -> float:
 
 
 def json_of(text: str) -> JsonValue:
-    """A JSON value; no NaN or Infinity, which Python's parser takes. Raises NoJson."""
+    """A JSON value; no NaN, Infinity or name that is there twice, which Python's parser takes. Raises NoJson."""
     try:
-        value: JsonValue = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
+        value: JsonValue = json.loads(
+            text, parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=once
+        )
     except json.JSONDecodeError as error:
         raise NoJson(error.colno, f"it is no JSON: {error.msg}") from None
+    except Misfit as error:
+        raise NoJson(1, str(error)) from None
     except RecursionError:
         raise NoJson(1, "it is nested too deeply") from None
     except ValueError as error:

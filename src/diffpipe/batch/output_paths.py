@@ -158,6 +158,8 @@ def whole_template(outputs: Outputs) -> tuple[str, str]:
         template = _whole_url(template, outputs)
     elif template.endswith(("/", "\\")) or os.path.isdir(template):
         template = str(Path(template) / outputs.default)
+    else:
+        _check_file(template)
     check_template(template)
     literal, field, _, _ = list(string.Formatter().parse(template))[-1]
     _, dot, ending = literal.rpartition("/")[2].rpartition(".")
@@ -171,6 +173,14 @@ def whole_template(outputs: Outputs) -> tuple[str, str]:
     if not own and not template.endswith(".{ext}"):
         template += ".{ext}"
     return template, extension
+
+
+def _check_file(template: str) -> None:
+    """Raises UsageError for what other tools take for a stream: it would get an ending, and be a file beside it."""
+    if template == "-":
+        raise UsageError("--output: results are files, and - is none", "name a file or a folder")
+    if "\0" not in template:
+        check_replaceable(Path(os.path.realpath(template)))
 
 
 def _whole_url(template: str, outputs: Outputs) -> str:

@@ -158,10 +158,10 @@ def source(prompts: str | None, form: str | None, stack: ExitStack) -> Source:
             raise unreadable(f"--prompts-from {prompts}", error, "check the path") from None
     regular = prompts != "-" and raw.seekable()
     beginning = raw.read(PEEKED) if regular else b""
-    if b"\0" in beginning and not beginning.startswith(
-        (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-    ):  # pictures, archives
-        raise UsageError(f"--prompts-from: {Path(prompts).name} is no text", "give .txt, .jsonl or .csv, in UTF-8")
+    wide = beginning.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    if (nul := beginning.find(b"\0")) > 1 and not wide:  # pictures, archives; UTF-16 has one among its first two bytes
+        where = f"{Path(prompts).name} line {beginning[:nul].count(10) + 1} has a NUL character"
+        raise UsageError(f"--prompts-from: {where}: it is no text", "give .txt, .jsonl or .csv, in UTF-8")
     text = io.TextIOWrapper(raw, "utf-8", errors="surrogateescape", newline="")
     stack.callback(text.detach)
     label = "standard input" if prompts == "-" else Path(prompts).name

@@ -35,7 +35,7 @@ def parse_json(
     if len(data) > most:
         raise Misfit(f"{what} is larger than {most} bytes")
     try:
-        constant, pairs = _refuse if finite else float, None if twice else _once
+        constant, pairs = _refuse if finite else float, None if twice else once
         value: JsonValue = json.loads(data, parse_constant=constant, object_pairs_hook=pairs)
     except RecursionError as error:
         raise Misfit(f"{what} is nested too deeply") from error
@@ -46,10 +46,13 @@ def parse_json(
     return value
 
 
-def _once(pairs: list[tuple[str, JsonValue]]) -> JsonObject:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise Misfit("it has a name twice")
+def once(pairs: list[tuple[str, JsonValue]]) -> JsonObject:
+    """An object of these names and values. Raises Misfit for a name that is there twice."""
+    found: JsonObject = {}
+    for name, value in pairs:
+        if name in found:
+            raise Misfit(f"{name!r:.60} is there twice")
+        found[name] = value
     return found
 
 
