@@ -179,16 +179,23 @@ def _check_file(template: str) -> None:
     """Raises UsageError for what other tools take for a stream: it would get an ending, and be a file beside it."""
     if template == "-":
         raise UsageError("--output: results are files, and - is none", "name a file or a folder")
-    if "\0" not in template:
+    if "://" in template:  # zip::file://x, file://
+        raise UsageError(f"--output: {urls.shown(template)!r} is no URL of a file", "as s3://bucket/folder/")
+    if os.path.exists(template):
         check_replaceable(Path(os.path.realpath(template)))
 
 
 def _whole_url(template: str, outputs: Outputs) -> str:
     """A URL's template; one of a folder (or bucket) with the name of each file."""
     stores.check_output(template)
+    if urls.split(template)[0] == "memory":
+        raise UsageError("--output: what is at memory:// is gone when the run ends", "name a folder or a store")
     if outputs.format == "frames" or template.endswith((".frames", ".frames/")):
         raise UsageError("--output: folders of frames are not written to URLs", "use .mp4, .webm or .gif, or a folder")
-    bare = not urls.split(template)[2]
+    _, authority, path = urls.split(template)
+    if not authority and not path:
+        raise UsageError(f"--output: {template!r} is no URL of a file", "as s3://bucket/folder/")
+    bare = not path
     return f"{template.rstrip('/')}/{outputs.default}" if bare or template.endswith("/") else template
 
 
