@@ -236,8 +236,9 @@ class World:
 
 def server_of(line: Line) -> str:
     """The fork server for a command: the large one has torch already, from the small one a fork takes a third."""
-    large = line.words[:1] in (("generate",), ("reproduce",), ("build",))
-    return "ready" if large and not {"--help", "--dry-run", "--offline"} & set(line.words) else "hub"
+    command, words = line.words[:1], set(line.words)
+    large = command == ("reproduce",) or (command in (("generate",), ("build",)) and "--offline" not in words)
+    return "ready" if large and not {"--help", "--dry-run"} & words else "hub"
 
 
 def remove(path: Path) -> None:
