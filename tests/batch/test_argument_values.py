@@ -28,6 +28,13 @@ def test_any_json_value_is_taken_or_refused_for_any_flag(value: Any) -> None:
             assert from_json(flag, value) in (value, *(value if isinstance(value, list) else []))
 
 
+@pytest.mark.parametrize("value", [10**400, -(10**400), [1, 10**309]])
+def test_a_number_that_no_float_holds_is_refused(value: Any) -> None:
+    flag = FLAGS["sigmas" if isinstance(value, list) else "guidance_scale"]
+    with pytest.raises(ValueError, match="is too large"):
+        from_json(flag, value)
+
+
 @given(text=st.text(max_size=30))
 def test_text_of_any_kind_is_read_or_refused(text: str) -> None:
     for flag in (*FLAGS.values(), None):

@@ -13,7 +13,7 @@ from diffpipe.cli.generate import options
 from hostile import values
 from hostile.runner import Line
 
-LINES = 260
+LINES = 280
 # Of the demo's own call arguments; --help of the built pipeline lists them.
 CALL = (
     "--prompt", "--prompt-2", "--negative-prompt", "--true-cfg-scale", "--height", "--width", "--num-inference-steps",

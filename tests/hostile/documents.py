@@ -26,7 +26,7 @@ from diffpipe.results.parameters import parameters
 from hostile import values
 from hostile.runner import Case, Line
 
-LINES, CASES = 90, 500
+LINES, CASES = 120, 500
 SAMPLES = Path(__file__).parent.parent
 MOST_ROWS = 2000  # of a prompt file that are looked at
 FLAGS = {

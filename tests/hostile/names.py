@@ -11,7 +11,7 @@ from pathlib import Path
 from hostile import values
 from hostile.runner import Line, remove
 
-LINES = 80
+LINES = 100
 NAMES = (
     "a\x1b[2Jb", "a\nb", "a\rb", "\u202egnp", "\udcff\udc80", "x" * 250, "é" * 125, " ", "a b", "-v", "--help", "~",
     "~root", "*", "$(x)",
@@ -20,18 +20,8 @@ NAMES = (
 )  # fmt: skip
 ENDINGS = ("", ".png", ".safetensors", ".txt", ".jsonl", ".csv", ".toml", ".json", ".tar", ".wav", ".gguf")
 KINDS = (
-    "empty",
-    "text",
-    "loop",
-    "dangling",
-    "to itself",
-    "folder",
-    "unreadable",
-    "of a file",
-    "deep",
-    "model",
-    "bytes",
-)
+    "empty", "text", "bytes", "loop", "dangling", "to itself", "folder", "unreadable", "of a file", "deep", "model",
+)  # fmt: skip
 # What is done with such a path; {} stands for it.
 COMMANDS = (
     "inspect {}", "reproduce {} --offline", "generate demo --prompt x --dry-run --args {}",
@@ -50,23 +40,19 @@ MODEL = b'{"_class_name": "FluxPipeline", "vae": ["diffusers", "AutoencoderKL"],
 
 
 def lines(rng: random.Random, folder: Path) -> Iterator[Line]:
-    listed = [
-        (name, ENDINGS[at % len(ENDINGS)], KINDS[at % len(KINDS)], COMMANDS[at % len(COMMANDS)])
-        for at, name in enumerate(NAMES)
-    ]
-    yield from (_line(folder, *one) for one in listed)
+    for at, name in enumerate(NAMES):
+        ending, kind, command = (several[at % len(several)] for several in (ENDINGS, KINDS, COMMANDS))
+        yield _line(folder, name, ending, kind, command)
     while True:
         name = rng.choice(NAMES) if rng.random() < 0.8 else values.text(rng).replace("/", "_")[:100]
-        if line := _line(folder, name, rng.choice(ENDINGS), rng.choice(KINDS), rng.choice(COMMANDS)):
-            yield line
+        yield _line(folder, name, rng.choice(ENDINGS), rng.choice(KINDS), rng.choice(COMMANDS))
 
 
 def _line(folder: Path, name: str, ending: str, kind: str, command: str) -> Line:
     for left in folder.iterdir():
         remove(left)
-    path = folder / (
-        os.fsdecode(os.fsencode(name)[: 255 - len(ending)]) + ending if name not in ("", ".", "..") else "x"
-    )
+    name = "x" if name in ("", ".", "..") else os.fsdecode(os.fsencode(name)[: 255 - len(ending)])
+    path = folder / (name + ending)
     with suppress(OSError):  # a name that this disk cannot hold is one that is not there
         make(path, kind)
     return Line(f"{kind} {name!r}", tuple(word.replace("{}", str(path)) for word in command.split()))

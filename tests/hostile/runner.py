@@ -237,7 +237,8 @@ class World:
 def server_of(line: Line) -> str:
     """The fork server for a command: the large one has torch already, from the small one a fork takes a third."""
     command, words = line.words[:1], set(line.words)
-    large = command == ("reproduce",) or (command in (("generate",), ("build",)) and "--offline" not in words)
+    large = command == ("generate",) or (command == ("build",) and "--offline" not in words)
+    large |= command == ("reproduce",) or line.words[:2] == ("build", "demo")
     return "ready" if large and not {"--help", "--dry-run"} & words else "hub"
 
 
