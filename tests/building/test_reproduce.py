@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -146,6 +147,11 @@ def test_an_input_is_sought_by_its_name_alone_and_known_by_its_digest(tmp_path: 
         find_media("image", recorded, str(beside / "in.png"), (here,))
     with pytest.raises(NotFoundError):
         find_media("image", replace(recorded, file=".."), None, (tmp_path / "none",))
+    os.mkfifo(here / "pipe.png")
+    (here / "zero.png").symlink_to("/dev/zero")
+    for name in ("..", ".", "", "pipe.png", "zero.png", "in\0.png"):
+        with pytest.raises(NotFoundError):
+            find_media("image", replace(recorded, file=name), None, (here,))
 
 
 SAMPLES = Path(__file__).parents[1] / "results" / "samples"  # documents of diffpipe 0.1.0

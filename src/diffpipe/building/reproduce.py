@@ -301,8 +301,9 @@ def find_media(
     `force`: take one with another digest, too. Raises NotFoundError where there is none, UsageError for another file.
     """
     label = Path(recorded.file).name  # no more than a name: the document may come from anywhere
-    places = [Path(given)] if given else [folder / label for folder in folders]
-    there = [place for place in places if label and place.exists()]
+    named = label not in ("", ".", "..")
+    places = [Path(given)] if given else [folder / label for folder in folders if named]
+    there = [place for place in places if place.is_file() or place.is_dir()]
     same = [place for place in there if media_digest(place) == recorded.digest]
     if same or (there and force):
         return str((same or there)[0])
