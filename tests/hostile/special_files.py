@@ -19,7 +19,7 @@ from diffpipe.storage.digests import DigestCache
 from diffpipe.storage.tensor_headers import read_header
 from hostile.runner import Case, Line
 
-LINES, CASES = 30, 150
+LINES, CASES = 20, 150
 ENDINGS = ("", ".png", ".jsonl", ".toml", ".json", ".safetensors", ".gguf", ".mp4", ".csv")
 PLACES = {
     "zero": "/dev/zero", "random": "/dev/urandom", "null": "/dev/null", "full": "/dev/full", "terminal": "/dev/tty",

@@ -19,7 +19,7 @@ from ...cache.store import Store
 from ...cache.verify import locate
 from ...core.errors import DiffpipeError
 from ...core.request import Artifact, Outcome, Request
-from ...storage import urls
+from ...storage import stores, urls
 from ...storage.disk import remove_leftovers
 from ..inputs import media_of, reader
 from ..job import Callbacks
@@ -169,7 +169,10 @@ class RowMaker:
     def _fetch(self, number: int, path: str) -> Path:
         """An input file of the driver's machine, here under its own name."""
         known, place = self.fetched.get(path, (None, None))
-        found: tuple[State, Files | None] = self.wait(self.queue.read.remote(number, path, known))
+        try:
+            found: tuple[State, Files | None] = self.wait(self.queue.read.remote(number, path, known))
+        except OSError as error:  # of a file that is none, or cannot be read there; Ray has it as the cause of its own
+            raise stores.in_words(path, getattr(error, "cause", error)) from None
         state, files = found
         if files is None and place is not None:
             return place
