@@ -45,6 +45,7 @@ def main() -> None:
     standard_input.keep()
     output.forgive()
     traceback = "--traceback" in sys.argv or bool(os.environ.get("DIFFPIPE_TRACEBACK"))
+    sys.excepthook = output.show_traceback
     arguments = [word for word in sys.argv[1:] if word != "--traceback"]
     if COMPLETE in os.environ:
         typer_seam.register_shells()  # typer.Typer() does it, groups of one's own do not

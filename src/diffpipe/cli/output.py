@@ -9,9 +9,11 @@ import logging
 import os
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from ..core.access_tokens import redacted
@@ -28,7 +30,7 @@ _warned: set[str] = set()
 def redact(text: str) -> str:
     """Text with every access token replaced, wherever it came from, and URLs without credentials."""
     text = redacted(text)
-    if "://" in text:
+    if "=" in text or ":/" in text:
         from ..storage.urls import hidden
 
         text = hidden(text)
@@ -101,6 +103,14 @@ def warn(text: str, hint: str = "") -> None:
     _tell(f"warning: {text}")
     if hint:
         _tell(f"  try: {hint}")
+
+
+def show_traceback(kind: type[BaseException], error: BaseException, where: TracebackType | None) -> None:
+    """What the interpreter shows of an error at the end (sys.excepthook), as all else is shown: its lines hold what was
+    given on the command line and by servers."""
+    text = printable_lines(redact("".join(traceback.format_exception(kind, error, where)).rstrip()))
+    with suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
 
 
 def interrupted() -> None:

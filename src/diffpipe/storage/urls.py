@@ -15,11 +15,14 @@ SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")  # two letters at least: C:
 IN_TEXT = re.compile(
     r"((?<![A-Za-z0-9+.-])[A-Za-z][A-Za-z0-9+.-]{1,40}://)(?:[^\s/'\"]*@)?([^\s'\"?]*)(?:\?[^\s'\"]*)?"
 )
+# What pathlib makes of a URL, of whose slashes it takes one; SIGNED: a name that a URL's parameters came along with.
+IN_PATH = re.compile(r"((?<![A-Za-z0-9+.-])[A-Za-z][A-Za-z0-9+.-]{1,40}:/)[^\s/'\"]{0,500}@")
 # Parameters that sign a URL (AWS, Google, Azure, CDNs): new ones do not make it another file.
 SIGNING = re.compile(
-    r"(?i)x-(amz|goog)-.*|signature|expires|key-pair-id|policy|awsaccesskeyid|googleaccessid"
+    r"(?i)x-(amz|goog)-[^=&\s]{0,60}|signature|expires|key-pair-id|policy|awsaccesskeyid|googleaccessid"
     r"|sig|s[eiprtv]|sk(oid|tid|t|e|s|v)|spr|(access_|auth_)?token"
 )
+SIGNED = re.compile(rf"([?&](?:{SIGNING.pattern[4:]})=)[^\s&'\"]+", re.IGNORECASE)
 DISK = ("file", "local")
 LONGEST = 1024  # bytes of an object's name in S3, Google's store and Azure's
 
@@ -49,8 +52,11 @@ def shown(path: str) -> str:
 
 
 def hidden(text: str) -> str:
-    """A text of anybody's with every URL in it as `shown` leaves it."""
-    return IN_TEXT.sub(r"\1\2", text) if "://" in text else text
+    """A text of anybody's with every URL in it as `shown` leaves it, and no part of one that tells more."""
+    if "://" in text:
+        text = IN_TEXT.sub(r"\1\2", text)
+    text = IN_PATH.sub(r"\1", text) if "@" in text else text
+    return SIGNED.sub(r"\1…", text) if "=" in text else text
 
 
 def lasting(value: object) -> object:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ...core import access_tokens
 from ...core.errors import DiffpipeError, UsageError
 from . import ray_seam
 from .cluster import check_installed
@@ -120,14 +121,15 @@ def _start(level: int) -> Path:
     # Sockets lie in it, whose paths must be short: the folder for temporary files of macOS is too deep.
     folder = scratch_folder("dpr", "/tmp" if os.path.isdir("/tmp") else tempfile.gettempdir())
     try:
-        ray.init(
-            address="local",
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=level,
-            object_store_memory=OBJECT_STORE,
-            _temp_dir=os.environ.get("RAY_TMPDIR", str(folder)),
-        )
+        with access_tokens.kept_back(unless="RAY_"):  # all that its processes need is in the cache here
+            ray.init(
+                address="local",
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=level,
+                object_store_memory=OBJECT_STORE,
+                _temp_dir=os.environ.get("RAY_TMPDIR", str(folder)),
+            )
     except Exception as error:
         shutil.rmtree(folder, ignore_errors=True)
         raise DiffpipeError(f"Ray cannot start here: {_first_line(error)}", "ray start --head shows why") from error
