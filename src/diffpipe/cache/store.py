@@ -261,10 +261,11 @@ class Store:
         check_name(new)
         if self._key_of(new) not in (None, entry.key):
             raise UsageError(f"the name {new} is taken", "remove it first, or choose another")
+        if named := old != new and self._key_of(old) == entry.key:
+            self._rename_in_command(entry, old, new)  # first, as it takes most room
         self.set_name(new, entry.key)
-        if old != new and self._key_of(old) == entry.key:
+        if named:
             self.drop_name(old)
-            self._rename_in_command(entry, old, new)
 
     def _rename_in_command(self, entry: Entry, old: str, new: str) -> None:
         """Let the command that builds an entry again give it its new name."""

@@ -96,6 +96,21 @@ def _told_of(path: Path) -> Iterator[None]:
         raise
 
 
+@contextmanager
+def folder_made(path: Path) -> Iterator[None]:
+    """The folder of a file, made where it is missing; what was made goes again if the block raises, unless others put
+    something there."""
+    missing = [folder for folder in path.parents if not folder.exists()]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):
+            for folder in missing:
+                folder.rmdir()
+        raise
+
+
 def give_name(temporary: Path, path: Path, *, overwrite: bool) -> None:
     """Give a finished file its name. Raises FileExistsError where that is taken, unless it may `overwrite`, and
     UsageError where a device, pipe or socket has it."""

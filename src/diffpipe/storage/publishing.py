@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from .disk import give_name, share, temporary_file
+from .disk import folder_made, give_name, share, temporary_file
 from .presence import stamp
 from .stores import OBJECT_STORES, FileSystem, check_writable, explained, open_store
 from .urls import on_disk, shown, split
@@ -73,8 +73,7 @@ def _put_and_rename(store: FileSystem, made: Path, path: str, overwrite: bool, t
 
 
 def _publish_on_disk(made: Path, place: Path, overwrite: bool) -> None:
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with temporary_file(place) as temporary:
+    with folder_made(place), temporary_file(place) as temporary:
         with made.open("rb") as source, temporary.open("wb") as target:
             shutil.copyfileobj(source, target)
             target.flush()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import IO
 
 from . import urls
-from .disk import remove_leftovers, replacing, user_path
+from .disk import folder_made, remove_leftovers, replacing, user_path
 from .opening import open_regular
 from .presence import stamp
 from .stores import check_writable, explained, in_words, own_store, reader
@@ -95,7 +95,7 @@ def _writing_elsewhere(place: str) -> Iterator[IO[bytes]]:
 def _writing_here(path: Path) -> Iterator[IO[bytes]]:
     with ExitStack() as stack:
         with explained(str(path), "write"):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(folder_made(path))
             remove_leftovers(path, ABANDONED)
             stream = stack.enter_context(replacing(path, shared=True))
         yield stream

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from ...core.errors import DiffpipeError, UsageError
-from ...storage.disk import give_name, share, temporary_file, temporary_folder
+from ...storage.disk import folder_made, give_name, share, temporary_file, temporary_folder
 from .encode import AUDIO, FILMS, encode_film, encode_gif, encode_sound, exact_rate
 from .read import Sound
 from .text import NONE, for_picture
@@ -165,8 +165,7 @@ def _checked(sound: Sound) -> Sound:
 
 def _frames(pictures: Sequence[Image], path: Path, overwrite: bool, text: Mapping[str, str]) -> Path:
     """Numbered PNG files in a folder that appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with temporary_folder(path) as temporary:
+    with folder_made(path), temporary_folder(path) as temporary:
         for number, picture in enumerate(pictures, start=1):
             about = for_picture("PNG", text) if number == 1 else {}
             picture.save(temporary / f"{number:05}.png", "PNG", **about)
@@ -200,8 +199,7 @@ def _only_frames(folder: Path) -> bool:
 
 def _whole(path: Path, overwrite: bool, fill: Callable[[Path], object]) -> Path:
     """Let `fill` write a temporary file in the same folder, then give it its name."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with temporary_file(path) as temporary:
+    with folder_made(path), temporary_file(path) as temporary:
         fill(temporary)
         share(temporary)
         return _publish(temporary, path, overwrite)
