@@ -55,6 +55,8 @@ settings.load_profile("diffpipe")
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[TEMPORARY] = folder = Path(tempfile.mkdtemp(prefix="diffpipe-tests-"))
     point_elsewhere(folder)
+    if hasattr(config.option, "loadscopereorder"):  # pytest-xdist's, of 3.7 on: it would undo the order of FIRST
+        config.option.loadscopereorder = False
 
 
 def point_elsewhere(folder: Path) -> None:
@@ -74,8 +76,19 @@ def point_elsewhere(folder: Path) -> None:
     }
 
 
+# Files that take longest, in this order: begun last, one of them would run alone while the other processors wait.
+FIRST = (
+    "test_quantize_families.py", "test_attack.py", "test_cold.py", "test_cache_cli.py", "test_ray.py",
+    "test_worker_cli.py", "test_lora_cli.py", "test_place.py", "test_families.py", "test_generate_cli.py",
+    "test_custom_cli.py", "test_fork_server.py", "test_batch_cli.py", "test_demo.py", "test_plugins.py",
+    "test_memory_cli.py", "test_inspect_cli.py", "test_hub_folders.py", "test_collect.py", "test_completion.py",
+)  # fmt: skip
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark as light what neither runs the command line nor loads a pipeline, unless it is for the pinned packages."""
+    """Put the longest files first, and mark as light what neither runs the command line nor loads a pipeline, unless it is for the pinned packages."""
+    rank = {name: number for number, name in enumerate(FIRST)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(FIRST)))
     for item in items:
         heavy = {"cli", "checkpoints"} & set(getattr(item, "fixturenames", ()))
         if item.path.parent.name in LIGHT and not heavy and not item.get_closest_marker("pinned"):

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from conftest import FIRST
+
 # What Windows has not goes once the libraries are imported: they ask for the system's name, which stays.
 COLLECT = """
 import os, signal, socket, sys
@@ -29,3 +31,7 @@ def test_all_tests_are_found_without_what_only_posix_has() -> None:
     root = Path(__file__).parents[1]
     done = subprocess.run([sys.executable, "-c", COLLECT], cwd=root, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
+
+
+def test_the_files_that_are_begun_first_are_there() -> None:
+    assert {path.name for path in Path(__file__).parent.rglob("test_*.py")} >= set(FIRST)

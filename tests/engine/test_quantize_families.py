@@ -17,6 +17,7 @@ from diffpipe.core.quantization import quantized_by_default
 # Types of one family share their weights: one case a checkpoint, and the modes in turn.
 CASES = {case.checkpoint: case for case in (*cases_image.CASES, *cases_video.CASES)}.values()
 MODES = ("fp8", "int8", "int4")
+AGAIN = [case.checkpoint for case in CASES][: len(MODES)]  # one of each mode is made twice, and must be the same
 
 
 @pytest.mark.parametrize(
@@ -45,6 +46,8 @@ def test_a_family_is_quantized_compared_and_generates(
     done = warm("generate", name, *flags, "--output", f"{tmp_path}/", "--seed", 1, check=True)
     files = done.stdout.splitlines()
     assert len(files) == case.files
+    if case.checkpoint not in AGAIN:
+        return
     again = warm("generate", name, *flags, "--output", f"{tmp_path}/again/", "--seed", 1, check=True)
     for one, other in zip(files, again.stdout.splitlines(), strict=True):
         assert Path(one).read_bytes() == Path(other).read_bytes()
