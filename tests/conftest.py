@@ -86,7 +86,8 @@ FIRST = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the longest files first, and mark as light what neither runs the command line nor loads a pipeline, unless it is for the pinned packages."""
+    """Put the longest files first, and mark as light what neither runs the command line nor loads a pipeline, unless it
+    is for the pinned packages."""
     rank = {name: number for number, name in enumerate(FIRST)}
     items.sort(key=lambda item: rank.get(item.path.name, len(FIRST)))
     for item in items:
