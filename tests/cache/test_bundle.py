@@ -463,6 +463,7 @@ def test_no_member_is_anything_but_a_plain_file(made: Made, there: Store, tmp_pa
     [
         ({"_class_name": ["pipeline_custom", "CustomPipeline"]}, "wants to run pipeline code of its own"),
         ({"transformer": ["my_module", "MyModel"]}, "names the library 'my_module'"),
+        ({"transformer": ["diffusers", "FluxPipeline"]}, "which is no part of a pipeline"),
     ],
 )
 def test_a_model_that_would_run_code_is_refused_as_at_a_build(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -168,3 +169,16 @@ def test_a_file_that_diffusers_would_run_for_a_part() -> None:
     with pytest.raises(UsageError, match="wants to run code of its own for transformer"):
         trust.model_index(index, "model", files, BuildSpec("", "", "model"))
     trust.model_index(index, "model", files, BuildSpec("", "", "model", trust_remote_code=True))
+
+
+def test_what_came_by_a_bundle_is_judged_by_its_index(tmp_path: Path) -> None:
+    """Whatever classes its manifest lists: diffusers goes by the index."""
+    index = {"_class_name": "FluxPipeline", "tokenizer": ["transformers", "AutoTokenizer"]}
+    files = {"model_index.json": json.dumps(index), "tokenizer/tokenizer_config.json": ESCAPED}
+    (tmp_path / "tokenizer").mkdir()
+    for path, text in files.items():
+        (tmp_path / path).write_text(text)
+    source = Source(BASE, "hub", "model", {path: FileInfo(len(text), "") for path, text in files.items()})
+    with pytest.raises(UsageError, match="wants to run code of its own for tokenizer"):
+        trust.refuse_code(source, str(tmp_path), {"tokenizer": ("transformers", "CLIPTokenizer")}, False)
+    trust.refuse_code(source, str(tmp_path), {}, True)

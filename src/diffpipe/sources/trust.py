@@ -42,7 +42,8 @@ def refuse_code(source: Source, location: str, classes: Mapping[str, tuple[str, 
     read = reader(source, location)
     if "model_index.json" in source.files:
         spec = BuildSpec("", "", source.label, trust_remote_code=trust_remote_code)
-        model_index(read("model_index.json"), source.label, source.files, spec)
+        index = model_index(read("model_index.json"), source.label, source.files, spec)
+        classes = {**classes, **model_files.components_of(index)}  # what diffusers goes by, whatever a manifest says
     settings_files.check(source, classes, read, trusted=trust_remote_code)
 
 

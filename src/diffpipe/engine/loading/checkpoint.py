@@ -82,8 +82,10 @@ class Checkpoint:
 
     def _own(self, name: str) -> torch.nn.Module:
         varied = self.layout.variant and any(f".{self.layout.variant}" in path for path in self.layout.files)
+        pickled = any(path.startswith(f"{name}/") and path.endswith(".bin") for path in self.layout.files)
         made: torch.nn.Module = component_class(*self.layout.components[name]).from_pretrained(
             self.folder,
+            use_safetensors=None if pickled else True,
             subfolder=name,
             dtype=self.dtype,
             variant=self.layout.variant if varied else None,
