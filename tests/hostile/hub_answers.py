@@ -195,6 +195,16 @@ def all_of_it() -> None:
     download.fetch(repository, list(repository.files)[:40], quiet=True)
 
 
+def ambiguous() -> None:
+    row = BUILTIN["flux"].type("text2image")
+    assert row
+    pin.pin(BuildSpec("flux", "text2image", REPO, loras=(REPO,)), row, pin.Context())
+
+
+def described() -> None:
+    hub.describe(REPO)
+
+
 def pinned() -> None:
     """A build's sources as they are pinned: a model, a component of another, an adapter."""
     row = BUILTIN["flux"].type("text2image")
@@ -263,6 +273,10 @@ def by_hand(folder: Path) -> Iterator[Case]:
     yield tried(folder, Hub({"a.json": b"{}", "A.json": b"[]", "\u00e9.json": b"1", "e\u0301.json": b"2"}), "one name")
     for text in BODIES:
         yield tried(folder, Hub(model=text), f"the listing is {text[:40]!r}")
+    deep = {f"{number}{'/a' * 490}": b"" for number in range(5000)}
+    long = {f"{number}{'/' + 'x' * 200 * 4}.safetensors".replace("xxxx", "xxx/"): b"" for number in range(9)}
+    yield tried(folder, Hub({**model(), **long}), "adapters with long names", ambiguous)
+    yield tried(folder, Hub(model=json.dumps(listing(deep)).encode()), "files in 490 folders each", described)
     for place in PLACES:
         for kind in ("listing", "file"):
             yield tried(folder, Hub(instead=_redirect(kind, place)), f"{kind} redirected to {place!r:.60}")

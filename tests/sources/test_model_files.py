@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from diffpipe.core.components import DENOISER_ONLY, parts_of_checkpoint
 from diffpipe.core.errors import DiffpipeError, NotFoundError, UsageError
-from diffpipe.sources.model_files import components_of, model_files, pipeline_files
+from diffpipe.sources.model_files import components_of, model_files, nearest, pipeline_files
 
 
 def listing(text: str) -> list[str]:
@@ -302,3 +303,19 @@ def test_any_listing_gives_one_set_of_weights_or_says_why_not(
 def test_a_checkpoint_that_cannot_be_listed_stands_for_the_denoiser_alone() -> None:
     parts = ["transformer", "vae", "text_encoder", "scheduler"]
     assert parts_of_checkpoint(DENOISER_ONLY, parts) == {"transformer"}
+
+
+def test_a_folder_of_ten_thousand_parts_is_gone_through_once() -> None:
+    names = ["model_index.json", *(f"c{number}/config.json" for number in range(10_000))]
+    index = {f"c{number}": ["diffusers", "CLIPTokenizer"] for number in range(10_000)}
+    began = time.process_time()
+    assert len(pipeline_files(names, index)) == 10_001
+    assert time.process_time() - began < 5  # seconds; each part through all names would be 10 of them
+
+
+def test_what_is_like_a_name_is_sought_among_the_first() -> None:
+    names = [f"{number}{'ab' * 40}.safetensors" for number in range(100_000)]
+    began = time.process_time()
+    assert nearest("x" * 5000 + ".safetensors", names) == []
+    assert len(nearest(names[5][1:], names)) == 3
+    assert time.process_time() - began < 20  # seconds; among all it would be minutes

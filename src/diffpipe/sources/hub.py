@@ -6,6 +6,7 @@ cache in hub_cache.py, what goes wrong in hub_errors.py.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from urllib.parse import quote
 
 from ..core.errors import CacheError, UsageError
@@ -128,10 +129,9 @@ def _listing(repo: str, data: bytes) -> Repository:
     if len(files) > MOST_FILES:
         raise Misfit(f"it lists more than {MOST_FILES} files")
     known = {path: _file_info(file) for path, file in files.items() if _is_safe(path)}
-    for path in known:
-        parts = path.split("/")
-        if any("/".join(parts[:count]) in known for count in range(1, len(parts))):
-            raise Misfit("a file and a folder have one name")  # which no commit has
+    in_order = sorted(path.replace("/", "\0") for path in known)  # what is in a folder follows its name at once
+    if any(after.startswith(before + "\0") for before, after in pairwise(in_order)):
+        raise Misfit("a file and a folder have one name")  # which no commit has
     return Repository(repo, commit, known)
 
 

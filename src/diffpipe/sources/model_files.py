@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping
+from difflib import get_close_matches
+from itertools import islice
 from pathlib import PurePosixPath
 from typing import Any, TypeGuard, TypeVar
 
 from ..core.errors import NotFoundError, UsageError
+from ..core.source import CHECKPOINTS
+from ..storage.disk import LONGEST_SHOWN
 
 T = TypeVar("T")
 
@@ -20,8 +24,15 @@ WEIGHTS = re.compile(
 INDEX = re.compile(
     r"(?:diffusion_pytorch_model|pytorch_model|model)(?:\.[\w-]+?)?\.(?P<suffix>safetensors|bin)\.index(?:\.[\w-]+?)?\.json"
 )
+MOST_COMPARED = 1000  # names with one that is not there: letter by letter
 SETTINGS = frozenset({".json", ".txt", ".model", ".jinja"})
 WEIGHTLESS = re.compile(r"Tokenizer|Processor|FeatureExtractor|Scheduler")
+
+
+def nearest(path: str, names: Iterable[str]) -> list[str]:
+    """Up to three files of weights whose names are like one that is not there."""
+    known = (name for name in names if name.endswith(CHECKPOINTS) and len(name) <= LONGEST_SHOWN)
+    return get_close_matches(path[:LONGEST_SHOWN], islice(known, MOST_COMPARED), n=3, cutoff=0.3)
 
 
 def components_of(model_index: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
@@ -52,13 +63,15 @@ def pipeline_files(
     `without`: components that come from elsewhere. `weightless`: components of which only the settings are needed.
     Raises UsageError for pickled weights, NotFoundError for a component without weights or an unknown variant.
     """
-    names = list(names)
+    folders: dict[str, list[str]] = {}
+    for name in names:
+        folders.setdefault(name.partition("/")[0], []).append(name)
     chosen = ["model_index.json"]
     variants: set[str] = set()
     for component, (_, class_name) in components_of(model_index).items():
         if component in without:
             continue
-        inside = [name for name in names if name.startswith(component + "/")]
+        inside = [name for name in folders.get(component, ()) if "/" in name]
         if not inside:
             raise NotFoundError(
                 f"the folder {component}, which model_index.json names, is missing",

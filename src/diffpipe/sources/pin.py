@@ -10,7 +10,6 @@ import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from pathlib import Path
 
 from ..catalog.rows import PipelineType
@@ -20,7 +19,7 @@ from ..core.components import DENOISER_ONLY, parts_of_checkpoint
 from ..core.errors import DiffpipeError, NotFoundError, UsageError
 from ..core.parsing import Fields, Misfit, parse_json
 from ..core.source import BASE, CHECKPOINTS, CONFIG, EMBEDDED, FileInfo, Role, Source, SourceKind, layout_of, place_of
-from ..storage.disk import unreadable, user_path
+from ..storage.disk import shortened, unreadable, user_path
 from ..storage.opening import LARGEST_TEXT, read_regular
 from ..storage.tensor_headers import read_safetensors
 from . import adapter_files, hub, model_files, settings_files
@@ -284,7 +283,8 @@ def _pin_adapter(role: Role, text: str, spec: BuildSpec, context: Context) -> tu
     commit, names, read = _listing(kind, text, context.commits.get(role), context)
     candidates = [inner] if inner else [name for name in names if name.endswith(".safetensors")]
     if len(candidates) != 1 or candidates[0] not in names:
-        listed = ", ".join(sorted(name for name in names if name.endswith(".safetensors"))[:5]) or "none"
+        files = sorted(name for name in names if name.endswith(".safetensors"))
+        listed = ", ".join(map(shortened, files[:5])) or "none"
         raise UsageError(f"--lora {text}: which file?", f"name it as {text}/FILE; there are: {listed}")
     source, location = _source(role, kind, text, commit, candidates, names, context)
     partly = kind == "hub" and context.offline  # the cache may have a part of what the commit has
@@ -309,7 +309,7 @@ def _pin_hub_file(
     check_suffix(path, allow_pickle)
     commit, names, _read = _listing("hub", repository, revision, context)
     if path not in names:
-        near = get_close_matches(path, [name for name in names if name.endswith(CHECKPOINTS)], n=3, cutoff=0.3)
+        near = model_files.nearest(path, names)
         raise NotFoundError(
             f"{repository} has no file {path}", f"did you mean {' or '.join(near)}?" if near else "check the name"
         )
