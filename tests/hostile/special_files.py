@@ -71,8 +71,8 @@ def lines(rng: random.Random, folder: Path) -> Iterator[Line]:
     while True:
         words, ending = rng.choice(COMMANDS)
         kind = rng.choice(KINDS)
-        if kind == "folder" and "--gallery" in words:  # is what it takes
-            continue
+        if (kind == "folder" and "--gallery" in words) or (kind == "nowhere" and "--journal" in words):
+            continue  # is what it takes, and keeps a lock beside
         path = str(paths[kind, ending])
         own = (*words[:-1], f"{words[-1]}{path}") if words[-1].endswith("./") else (*words, path)
         yield Line(f"{kind} as a file", own)
