@@ -134,6 +134,31 @@ def test_one_file_that_is_taken_away_was_not_made(cli: Cli, tmp_path: Path) -> N
     assert (done.returncode, error(done)) == (Exit.CACHE, "out/demo-2.png was removed while the run went on")
 
 
+STOPPED = """
+import os, signal, diffpipe.engine.media.write as write
+signal.signal(signal.{name}, signal.{before})
+publish = write._publish
+def stopped(*given):
+    os.kill(os.getpid(), signal.{name})
+    return publish(*given)
+write._publish = stopped
+"""
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGHUP", 129), ("SIGINT", 130)])
+def test_a_signal_leaves_nothing_half_done(cli: Cli, tmp_path: Path, name: str, code: int) -> None:
+    before = "default_int_handler" if name == "SIGINT" else "SIG_DFL"
+    first = STOPPED.format(name=name, before=before)
+    done = cli(*ONE, "--count", 2, "-o", "out/", "--journal", "j", cwd=tmp_path, first=first)
+    assert (done.returncode, done.stdout, done.stderr.splitlines()[-1]) == (code, "", "interrupted")
+    assert left_in(tmp_path) == [".j.lock", "j"]
+
+
+def test_who_ignores_that_the_terminal_goes_is_let_be(cli: Cli, tmp_path: Path) -> None:
+    cli(*ONE, "-o", "x.png", cwd=tmp_path, first=STOPPED.format(name="SIGHUP", before="SIG_IGN"), check=True)
+    assert left_in(tmp_path) == ["x.png"]
+
+
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux alone has a device that is always full")
 def test_messages_that_cannot_be_written_cost_no_result(cli: Cli, tmp_path: Path) -> None:
     with open("/dev/full", "w") as full:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from diffpipe.cli import output
 from diffpipe.core.errors import CacheError, Exit, UsageError
 from diffpipe.core.source import FileInfo
 from diffpipe.storage import digests, disk
@@ -105,6 +106,15 @@ def test_leftovers_are_those_of_one_file(tmp_path: Path) -> None:
     assert len(names(tmp_path)) == 2
     disk.remove_leftovers(tmp_path / "a")
     assert names(tmp_path) == [f"{disk.mark(Path('b'))}123.tmp"]
+
+
+def test_nothing_is_removed_by_a_clock_that_went_back(tmp_path: Path) -> None:
+    left = tmp_path / f"{disk.mark(Path('a'))}1.tmp"
+    left.touch()
+    os.utime(left, (2**40, 2**40))
+    disk.remove_leftovers(tmp_path / "a", age=3600)
+    assert left.exists()
+    assert output.ago(2.0**40) == "just now"
 
 
 # Digests

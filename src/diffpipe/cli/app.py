@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib
 import os
 import re
+import signal
 import sys
+import threading
 from difflib import get_close_matches
 from typing import Any
 
@@ -27,7 +29,11 @@ COMMANDS = {
 MODULES = {"inspect": "inspect_file", "worker": "workers"}  # those that are not named as their command
 COMPLETE = "_DIFFPIPE_COMPLETE"  # the variable by which Typer is asked for completions
 HELP = "Build diffusers pipelines once, generate with them many times."
+SIGNALLED = 128  # what a shell adds to a signal's number to make an exit code of it
 EPILOG = "diffpipe --version shows the version. Any command takes --traceback, which shows where an error came from."
+
+
+_signals: list[int] = []  # that ended this run
 
 
 def _make(name: str) -> Any:
@@ -42,6 +48,7 @@ def root() -> Any:
 def main() -> None:
     """Run the command line; every error ends as two lines and an exit code, or a traceback under --traceback."""
     _fill_closed_streams()
+    _stop_in_order()
     standard_input.keep()
     output.forgive()
     traceback = "--traceback" in sys.argv or bool(os.environ.get("DIFFPIPE_TRACEBACK"))
@@ -57,6 +64,7 @@ def main() -> None:
         code = root()(args=arguments, prog_name="diffpipe", standalone_mode=False)
         if code == Exit.INTERRUPTED:
             output.interrupted()
+            code = SIGNALLED + _signals[0] if _signals else code
         sys.exit(code if isinstance(code, int) else Exit.OK)
     except DiffpipeError as error:
         if traceback:
@@ -75,6 +83,20 @@ def main() -> None:
             DiffpipeError(f"{type(error).__name__}: {error}", "this is a bug: run again with --traceback and report it")
         )
         sys.exit(Exit.FAILED)
+
+
+def _stop_in_order() -> None:
+    """End by SIGTERM, or as the terminal goes, as by Ctrl-C: what is half done is taken away. nohup's wish stays."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+    for number in (getattr(signal, name, None) for name in ("SIGTERM", "SIGHUP")):
+        if number and signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, _stop)
+
+
+def _stop(number: int, _frame: object) -> None:
+    _signals.append(number)
+    raise KeyboardInterrupt
 
 
 def _fill_closed_streams() -> None:
