@@ -17,6 +17,7 @@ from diffpipe.cache import weights
 from diffpipe.cache.bundle import contents, transfer
 from diffpipe.cache.states import NOT_MADE_HERE, UNCONFIRMED
 from diffpipe.cache.store import Store
+from diffpipe.core.errors import CacheError
 
 SETTING = "scheduler/scheduler_config.json"
 
@@ -129,6 +130,17 @@ def test_a_bundle_with_other_bytes_does_not_take_a_commits_key(
         assert there.build("--force").returncode == 0
         assert there.state() == "whole"
         assert "shift" not in (Store(there.home).find("flux").folder / "manifest.json").read_text()
+
+
+def test_of_two_bundles_with_one_key_and_other_bytes_the_second_is_told(bundle: bytes, tmp_path: Path) -> None:
+    (tmp_path / "hub.tar").write_bytes(bundle)
+    (tmp_path / "forged.tar").write_bytes(taken_over(bundle, "git"))
+    store = Store(tmp_path / "there")
+    entry = transfer.load(store, str(tmp_path / "forged.tar"))
+    with pytest.raises(CacheError, match=f"{SETTING} in .*hub.tar is not the one of {entry.key[:12]}"):
+        transfer.load(store, str(tmp_path / "hub.tar"))
+    taken = transfer.bring(store, str(tmp_path / "hub.tar"), transfer.Options(force=True)).entry
+    assert taken.manifest() == list_of(bundle).manifest
 
 
 def test_quantized_weights_of_a_bundle_are_marked_and_no_other_pipeline_takes_them(

@@ -158,7 +158,7 @@ def test_a_bundle_whose_weights_are_of_another_configuration_is_refused() -> Non
         (("config", "placement", "cpu_offload"), "zzz", "config.placement.cpu_offload is none of"),
         (("config", "speed"), {"step_cache": "zzz"}, "config.speed.step_cache is none of"),
         (("config", "speed"), {"attention_backend": "zzz"}, "config.speed.attention_backend is none of"),
-        (("config", "scheduler", "class"), "os.system", "config.scheduler.class has a form"),
+        (("config", "scheduler", "class"), "os.system", "config names a class that cannot be"),
         (("config", "base", "subfolder"), "../../..", "base names a file outside its folder"),
         (("config", "provider"), "\x1b[2J", "config.provider has a form"),
         (("config", "without"), ["vae", "vae"], "config.without has an entry"),

@@ -80,7 +80,10 @@ def standing(store: Store, key: str) -> Standing:
     wrong = tuple(entry.faults() if entry else ["its summary is damaged"])
     if entry is None or wrong:
         return Standing(key, "damaged", wrong, entry)
-    doubts = tuple(unconfirmed(entry, entry.manifest()))
+    manifest = entry.manifest()
+    if manifest.config.key != key:
+        return Standing(key, "damaged", ("its configuration is not the one that its key stands for",), entry)
+    doubts = tuple(unconfirmed(entry, manifest))
     return Standing(key, "imported" if doubts else "whole", doubts, entry)
 
 

@@ -12,7 +12,7 @@ from .canonical import JsonObject, JsonValue, digest
 from .choices import DEVICE, Dtype, Quantize, QuantizeBackend
 from .names import COMMIT, IDENTIFIER, REPOSITORY, stays_inside
 from .parsing import Fields, Misfit, OtherVersion
-from .source import BASE, CONFIG, LARGEST_SCALE, Role
+from .source import BASE, CONFIG, LARGEST_SCALE, LONGEST_PART_NAME, Role
 
 FORMAT = 1  # of the hashed configuration: raise it when the meaning of a section changes
 ROW = re.compile(r"[A-Za-z0-9][\w.-]{0,99}")  # the name of a provider or of one of its types
@@ -156,10 +156,11 @@ class Configuration:
             json=data.value,
             provider=data.matching("provider", ROW),
             type=data.matching("type", ROW),
-            pipeline=data.matching("pipeline", IDENTIFIER),
+            # A class that diffusers does not have is refused by what looks it up; a manifest's is held to a form.
+            pipeline=data.text("pipeline", most=LONGEST_PART_NAME),
             sections=_sections(data),
             scheduler=SchedulerChoice(
-                scheduler.matching("class", IDENTIFIER) if "class" in scheduler else None,
+                scheduler.text("class", most=LONGEST_PART_NAME) if "class" in scheduler else None,
                 scheduler.object("config").value,
             ),
             dtype=data.choice("dtype", Dtype),

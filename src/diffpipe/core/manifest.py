@@ -229,6 +229,9 @@ class Manifest:
         for name, own in (("provider", found.provider), ("type", found.type), ("pipeline", found.pipeline)):
             if data.text(name) != own:
                 raise Misfit(f"{name} is not that of its configuration")
+        for class_name in (found.pipeline, found.config.scheduler.name or "X"):
+            if not IDENTIFIER.fullmatch(class_name):
+                raise Misfit("config names a class that cannot be")
         for what, names in (
             ("flags", [flag.name for flag in found.flags]),
             ("components", [part.name for part in found.components]),

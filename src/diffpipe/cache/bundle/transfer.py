@@ -137,7 +137,9 @@ def bring(store: Store, source: str, options: Options, progress: Progress = _sil
     with store.lock(blobs.LOCK, lambda: say("another process is importing a pipeline; waiting for it")):
         entry = None if options.force else _ready(store, bundled.key)
         there = entry is not None
-        if entry is None:
+        if entry is not None:
+            _check_same(entry, bundled, urls.shown(source))
+        else:
             say(f"importing {_told(bundled)}")
             entry = _receive(store, bundled, source, options, _counter(progress, bundled.total()), say)
     name = _set_name(store, bundled, options)
@@ -234,6 +236,18 @@ def _ready(store: Store, key: str) -> Entry | None:
     except CacheError:
         return None
     return entry
+
+
+def _check_same(entry: Entry, bundled: Contents, told: str) -> None:
+    """Raises CacheError where a bundle has another file than the entry of its key: one of them is not the hub's."""
+    here = {source.role: source.files for source in entry.manifest().sources}
+    for source in bundled.sources:
+        for path, info in source.files.items():
+            known = here.get(source.role, {}).get(path, info)
+            if known != info and known.digest[:4] == info.digest[:4]:  # of the same kind
+                problem = f"{path} in {told} is not the one of {entry.key[:SHORT]}, which is here under the same key"
+                hint = "diffpipe build the model online: the hub tells which is its own; --force takes the bundle's"
+                raise CacheError(problem, hint)
 
 
 def _receive(store: Store, bundled: Contents, source: str, options: Options, advance: Advance, say: Say) -> Entry:

@@ -64,6 +64,10 @@ def load(
     except DiffpipeError:
         raise
     except Exception as error:  # the libraries raise whatever a missing file or a strange tensor leads to
+        places = [*located.sources.values(), *filter(None, [located.weights])]
+        if gone := next((place for place in places if not place.exists()), None):
+            problem = f"{gone} was removed while {manifest.pipeline} was loaded"
+            raise CacheError(problem, "build or import it again") from error
         raise _in_words(error, manifest.pipeline, device) from error
 
 
