@@ -461,6 +461,15 @@ def test_endpoint_that_is_no_address(home: Path) -> None:
     assert ran.told[1:] == ("check your connection and HF_ENDPOINT (huggingface.example)", Exit.FAILED)
 
 
+@pytest.mark.parametrize("proxy", ["socks5://me:secret@127.0.0.1:1", "ftp://me:secret@host", "http://a..b:1", "x"])
+def test_a_proxy_that_cannot_be_used(home: Path, proxy: str) -> None:
+    url = "http://127.0.0.1:1"
+    code = "answer['there'] = hub_client.reachable(); " + DESCRIBE
+    ran = run(code, home, url, NO_PROXY="", no_proxy="", HTTP_PROXY=proxy, http_proxy=proxy)
+    assert (ran.answer["there"], ran.answer["exit"] in (Exit.USAGE, Exit.FAILED)) == (False, True)
+    assert "secret" not in str(ran.answer)
+
+
 def test_server_error(hub: Hub, home: Path) -> None:
     hub.faults.status = 503
     ran = run(DESCRIBE, home, hub.url)

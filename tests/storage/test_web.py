@@ -152,6 +152,11 @@ def test_what_is_there(server: Server) -> None:
     assert streams.size(f"{server.url}/a.bin") == len(DATA)
 
 
+def test_a_tag_is_noted_within_bounds(server: Server) -> None:
+    server.etag = '"' + "x" * 60_000 + '"'
+    assert len(str(presence.stamp(f"{server.url}/a.bin"))) < 1100
+
+
 @pytest.mark.parametrize("head", [403, 404, 405, 501])
 def test_a_server_that_answers_get_alone(server: Server, head: int) -> None:
     server.head = head  # as S3 does for URLs that are signed for GET

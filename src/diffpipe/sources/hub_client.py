@@ -15,10 +15,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from ..core import access_tokens
-from ..core.errors import AccessError, DiffpipeError
+from ..core.errors import AccessError, DiffpipeError, UsageError
 from ..core.parsing import Misfit
 from ..storage import http_guard
 from ..storage.disk import reason, shortened
+from ..storage.urls import hidden
 from . import hub_seam
 
 if TYPE_CHECKING:
@@ -57,7 +58,13 @@ def _guard_client() -> None:
 
 
 def _new_client() -> Client:
-    client = http_guard.guard(hub_seam.new_client())
+    try:
+        client = http_guard.guard(hub_seam.new_client())
+    except (ImportError, ValueError) as error:  # of a proxy's kind
+        raise UsageError(
+            f"the proxy of the environment cannot be used: {hidden(reason(error))[:200]}",
+            "set HTTPS_PROXY to an http:// address, or NO_PROXY=* for none",
+        ) from None
     client.event_hooks["response"].append(_drop_waits)
     return client
 
@@ -117,7 +124,7 @@ def reachable() -> bool:
     try:
         url = f"{constants.ENDPOINT}/api/models"
         return session().head(url, timeout=constants.HF_HUB_ETAG_TIMEOUT).status_code < 500
-    except (HTTPError, InvalidURL, OfflineModeIsEnabled, TimeoutError, UnicodeError):
+    except (HTTPError, InvalidURL, OfflineModeIsEnabled, TimeoutError, UnicodeError, UsageError):
         return False
 
 
