@@ -622,13 +622,22 @@ def test_what_a_stores_tag_tells_is_not_read() -> None:
     put(url, b"picture")
     line = done(NotedFile(url, digest="sha256:none", **(presence.stamp(url) or {})))
     with opened(Path("flux.journal.jsonl")) as journal:
-        assert journal.intact(line)
+        assert journal.intact(line, "tagged://out")
         put(url, b"PICTURE")
         presence.forget()
-        assert not journal.intact(line)
+        assert not journal.intact(line, "tagged://out")
         put("tagged://out/same.png", b"PICTURE")  # copied by somebody: another tag, the same content
         state = presence.state("tagged://out/same.png")
-        assert journal.intact(done(NotedFile("tagged://out/same.png", tag="old", **state)))
+        assert journal.intact(done(NotedFile("tagged://out/same.png", tag="old", **state)), "tagged://out/x")
+
+
+@pytest.mark.parametrize("outputs", ["", "out/", "store://other/x", "tagged://elsewhere/x"])
+def test_a_journal_does_not_decide_who_is_asked(outputs: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be anybody's: only the run's own store is asked for what it names."""
+    for asks in ("exists", "unchanged", "state"):
+        monkeypatch.setattr(presence, asks, lambda *given: pytest.fail(f"asked for {given}"))
+    with opened(Path("flux.journal.jsonl")) as journal:
+        assert not journal.intact(done(NotedFile("tagged://out/a.png", 3, "sha256:none", "old")), outputs)
 
 
 def test_what_a_crash_left_beside_a_file_url_is_removed() -> None:

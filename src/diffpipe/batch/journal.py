@@ -108,6 +108,8 @@ class Journal:
             if _size(place) != file.size:  # of another size it is not read: a journal can name any file
                 return False
             now = _noted(file.path, place)
+        elif not urls.same_store(file.path, like):  # a journal does not decide who is asked
+            return False
         else:
             url = urls.with_credentials(file.path, like)
             if presence.unchanged(url, file.stamp()):

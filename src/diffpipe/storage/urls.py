@@ -71,6 +71,12 @@ def lasting(value: object) -> object:
     return f"{scheme}://{authority.rpartition('@')[2]}{path}{'?' if own else ''}{'&'.join(own)}"
 
 
+def same_store(url: str, like: str) -> bool:
+    """Whether two URLs are of one server or bucket, whoever asks it."""
+    (scheme, authority, _), (other, host, _) = split(url), split(like)
+    return (scheme, authority.rpartition("@")[2]) == (other, host.rpartition("@")[2])
+
+
 def with_credentials(url: str, like: str) -> str:
     """A URL as `shown`, with the user and password of another one at the same place."""
     scheme, authority, path = split(url)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import signal
 import socket
 import tempfile
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 from ...core import access_tokens
 from ...core.errors import DiffpipeError, UsageError
@@ -39,11 +42,12 @@ def connected(address: str) -> Iterator[bool]:
         yield False
         return
     level = logging.CRITICAL if quiet else logging.WARNING
-    folder = None
+    folder, stopped_by = None, signal.getsignal(signal.SIGTERM)
     try:
         with _hushed(quiet):
             if address == "local" or not _join(address, level):
                 folder = _start(level)
+        _stop_by(stopped_by)
         for name in ("ray", "ray.data"):
             logging.getLogger(name).setLevel(level)
         yield folder is not None
@@ -51,6 +55,12 @@ def connected(address: str) -> Iterator[bool]:
         ray.shutdown()
         if folder:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _stop_by(handler: Callable[[int, FrameType | None], object] | int | None) -> None:
+    """Let SIGTERM stop the run as before: Ray's own handlers end the process at once, and print frames of C++."""
+    if handler is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
 
 
 def _set_environment(quiet: bool) -> None:
