@@ -78,6 +78,18 @@ def test_a_file_that_may_not_be_so_large(
     assert [path.name for path in tmp_path.rglob("*") if path.name not in ("j.jsonl", ".j.jsonl.lock")] == []
 
 
+def test_what_is_made_again_and_looked_at(cli: Cli, tmp_path: Path) -> None:
+    cli(*ONE, "-o", "x.png", cwd=tmp_path, check=True)
+    done = cli("reproduce", "x.png", "-o", "y.png", cwd=tmp_path, first=limit("FSIZE", 1000))
+    assert (done.returncode, error(done)) == (Exit.CACHE, "there is no room for y.png")
+    words = (*ONE, "--count", 4, "-o", "z.png", "--contact-sheet", "s.png")
+    done = cli(*words, cwd=tmp_path, first=limit("FSIZE", 30_000))
+        *ONE, "--count", 4, "-o", "z.png", "--contact-sheet", "s.png", cwd=tmp_path, first=limit("FSIZE", 30_000)
+    )
+    assert "lacks results: there is no room for s.png" in done.stderr
+    assert "s.png" not in left_in(tmp_path)
+
+
 def test_weights_and_manifests_that_may_not_be_so_large(cli: Cli, tmp_path: Path) -> None:
     home = {"DIFFPIPE_HOME": str(tmp_path / "home")}
     done = cli("build", "demo", "--quantize", "int8", cwd=tmp_path, env=home, first=limit("FSIZE", 100_000))

@@ -18,7 +18,7 @@ from ..core.request import Artifact, Outcome, Request
 from ..results import gallery
 from ..results.document import Document, parsed
 from ..storage import fetching, stores, urls
-from ..storage.disk import check_replaceable
+from ..storage.disk import check_replaceable, refused
 from . import output, textual_image_seam
 from .flags import option
 
@@ -197,7 +197,8 @@ class Looks:
             yield
         except (OSError, DiffpipeError) as error:
             if not self._told:
-                output.warn(f"the contact sheet or gallery lacks results: {error}")
+                told = refused(error) if isinstance(error, OSError) else None
+                output.warn(f"the contact sheet or gallery lacks results: {told.message if told else error}")
                 self._told = True
 
 

@@ -194,7 +194,11 @@ def _made(
             read = reader(flags, fit, output.warn)
             on_step = lambda _, done, steps: show("1/1", done, steps)  # noqa: E731
             settings = RunSettings(read, on_step, about=about, on_warning=output.warn)
-            (outcome,) = run_here(manifest, locate(entry, manifest), [request], settings)
+            try:
+                (outcome,) = run_here(manifest, locate(entry, manifest), [request], settings)
+            except DiffpipeError as error:
+                error.message = error.message.replace(path, target)
+                raise
         for text in outcome.warnings:
             if not output.warned(text) and not output.warned(f"seed {request.seed}: {text}"):  # told as it came up
                 output.warn(text)
