@@ -84,8 +84,6 @@ def test_what_is_made_again_and_looked_at(cli: Cli, tmp_path: Path) -> None:
     assert (done.returncode, error(done)) == (Exit.CACHE, "there is no room for y.png")
     words = (*ONE, "--count", 4, "-o", "z.png", "--contact-sheet", "s.png")
     done = cli(*words, cwd=tmp_path, first=limit("FSIZE", 30_000))
-        *ONE, "--count", 4, "-o", "z.png", "--contact-sheet", "s.png", cwd=tmp_path, first=limit("FSIZE", 30_000)
-    )
     assert "lacks results: there is no room for s.png" in done.stderr
     assert "s.png" not in left_in(tmp_path)
 
