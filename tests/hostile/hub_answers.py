@@ -14,21 +14,22 @@ import random
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
 from urllib.parse import unquote
 
 import httpx2
+from hub_server import Faults, serve
 
 from diffpipe.catalog import BUILTIN
 from diffpipe.core.build_spec import BuildSpec
 from diffpipe.core.parsing import Misfit
 from diffpipe.sources import download, hub, hub_client, hub_seam, pin
-from hostile.runner import Case
+from hostile.runner import Case, Line
 
-CASES = 520
+CASES, LINES = 520, 5
 ENDPOINT, OTHER = "https://hub.test", "https://elsewhere.test"
 REPO = "org/tiny"
 TOKEN = "hf_MARKEDmarked0123456789"
@@ -379,3 +380,33 @@ def cases(rng: random.Random, folder: Path) -> Iterator[Case]:
             path, value = rng.choice(list(nodes(settings[name]))), rng.choice(ODD)
             data = json.dumps(replaced(settings[name], path, value)).encode()
             yield tried(folder, Hub({**whole_model, name: data}), f"{path} of {name} is {value!r:.60}", pinned)
+
+
+# The same by sockets, as a command line meets it
+
+IMPATIENT = "from diffpipe.storage import http_guard\nhttp_guard.PATIENCE = 0.3\n"
+PLAN, BUILD = ("plan", "custom", "--model", REPO), ("build", "custom", "--model", REPO, "-v")
+
+
+def lines(rng: random.Random, folder: Path) -> Iterator[Line]:
+    (place := folder / "model").mkdir()
+    for path, data in model().items():
+        (place / path).parent.mkdir(exist_ok=True)
+        (place / path).write_bytes(data)
+    with serve({REPO: place}) as running:
+        clean = Faults(tokens={TOKEN})
+        env = {"HF_ENDPOINT": running.url, "HF_TOKEN": TOKEN, "HF_HUB_ETAG_TIMEOUT": "2"}
+
+        def line(what: str, words: tuple[str, ...], first: str = "", **faults: object) -> Line:
+            running.faults = replace(clean, **faults)  # type: ignore[arg-type]
+            return Line(what, words, env=env, first=first)
+
+        warned = {"X-HF-Warning": f"a; \x1b[2J{TOKEN}", "X-Request-Id": "\x1b[2J" + "x" * 30_000}
+        yield line("a listing byte by byte", PLAN, IMPATIENT, trickle={"": 0.02})
+        yield line("headers with what a terminal obeys", BUILD, headers=warned, status=500)
+        yield line("a hub that says nothing", ("doctor", "--json"), silent=True)
+        while True:
+            path = rng.choice(list(nodes(listing(model()))))
+            value = rng.choice(ODD)
+            data = json.dumps(replaced(listing(model()), path, value)).encode()
+            yield line(f"{path} of the listing is {value!r:.60}", rng.choice((PLAN, BUILD)), model=data)

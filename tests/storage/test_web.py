@@ -270,6 +270,18 @@ def test_a_file_without_bounds_is_refused(server: Server, length: bool, monkeypa
     assert (type(error), error.message) == (UsageError, f"{server.url}/a.bin is larger than 1.0 kB")
 
 
+def test_a_file_without_bounds_is_read_nowhere(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    monkeypatch.setattr(web, "LARGEST", 1000)
+    MemoryFileSystem().pipe_file("/large.bin", DATA)
+    for url in ("memory://large.bin", f"{server.url}/a.bin"):
+        with pytest.raises(UsageError, match=r"is larger than 1\.0 kB"):
+            presence.state(url)
+    assert failing("memory://large.bin").message == "memory://large.bin is larger than 1.0 kB"
+    MemoryFileSystem().rm_file("/large.bin")
+
+
 def test_a_disk_without_room_is_told_before_the_first_byte(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(disk, "free_bytes", lambda folder: 1000)
     error = failing(f"{server.url}/a.bin")

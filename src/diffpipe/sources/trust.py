@@ -81,7 +81,7 @@ def model_index(text: str, model: str, names: Collection[str], spec: BuildSpec) 
     strange = {library for library, _ in model_files.components_of(index).values()} - loadable_libraries()
     if strange:
         raise UsageError(
-            f"{model} names the library {sorted(strange)[0]!r}, which diffusers does not load from",
+            f"{model} names the library {shortened(sorted(strange)[0])!r}, which diffusers does not load from",
             "diffpipe loads folders made of diffusers and transformers parts only",
         )
     for name, (library, kind) in model_files.components_of(index).items():

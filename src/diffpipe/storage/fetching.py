@@ -14,10 +14,11 @@ from collections import OrderedDict
 from pathlib import Path
 
 from ..core.errors import NotFoundError
-from .disk import CHUNK
+from .disk import CHUNK, check_free
 from .opening import is_pipe, open_regular, open_stream, unfit
 from .stores import READ_ONLY, Info, explained, reader
 from .urls import is_url, on_disk, shown, split
+from .web import check_size
 
 KEPT = 32  # fetched files that are kept for who reads them next
 MOST_PIPED = 1 << 33  # bytes of a picture, film or sound that come through a pipe: as many as frames may take
@@ -78,6 +79,9 @@ def fetched(url: str) -> Path:
             return known
         name = re.sub(r'[<>:"\\|?*\x00-\x1f]', "-", posixpath.basename(split(shown(url))[2]))[-60:]
         made = Path(tempfile.mkdtemp(dir=_place(os.getpid())), name or "file")
+        if isinstance(size := info.get("size"), int):
+            check_size(url, size)
+            check_free(made.parent, size, shown(url))
         store.get_file(path, str(made))
         _check_whole(url, made.stat().st_size, info)
     _keep(key, made)

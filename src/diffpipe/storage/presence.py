@@ -12,6 +12,7 @@ from ..core.counter import CompactCounter
 from .disk import CHUNK
 from .stores import READ_ONLY, FileSystem, Info, explained, open_store, reader
 from .urls import on_disk, shown, split
+from .web import check_size
 
 TAGS = ("md5Hash", "ETag", "etag")  # how stores call what changes with an object's content
 ASKED = 50  # files of a folder that are asked for one by one; then it is listed, a thousand or so names a request
@@ -116,4 +117,5 @@ def state(url: str) -> Noted:
         while chunk := stream.read(CHUNK):
             hasher.update(chunk)
             size += len(chunk)
+            check_size(url, size)
     return {"size": size, "digest": f"sha256:{hasher.hexdigest()}"}

@@ -66,14 +66,15 @@ class Web:
         """Raises UsageError for a file that is larger than LARGEST, CacheError where the disk has no room for it."""
         with WebFile(url) as source, open(target, "wb") as out:
             if source.size:
-                _check_size(url, source.size)
+                check_size(url, source.size)
                 check_free(Path(target).parent, source.size, shown(url))
             while data := source.read(CHUNK):
-                _check_size(url, out.tell() + len(data))
+                check_size(url, out.tell() + len(data))
                 out.write(data)
 
 
-def _check_size(url: str, size: int) -> None:
+def check_size(url: str, size: int) -> None:
+    """Raises UsageError for an input of more bytes than LARGEST."""
     if size > LARGEST:
         raise UsageError(f"{shown(url)} is larger than {readable(LARGEST)}", "copy the file here, and name that")
 
