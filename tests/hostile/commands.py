@@ -24,11 +24,9 @@ CALL = (
 NEVER = {"--runner", "--keep-warm", "--ray-address", "--workers", "--traceback"}
 SMALL = ("--width", "32", "--height", "32", "--num-inference-steps", "1", "--seed", "1")
 READ = (  # a process reads these as it starts: each is a fresh one
-    {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": ""},
-    {"LC_ALL": "\udcff"}, {"TERM": "\x1b[2J"}, {"HF_ENDPOINT": "\x1b[2J"}, {"HF_HUB_OFFLINE": "x"},
-    {"PYTHONWARNINGS": "error"},
-    {"HF_ENDPOINT": "http://127.0.0.1:9/\x1b"}, {"FORCE_COLOR": "1", "TERM": "xterm"},
-    {"HF_HUB_DOWNLOAD_TIMEOUT": "x"},
+    {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": ""}, {"LC_ALL": "\udcff"},
+    {"HF_ENDPOINT": "http://127.0.0.1:9/\x1b", "HF_HUB_DOWNLOAD_TIMEOUT": "x"}, {"PYTHONWARNINGS": "error"},
+    {"FORCE_COLOR": "1", "TERM": "xterm"}, {"TERM": "\x1b[2J"},
 )  # fmt: skip
 HOSTILE_ENV = (
     {"COLUMNS": "0"}, {"COLUMNS": "-5"}, {"COLUMNS": "9" * 400}, {"COLUMNS": "x\x1b"}, {"COLUMNS": "1"},
@@ -93,8 +91,7 @@ BY_HAND = (
     "pipelines import http://127.0.0.1:9/\x1b[2J",
     "pipelines show {esc}", "pipelines show -- -x", "pipelines remove ''", "pipelines remove ..",
     "pipelines verify {long}",
-    "worker stop {esc}", "worker stop ..", "providers show {esc}", "providers show {long}", "doctor --offline --json",
-    "doctor --offline",
+    "worker stop {esc}", "worker stop ..", "providers show {esc}", "providers show {long}", "doctor --offline",
     "generate demo --prompt {esc} --dry-run", "generate demo --prompt {long} --dry-run",
     "generate demo --prompt {bad} --dry-run",
 )  # fmt: skip
@@ -103,17 +100,12 @@ STAND = {
     "{deep}": "[" * 50_000,
     "{bad}": "\udcff\udc80",
 }  # fmt: skip
-MADE = (  # these make pictures
+MADE = (  # these make pictures, at a third of a second each
     ("--prompt", "\x1b[2J\u202e", "-o", "{prompt}.png"), ("--prompt", "\udcff", "-o", "{prompt}-{seed}.png"),
-    ("--prompt", "x" * 100_000, "-o", "{prompt}.png"), ("--prompt", "../../x", "-o", "a/{prompt}/{name}.png"),
-    ("--prompt", ""),
-    ("--prompt", "x", "--sigmas", "nan"), ("--prompt", "x", "--guidance-scale", "1e308"),
-    ("--prompt", "x", "--set", "latents=[1]"),
-    ("--prompt", "x", "--joint-attention-kwargs", '{"scale": "\\u001b[2J"}'),
-    ("--prompt", "x", "--contact-sheet", "\x1b.png"),
-    ("--prompt", "\x00a".strip("\x00"), "--gallery", "\u202e\x1b"),
-    ("--prompt", "x", "--log-file", "\x1b[2J.log", "-v"),
-    ("--prompt", "x", "--preview", "\x1b.png", "--json"), ("--prompt", "x", "--set", 'prompt_2="\\ud800"'),
+    ("--prompt", "x" * 100_000, "-o", "a/{prompt}/{name}.png"), ("--prompt", "x", "--guidance-scale", "1e308"),
+    ("--prompt", "x", "--set", "latents=[1]"), ("--prompt", "x", "--joint-attention-kwargs", '{"scale": "\\u001b[2J"}'),
+    ("--prompt", "x", "--contact-sheet", "\x1b.png", "--gallery", "\u202e\x1b", "--preview", "\x9b.png", "--json"),
+    ("--prompt", "\udcff", "--log-file", "\x1b[2J.log", "-v"),
 )  # fmt: skip
 
 
