@@ -402,6 +402,7 @@ def test_presets_give_way_to_flags_and_tell_what_they_leave_out(cli: Cli, work: 
         (("--prompts-from", "empty.txt"), "--prompts-from: there are no prompts in empty.txt"),
         (("--args", "nothing"), "--args: there is no file nothing"),
         (("--prompts-from", "panda.png"), "--prompts-from: panda.png line 3 has a NUL character: it is no text"),
+        (("-o", "memory://x/"), "--output: what is at memory:// is gone when the run ends"),
         (("--prompts-from", "nul.txt"), "--prompts-from: nul.txt line 2 has a NUL character: it is no text"),
         (("--prompts-from", "bare.txt"), "bare.txt is UTF-16, not UTF-8"),
         (("--prompts-from", "wide.txt"), "wide.txt is UTF-16, not UTF-8"),

@@ -171,7 +171,7 @@ def test_files_that_are_there(work: Path) -> None:
         assert caught.value.hint == "choose another --output, or pass --overwrite"
 
 
-@pytest.mark.parametrize("url", ["simplecache::http://x/y.png", "zip::file://x", "file://", "memory://x/y.png"])
+@pytest.mark.parametrize("url", ["simplecache::http://x/y.png", "zip::file://x", "file://"])
 def test_a_url_that_no_file_can_have_is_no_folder_of_that_name(url: str) -> None:
     with pytest.raises(UsageError, match="--output"):
         whole_template(Outputs(url))

@@ -81,7 +81,7 @@ def test_every_way_of_output_shows_it(capsys: pytest.CaptureFixture[str]) -> Non
 
 # Modules that print by themselves, and what: through `printable`, or nothing that comes from elsewhere.
 PRINTING = {
-    "cli/output.py": 5,
+    "cli/output.py": 6,
     "catalog/plugins.py": 1,  # below the command line
     "sources/download.py": 1,
     "__main__.py": 1,  # "interrupted"

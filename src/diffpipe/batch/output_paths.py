@@ -188,8 +188,6 @@ def _check_file(template: str) -> None:
 def _whole_url(template: str, outputs: Outputs) -> str:
     """A URL's template; one of a folder (or bucket) with the name of each file."""
     stores.check_output(template)
-    if urls.split(template)[0] == "memory":
-        raise UsageError("--output: what is at memory:// is gone when the run ends", "name a folder or a store")
     if outputs.format == "frames" or template.endswith((".frames", ".frames/")):
         raise UsageError("--output: folders of frames are not written to URLs", "use .mp4, .webm or .gif, or a folder")
     _, authority, path = urls.split(template)

@@ -55,7 +55,7 @@ def batch_of(
         names=names,
         arguments={**called, **preset, **chosen},
         outputs=Outputs(
-            values["output"],
+            _lasting(values["output"]),
             values["format"],
             values["overwrite"],
             manifest.kind,
@@ -90,6 +90,13 @@ def _limit(entry: Entry, manifest: Manifest, values: Mapping[str, Any], at_once:
         found[0](arguments)
 
     return limit
+
+
+def _lasting(output: str | None) -> str | None:
+    """Where results go. Raises UsageError for a store of this process: what is in it is gone when the run ends."""
+    if output and output.lower().startswith("memory://"):
+        raise UsageError("--output: what is at memory:// is gone when the run ends", "name a folder or a store")
+    return output
 
 
 def _set(texts: list[str], flags: Mapping[str, Flag], manifest: Manifest) -> dict[str, JsonValue]:
