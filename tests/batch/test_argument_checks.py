@@ -29,6 +29,7 @@ def flag(kind: Any = "number", **fields: Any) -> Flag:
         (flag(), float("nan"), "--value nan is not a finite number", "give a finite number"),
         (flag(), float("inf"), "--value inf is not a finite number", "give a finite number"),
         (flag(many=True), [1.0, float("-inf")], "--value -inf is not a finite number", "give a finite number"),
+        (flag("integer"), 10**400, f"--value 1{'0' * 19}… is out of range", "give a finite number"),
         (flag("integer", multiple_of=16), 33, "--value 33 is no multiple of 16", f"the nearest: 32 or 48; {FIT}"),
         (flag("integer", multiple_of=16), 1, "--value 1 is no multiple of 16", f"the nearest: 16; {FIT}"),
         (flag("integer", minimum=8, multiple_of=16), -5, "--value -5 is out of range", "give at least 16"),

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 from ..core.errors import NotFoundError, UsageError
 from ..core.flag import MEDIA_KINDS, Arguments, Flag, nearest
+from ..core.parsing import LARGEST
 from ..storage import presence, urls
 
 LONGEST_TEXT = 100_000  # characters of a prompt or another text: tokenizers take minutes for millions
@@ -151,6 +152,8 @@ def _check_range(flag: Flag, value: float) -> None:
     low, high, step = flag.minimum, flag.maximum, flag.multiple_of
     if isinstance(value, float) and not math.isfinite(value):
         raise UsageError(f"{flag.option} {value} is not a finite number", f"give {_bounds(flag)}")
+    if abs(value) > LARGEST:
+        raise UsageError(f"{flag.option} {str(value)[:20]}… is out of range", f"give {_bounds(flag)}")
     if (low is not None and value < low) or (high is not None and value > high):
         raise UsageError(f"{flag.option} {value} is out of range", f"give {_bounds(flag)}")
     if step and value % step != flag.remainder:
