@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 from collections.abc import Iterator
@@ -15,7 +16,8 @@ def keep() -> None:
     """Take standard input away from everything else in this process: `yes | diffpipe ...` consents to nothing."""
     global _ours
     if sys.stdin is not None and getattr(sys.stdin, "name", "") != os.devnull:
-        _ours, sys.stdin = sys.stdin, open(os.devnull, encoding="utf-8")  # noqa: SIM115
+        _ours, sys.stdin = sys.stdin, (nothing := open(os.devnull, encoding="utf-8"))  # noqa: SIM115
+        atexit.register(nothing.close)  # else `python -W error` says at the end that it was left open
 
 
 def stream() -> TextIO | None:
