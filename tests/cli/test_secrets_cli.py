@@ -5,17 +5,23 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
 from threading import Thread
+from types import SimpleNamespace
 
+import manifests
 import pytest
 from conftest import Cli, Done
 from PIL import Image
 
 from diffpipe.cache.store import Store
-from diffpipe.core.access_tokens import kept_back, redacted
+from diffpipe.cli import ray_options
+from diffpipe.core.access_tokens import redacted
+from diffpipe.core.flag import Flag, FlagKind
+from diffpipe.runners.ray_cluster import connection
 from diffpipe.runners.worker import lifecycle
 from diffpipe.storage.urls import hidden
 
@@ -132,6 +138,24 @@ def test_processes_of_a_cluster_of_its_own_are_started_without_secrets(monkeypat
     for name in (*SECRET, "PLAIN"):
         monkeypatch.setenv(name, MARK)
     before = dict(os.environ)
-    with kept_back(unless="RAY_"):
-        assert {name for name, value in os.environ.items() if value == MARK} == {"PLAIN", "RAY_AUTH_TOKEN"}
+    started: list[set[str]] = []
+
+    def init(**_: object) -> None:
+        started.append({name for name, value in os.environ.items() if value == MARK})
+
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(init=init))
+    for stores in (False, True):
+        connection._start(0, stores).rmdir()
+    assert started == [{"PLAIN", "RAY_AUTH_TOKEN"}, {"PLAIN", *SECRET}]
     assert dict(os.environ) == before
+
+
+@pytest.mark.parametrize(
+    ("kind", "output", "stores"),
+    [("text", "out/", False), ("text", None, False), ("text", "s3://b/run/", True), ("image", "out/", True)],
+)
+def test_a_cluster_of_its_own_may_ask_stores_only_where_a_run_can(
+    kind: FlagKind, output: str | None, stores: bool
+) -> None:
+    manifest = replace(manifests.manifest(), flags=(Flag("thing", kind),))
+    assert ray_options.at_stores({"output": output}, manifest) == stores

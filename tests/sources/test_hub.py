@@ -706,9 +706,25 @@ def test_nothing_is_written_through_a_link_that_leads_out_of_the_cache(hub: Hub,
     (snapshot / "unet").rmdir()
     (snapshot / "unet").symlink_to(outside)
     ran = run(FETCH, home, hub.url)
-    message = f"a link in the hub's cache leads out of it: {cache(home)}"
-    assert ran.told == (message, "remove that folder, or set HF_HOME to another one", Exit.CACHE)
+    message = f"a link in the hub's cache leads out of its repository: {snapshot / 'unet'}"
+    hint = "remove that link (not what it leads to), or set HF_HOME to another folder"
+    assert ran.told == (message, hint, Exit.CACHE)
     assert [path.name for path in outside.iterdir()] == ["model_index.json"]
+
+
+@pytest.mark.parametrize("moved", ["hub", "hub/models--org--tiny", "hub/models--org--tiny/blobs"])
+def test_what_a_user_moved_to_a_larger_disk_is_there(hub: Hub, home: Path, moved: str) -> None:
+    snapshot, outside = planted(home, hub)
+    (home / moved).rename(outside / "moved")
+    (home / moved).symlink_to(outside / "moved")
+    offline = f"r = hub.describe({REPO!r}, offline=True); answer['files'] = list(r.files)"
+    asked = len(hub.requests)
+    assert run(offline, home, hub.url).answer["files"] == ["model_index.json", WEIGHTS]
+    assert run(FETCH, home, hub.url).answer["at"] == str(snapshot)
+    assert len(hub.requests) == asked + 1  # the listing
+    (snapshot / WEIGHTS).resolve().unlink()
+    assert run(FETCH, home, hub.url).answer["at"] == str(snapshot)
+    assert (snapshot / WEIGHTS).resolve().is_relative_to(outside)
 
 
 def test_a_stopped_download_that_is_a_link_is_not_written_to(hub: Hub, folder: Path, home: Path) -> None:

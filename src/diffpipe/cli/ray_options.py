@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from ..cache.entry import Entry
 from ..core.errors import UsageError
+from ..core.flag import MEDIA_KINDS
 from ..core.manifest import Manifest
 from ..core.request import Outcome, Request
 from ..runners.job import Callbacks, Job
@@ -83,12 +84,18 @@ def run(
     from ..runners.ray_cluster.cluster import Cluster
     from ..runners.ray_cluster.runner import run_on_ray
 
-    shares = values["workers"], values["gpus_per_worker"], _folder(values["bundle"] or "")
+    shares = values["workers"], values["gpus_per_worker"], _folder(values["bundle"] or ""), at_stores(values, manifest)
     with output.items(job.about.name if job.about else manifest.provider, total) as bar:
         where = Cluster(values["ray_address"] or "auto", *shares, watch=bar.workers, say=output.say)
         for outcome in run_on_ray(entry, manifest, requests, job, callbacks, where):
             bar.item()
             yield outcome
+
+
+def at_stores(values: Mapping[str, Any], manifest: Manifest) -> bool:
+    """Whether workers may read or write at URLs. Files that a pipeline takes may be named by any row, as it comes."""
+    takes_files = any(flag.kind in MEDIA_KINDS for flag in manifest.flags_by_name.values())
+    return takes_files or urls.is_url(values["output"] or "")
 
 
 def _option(name: str) -> str:

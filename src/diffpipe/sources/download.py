@@ -81,7 +81,7 @@ def _bring_all(repository: Repository, paths: list[str], quiet: bool) -> None:
 
 
 def _check_disk(repo: str, needed: int) -> None:
-    free = free_bytes(hub_cache.root())
+    free = free_bytes(hub_cache.folder(repo) / "blobs")  # which may be a link to a larger disk
     if needed > free:
         raise no_room(repo, needed, free)
 
@@ -90,8 +90,8 @@ def _bring_one(repository: Repository, path: str, bar: tqdm) -> None:
     """Bring one file to its place, under the lock that the hub's client uses for it."""
     place, size, pointer = blob_of(repository, path), repository.files[path].size, snapshot(repository) / path
     lock = hub_cache.lock_file(place)
-    if not all(map(hub_cache.is_inside, (place.parent, pointer.parent))):
-        raise leads_out(repository)
+    if not hub_cache.is_inside(pointer.parent, place.parent.parent):
+        raise leads_out(repository, pointer.parent)
     for folder in (lock.parent, place.parent, pointer.parent):
         folder.mkdir(parents=True, exist_ok=True)
     with hub_seam.file_lock(lock):

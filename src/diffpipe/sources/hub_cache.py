@@ -89,22 +89,24 @@ def size_of(path: Path) -> int:
     return facts.st_size if stat.S_ISREG(facts.st_mode) else -1
 
 
-def is_inside(path: Path) -> bool:
-    """Whether a path, links followed, is one of the hub's cache: others may write into it, and links lead anywhere."""
-    return path.resolve().is_relative_to(root().resolve())
+def is_inside(path: Path, repository: Path) -> bool:
+    """Whether a path, links followed, is one of a repository's folder in the hub's cache: others may write into it, and
+    links lead anywhere. That folder, or its blobs, may itself be a link, as to a larger disk."""
+    place = path.resolve()
+    return any(place.is_relative_to(home.resolve()) for home in (root(), repository, repository / "blobs"))
 
 
 def is_present(repository: Repository, path: str) -> bool:
     """Whether a file is in the cache, as large as it should be; a link to what has another digest is not it."""
     place = snapshot(repository) / path
-    if size_of(place) != repository.files[path].size or not is_inside(place):
+    if size_of(place) != repository.files[path].size or not is_inside(place, folder(repository.repo)):
         return False
     return not place.is_symlink() or Path(os.readlink(place)).name == blob_of(repository, path).name
 
 
 def has_blob(blob: Path, size: int) -> bool:
     """Whether the bytes of a file are in the cache."""
-    return size_of(blob) == size and is_inside(blob)
+    return size_of(blob) == size and is_inside(blob, blob.parent.parent)
 
 
 def bytes_there(blob: Path, size: int) -> int:
@@ -132,7 +134,7 @@ def cached(repo: str, revision: str) -> Repository | None:
     if not commit:
         return None
     place = folder(repo) / "snapshots" / commit
-    paths = (path for path in sorted(place.rglob("*")) if path.is_file() and is_inside(path))
+    paths = (path for path in sorted(place.rglob("*")) if path.is_file() and is_inside(path, folder(repo)))
     return Repository(repo, commit, {path.relative_to(place).as_posix(): _cached_info(path) for path in paths})
 
 

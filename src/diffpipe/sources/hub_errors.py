@@ -6,6 +6,7 @@ import errno
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..core.access_tokens import redacted
@@ -68,10 +69,13 @@ def disk_explained(repo: str) -> Iterator[None]:
         raise
 
 
-def leads_out(repository: Repository) -> CacheError:
+def leads_out(repository: Repository, place: Path) -> CacheError:
+    """What is to be removed is the link, and not what may be gigabytes of files."""
+    ways = [part for part in (*reversed(place.parents), place) if folder(repository.repo) in part.parents]
+    link = next((part for part in ways if part.is_symlink()), place)
     return CacheError(
-        f"a link in the hub's cache leads out of it: {folder(repository.repo)}",
-        "remove that folder, or set HF_HOME to another one",
+        f"a link in the hub's cache leads out of its repository: {link}",
+        "remove that link (not what it leads to), or set HF_HOME to another folder",
     )
 
 

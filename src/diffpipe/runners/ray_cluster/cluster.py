@@ -15,7 +15,8 @@ INSTALL = "pip install 'diffpipe[ray]'"
 class Cluster:
     """Where to run. `address`: "local" for a cluster of this machine's own for this run, "auto" for the one that runs
     here if there is one, else local. `workers`, `gpus` (a worker): None for what the nodes have. `bundle`: the folder
-    or URL through which nodes get the pipeline, "" for none. `watch` is given how many workers have work; `say` gets
+    or URL through which nodes get the pipeline, "" for none. `stores`: whether workers may read or write at URLs, whose
+    stores go by the environment. `watch` is given how many workers have work; `say` gets
     lines for the user.
     """
 
@@ -23,6 +24,7 @@ class Cluster:
     workers: int | None = None
     gpus: float | None = None
     bundle: str = ""
+    stores: bool = False
     watch: Callable[[int], None] = lambda busy: None
     say: Callable[[str], None] = lambda line: None
 

@@ -10,7 +10,7 @@ import socket
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
 
@@ -28,8 +28,9 @@ OBJECT_STORE = 256 << 20  # bytes of a local cluster's: rows are small, and resu
 
 
 @contextmanager
-def connected(address: str) -> Iterator[bool]:
-    """Ray, connected for the block: whether to a cluster that was started for it, which ends with it."""
+def connected(address: str, stores: bool) -> Iterator[bool]:
+    """Ray, connected for the block: whether to a cluster that was started for it, which ends with it. `stores`: see
+    Cluster."""
     quiet = not log.isEnabledFor(logging.INFO)
     _set_environment(quiet)
     check_installed()
@@ -46,7 +47,7 @@ def connected(address: str) -> Iterator[bool]:
     try:
         with _hushed(quiet):
             if address == "local" or not _join(address, level):
-                folder = _start(level)
+                folder = _start(level, stores)
         _stop_by(stopped_by)
         for name in ("ray", "ray.data"):
             logging.getLogger(name).setLevel(level)
@@ -124,14 +125,18 @@ def check_address(address: str) -> None:
         raise UsageError(f"there is no Ray cluster at {address}", hint) from error
 
 
-def _start(level: int) -> Path:
-    """Start a cluster of this machine; the folder of its files, which go with it unless RAY_TMPDIR names another."""
+def _start(level: int, stores: bool) -> Path:
+    """Start a cluster of this machine; the folder of its files, which go with it unless RAY_TMPDIR names another.
+
+    The pipeline is in the cache here, so its processes need secrets for `stores` alone, by whatever variables a store's
+    package goes by.
+    """
     import ray
 
     # Sockets lie in it, whose paths must be short: the folder for temporary files of macOS is too deep.
     folder = scratch_folder("dpr", "/tmp" if os.path.isdir("/tmp") else tempfile.gettempdir())
     try:
-        with access_tokens.kept_back(unless="RAY_"):  # all that its processes need is in the cache here
+        with nullcontext() if stores else access_tokens.kept_back(unless="RAY_"):
             ray.init(
                 address="local",
                 include_dashboard=False,

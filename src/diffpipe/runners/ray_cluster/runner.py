@@ -69,7 +69,7 @@ def run_on_ray(
     DiffpipeError for a node with other versions, all before the first request is drawn; what stops a local run, too.
     `load`: what workers load, for measurements without an engine.
     """
-    with connected(cluster.address) as own:
+    with connected(cluster.address, cluster.stores) as own:
         shares = shares_of(living_nodes(), cluster)
         spec = _spec(entry, manifest, job, cluster, shares.gpus)
         check_nodes(shares.nodes, spec, manifest, entry, cluster)
