@@ -174,7 +174,9 @@ class World:
         # A shell's question whether there is a completion is answered by exit code 1.
         asked = ended.code == 1 and not ended.err and "_DIFFPIPE_COMPLETE" in line.env
         found = [] if asked else [*_faults(ended, self.base[name])]
-        if not (HOMES & line.env.keys() or any(word.startswith("--log-file") for word in line.words)):
+        # reproduce --verify keeps what it made also where that differs, which its exit code says.
+        written = any(word.startswith(("--log-file", "--verify")) for word in line.words)
+        if not (HOMES & line.env.keys() or written):
             found += _files(ended.code, new, gone)
         self._restore(before)
         return found
