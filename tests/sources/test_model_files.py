@@ -247,6 +247,27 @@ def test_a_folder_of_one_component() -> None:
     assert model_files(mirror) == ["config.json", *shards, "model.safetensors.index.json"]
 
 
+@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize("component", ["text_encoder", "transformer", "text_encoder_2"])
+def test_of_two_names_the_one_that_the_library_loads_is_taken(component: str, order: int) -> None:
+    """As WEIGHTS_NAME of either library has it: the other would have a digest, and not be what is loaded."""
+    others = "diffusion_pytorch_model" if component.startswith("text") else "model"
+    shards = [f"{component}/{others}-0000{number}-of-00003.safetensors" for number in (1, 2, 3)]
+    names = listing(FLUX_LOADED)
+    more = [f"{component}/{others}.safetensors", *shards, f"{component}/{others}.safetensors.index.json"]
+    assert pipeline_files([*names, *more][::order], FLUX) == sorted(names)
+
+
+def test_of_two_names_none_is_taken_where_nobody_says_which() -> None:
+    index = {"safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"]}
+    files = ["safety_checker/config.json", "safety_checker/model.safetensors", "safety_checker/pytorch_model.bin"]
+    assert "safety_checker/model.safetensors" in pipeline_files(files, index)
+    with pytest.raises(UsageError, match="safety_checker has weights by two names, diffusion_pytorch_model and model"):
+        pipeline_files([*files, "safety_checker/diffusion_pytorch_model.safetensors"], index)
+    with pytest.raises(UsageError, match="the component has weights by two names"):
+        model_files(["config.json", "model.safetensors", "diffusion_pytorch_model.safetensors"])
+
+
 def test_a_folder_of_a_tokenizer_has_no_weights() -> None:
     names = ["merges.txt", "tokenizer_config.json", "vocab.json"]
     assert model_files([*names, "README.md"]) == names

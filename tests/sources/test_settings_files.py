@@ -21,6 +21,7 @@ CLASSES = {
     "chat": ("kolors", "ChatGLMModel"),
     "transformer": ("diffusers", "FluxTransformer2DModel"),
     "scheduler": ("diffusers", "EulerDiscreteScheduler"),
+    "safety_checker": ("stable_diffusion", "StableDiffusionSafetyChecker"),
 }
 OWN = {"AutoTokenizer": ["own.OwnTokenizer", None]}
 
@@ -88,9 +89,55 @@ def test_a_kernel_of_the_hub_needs_consent(name: str, value: Any) -> None:
     check({"text_encoder/config.json": json.dumps({name: "sdpa"})})
 
 
-def test_an_adapter_beside_a_text_encoder_is_refused() -> None:
+@pytest.mark.parametrize("component", ["text_encoder", "safety_checker"])
+@pytest.mark.parametrize("trusted", [False, True])
+def test_an_adapter_beside_a_model_of_transformers_is_refused(component: str, trusted: bool) -> None:
+    """Also where a pipeline's own module has its class; consent to code is no consent to weights."""
+    files = {f"{component}/adapter_config.json": json.dumps({"base_model_name_or_path": "owner/other"})}
     with pytest.raises(UsageError, match="other weights than the model's own"):
-        check({"text_encoder/adapter_config.json": json.dumps({"base_model_name_or_path": "owner/other"})})
+        check(files, trusted=trusted)
+
+
+def test_an_adapter_that_nobody_loads_is_let_be() -> None:
+    files = {"adapter_config.json": json.dumps({"base_model_name_or_path": "owner/other"})}
+    check(files, role=Role("lora", "0"))
+    check({f"transformer/{name}": text for name, text in files.items()})
+
+
+@pytest.mark.parametrize("trusted", [False, True])
+@pytest.mark.parametrize("kind", ["folder", "hub"])
+@pytest.mark.parametrize(
+    ("path", "settings"),
+    [
+        ("text_encoder/config.json", {"transformers_weights": "other.safetensors"}),
+        ("text_encoder/config.json", {"configuration_files": ["../vae/config.9.0.0.json"]}),
+        ("text_encoder/config.json", {"text_config": {"backbone": "owner/model"}}),
+        ("tokenizer/tokenizer_config.json", {"fast_tokenizer_files": ["/etc/tokenizer.4.0.json"]}),
+        ("tokenizer/tokenizer_config.json", {"vocab_file": "/etc/spiece.model"}),
+        ("tokenizer/tokenizer_config.json", {"merges_file": "../merges.txt"}),
+        ("tokenizer/tokenizer_config.json", {"vocab": "vocab.json"}),
+        ("tokenizer/tokenizer_config.json", {"init_inputs": ["/etc/vocab.json"]}),
+        ("tokenizer/tokenizer_config.json", {"gguf_file": "model.gguf"}),
+        ("processor/processor_config.json", {"audio_tokenizer": {"audio_tokenizer_name_or_path": "/other"}}),
+        ("processor/preprocessor_config.json", {"repo_path": "/etc", "class_info_file": "x.json"}),
+    ],
+)
+def test_a_file_without_a_digest_is_named_by_no_field(
+    path: str, settings: Any, kind: SourceKind, trusted: bool
+) -> None:
+    with pytest.raises(UsageError, match="which is none of the model's own files"):
+        check({path: json.dumps(settings)}, kind=kind, trusted=trusted)
+
+
+def test_fields_that_name_what_has_a_digest_or_nothing() -> None:
+    made_at = {"tokenizer_file": "/root/tokenizer.json", "special_tokens_map_file": "/root/special_tokens_map.json"}
+    check({"tokenizer/tokenizer_config.json": json.dumps({**made_at, "name_or_path": "/root", "vocab_file": None})})
+    stayed = {**made_at, "vocab_file": "/root/spiece.model", "init_inputs": [], "vocab": {"a": 1}}
+    check({"tokenizer/tokenizer_config.json": json.dumps(stayed), "tokenizer/tokenizer.json": "{}"})
+    check({"tokenizer/tokenizer_config.json": '{"vocab_file": "spiece.model"}', "tokenizer/spiece.model": ""})
+    settings = {"transformers_weights": "model.safetensors", "configuration_files": ["config.5.0.0.json"]}
+    files = {"text_encoder/model.safetensors": "", "text_encoder/config.5.0.0.json": "{}"}
+    check({"text_encoder/config.json": json.dumps({**settings, "backbone": None, "_name_or_path": "a/b"}), **files})
 
 
 @pytest.mark.parametrize(

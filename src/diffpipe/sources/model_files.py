@@ -14,6 +14,7 @@ from ..core.source import CHECKPOINTS
 from ..storage.disk import LONGEST_SHOWN
 
 T = TypeVar("T")
+Named = tuple[str, re.Match[str]]  # a file of weights, and what its name says
 
 # The names diffusers and transformers load weights from (WEIGHTS_NAME in either): the others are for other tools.
 WEIGHTS = re.compile(
@@ -22,8 +23,12 @@ WEIGHTS = re.compile(
     r"\.(?P<suffix>safetensors|bin)"
 )
 INDEX = re.compile(
-    r"(?:diffusion_pytorch_model|pytorch_model|model)(?:\.[\w-]+?)?\.(?P<suffix>safetensors|bin)\.index(?:\.[\w-]+?)?\.json"
+    r"(?P<stem>diffusion_pytorch_model|pytorch_model|model)(?:\.[\w-]+?)?\.(?P<suffix>safetensors|bin)\.index(?:\.[\w-]+?)?\.json"
 )
+STEMS = {  # the names that each library looks for: WEIGHTS_NAME, SAFE_WEIGHTS_NAME and the like
+    "diffusers": {"safetensors": "diffusion_pytorch_model", "bin": "diffusion_pytorch_model"},
+    "transformers": {"safetensors": "model", "bin": "pytorch_model"},
+}
 MOST_COMPARED = 1000  # names with one that is not there: letter by letter
 SETTINGS = frozenset({".json", ".txt", ".model", ".jinja"})
 WEIGHTLESS = re.compile(r"Tokenizer|Processor|FeatureExtractor|Scheduler")
@@ -68,7 +73,7 @@ def pipeline_files(
         folders.setdefault(name.partition("/")[0], []).append(name)
     chosen = ["model_index.json"]
     variants: set[str] = set()
-    for component, (_, class_name) in components_of(model_index).items():
+    for component, (library, class_name) in components_of(model_index).items():
         if component in without:
             continue
         inside = [name for name in folders.get(component, ()) if "/" in name]
@@ -79,7 +84,7 @@ def pipeline_files(
             )
         chosen += [name for name in inside if is_setting(name)]
         if component not in weightless and needs_weights(inside, component, class_name):
-            found = weights(inside, component, variant=variant, allow_pickle=allow_pickle)
+            found = weights(inside, component, variant=variant, allow_pickle=allow_pickle, library=library)
             variants |= {match["variant"] or match["late"] for name in found if (match := _match(name))}
             chosen += found
     if variant and variant not in variants and not set(components_of(model_index)) <= set(without) | set(weightless):
@@ -104,12 +109,15 @@ def is_setting(name: str) -> bool:
     return path.suffix in SETTINGS and not INDEX.fullmatch(path.name) and not path.name.startswith(".")
 
 
-def weights(inside: Collection[str], component: str, *, variant: str | None, allow_pickle: bool) -> list[str]:
+def weights(
+    inside: Collection[str], component: str, *, variant: str | None, allow_pickle: bool, library: str = ""
+) -> list[str]:
     """One complete set of weights among a component's files, with its index when it is sharded.
 
     The variant's where the component has it, else the plain ones (as diffusers does); safetensors before pickles.
+    `library`: the one that loads the component, which says by what name; a module of a pipeline may be of either.
     """
-    matches = [(name, match) for name in inside if (match := _match(name))]
+    matches = _of_library([(name, match) for name in inside if (match := _match(name))], component, library)
     for suffix in ("safetensors", "bin"):
         for wanted in dict.fromkeys((variant, None)):
             files = [
@@ -130,12 +138,31 @@ def weights(inside: Collection[str], component: str, *, variant: str | None, all
     )
 
 
+def _of_library(files: list[Named], component: str, library: str) -> list[Named]:
+    """Those with the name that a library looks for, where there are any. Raises UsageError where that is not known, and
+    two sets are there: what is loaded must be what has its digest."""
+    stems = {
+        match["suffix"]: {one["stem"] for _, one in files if one["suffix"] == match["suffix"]} for _, match in files
+    }
+    two = {suffix for suffix, names in stems.items() if len(names) > 1}
+    if two and library not in STEMS:
+        raise UsageError(
+            f"{component} has weights by two names, {' and '.join(sorted(stems[min(two)]))}",
+            "remove those that are not the model's",
+        )
+    return [
+        (name, match)
+        for name, match in files
+        if match["suffix"] not in two or match["stem"] == STEMS[library][match["suffix"]]
+    ]
+
+
 def _match(name: str) -> re.Match[str] | None:
     return WEIGHTS.fullmatch(PurePosixPath(name).name)
 
 
 def _one_set(
-    files: list[tuple[str, re.Match[str]]], inside: Collection[str], component: str, suffix: str, variant: str | None
+    files: list[Named], inside: Collection[str], component: str, suffix: str, variant: str | None
 ) -> list[str]:
     """Shards or the single file: of both, diffusers' loader takes the shards, transformers' the single file."""
     single = [name for name, match in files if not match["shard"]]
@@ -153,6 +180,7 @@ def _one_set(
         for name in inside
         if (match := INDEX.fullmatch(PurePosixPath(name).name))
         and match["suffix"] == suffix
+        and match["stem"] == sharded[0][1]["stem"]
         and ((f".{variant}." in PurePosixPath(name).name) if variant else PurePosixPath(name).name.count(".") == 3)
     ]
     if not index:

@@ -4,13 +4,14 @@ would keep a constructor busy for hours."""
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import PurePosixPath
 
 from ..core.canonical import JsonObject, JsonValue
 from ..core.errors import UsageError
 from ..core.parsing import Misfit, parse_json
 from ..core.source import Source
+from ..storage.disk import shortened
 from .model_files import INDEX, is_setting
 
 Read = Callable[[str], str]  # a path in the source -> the text of that file
@@ -31,6 +32,7 @@ OBJECTS = frozenset(
 )
 VOCABULARIES = frozenset({"tokenizer.json", "vocab.json", "added_tokens.json"})  # large, and words alone
 SCHEDULER = "scheduler_config.json"
+TOKENIZER, TOKENIZED = "tokenizer_config.json", "tokenizer.json"
 ADAPTER = "adapter_config.json"  # transformers loads the adapter, or another model that the file names
 
 LARGEST = 20_000_000  # bytes of one settings file or index; a tokenizer's with 260,000 words of Gemma 3 has 1.2 million
@@ -55,6 +57,12 @@ BOUNDS = (
 KERNEL = re.compile(r"_implementation(_internal)?$")
 # Classes that look a class up where a file says so: all Auto classes, and processors, whose parts are found by those.
 ASKS = re.compile(r"Auto[A-Z]\w*|\w*Processor\w*")
+# Fields by which a library reads a file of another name, which has no digest unless it lies beside.
+BESIDE = frozenset({"transformers_weights", "configuration_files", "fast_tokenizer_files", "gguf_file"})
+ELSEWHERE = frozenset({"audio_tokenizer_name_or_path", "class_info_file", "repo_path", "backbone"})
+WORDS = frozenset({"vocab", "merges", "init_inputs"})  # of a tokenizer, which are the words themselves elsewhere
+# Where their makers had those files: transformers takes those of the folder, or none.
+HEEDED_NOWHERE = frozenset({"tokenizer_file", "special_tokens_map_file", "added_tokens_file", "chat_template_file"})
 CONSENT = "read it, then pass --trust-remote-code if you trust it"
 AGAIN = "copy or fetch the model again"
 
@@ -106,23 +114,50 @@ def _check_file(source: Source, path: str, classes: Mapping[str, Pair], read: Re
         if not isinstance(value, dict):
             return
         settings = value
+    pair = classes.get(component, ("", ""))
+    _refuse_other_files(source, path, pair[0], settings)
     if not trusted:
-        _refuse_code(source, path, component, classes.get(component, ("", "")), settings)
+        _refuse_code(source, path, component, pair, settings)
     _check_numbers(source, path, settings)
 
 
 def _refuse_code(source: Source, path: str, component: str, pair: Pair, settings: JsonObject) -> None:
     """Raises UsageError where a class would be looked up in the model's own code, or code be fetched from the hub."""
-    if PurePosixPath(path).name == ADAPTER and pair[0] == "transformers":
-        raise UsageError(
-            f"{path} of {source.label} has transformers load other weights than the model's own",
-            "remove it, and name the adapter with --lora",
-        )
     for depth, name, value in _fields(settings):
         if name == "auto_map" and value and (depth or ASKS.fullmatch(pair[1])):
             raise UsageError(f"{source.label} wants to run code of its own for {component}", CONSENT)
         if KERNEL.search(name) and any("/" in text for text in _texts(value)):
             raise UsageError(f"{path} of {source.label} names code of the hub as its {name.strip('_')}", CONSENT)
+
+
+def _refuse_other_files(source: Source, path: str, library: str, settings: JsonObject) -> None:
+    """Raises UsageError where a library would read a file that is not among those of the source: it has no digest, and
+    nobody looked at it. A part of a pipeline's own module may be a model of transformers too."""
+    name, folder = PurePosixPath(path).name, PurePosixPath(path).parent
+    if name == ADAPTER and library not in ("", "diffusers"):
+        raise UsageError(
+            f"{path} of {source.label} has transformers load other weights than the model's own",
+            "remove it, and name the adapter with --lora",
+        )
+    own = {one.name for one in map(PurePosixPath, source.files) if one.parent == folder}
+    for _depth, field, value in _fields(settings):
+        known = own if field in BESIDE or field.endswith("_file") else frozenset[str]()
+        if _names_files(name, field, own) and (other := next((one for one in _texts(value) if one not in known), "")):
+            raise UsageError(
+                f"{field} in {path} of {source.label} names {shortened(other)}, which is none of the model's own files",
+                "take the field out, and give the file its usual name",
+            )
+
+
+def _names_files(name: str, field: str, own: Collection[str]) -> bool:
+    """Whether a field of a settings file says what files are read; `own`: those beside it.
+
+    A tokenizer.json is read in place of all others: some have stayed from the tokenizer that it was made of.
+    """
+    if name != TOKENIZER:
+        return field in BESIDE | ELSEWHERE
+    words = field.endswith("_file") and field not in HEEDED_NOWHERE and TOKENIZED not in own
+    return words or field in BESIDE | WORDS
 
 
 def _check_numbers(source: Source, path: str, settings: JsonObject) -> None:
