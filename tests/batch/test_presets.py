@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -66,3 +68,11 @@ def test_a_preset_of_any_size_is_not_read(tmp_path: Path) -> None:
     (tmp_path / "big.toml").write_bytes(b"#" * (presets.LARGEST + 1))
     with pytest.raises(UsageError, match=r"--args big is larger than"):
         preset("big", tmp_path)
+
+
+def test_a_preset_may_come_through_a_pipe(tmp_path: Path) -> None:
+    os.mkfifo(pipe := tmp_path / "63")  # as /dev/fd/63 of --args <(jq ...)
+    writer = threading.Thread(target=lambda: pipe.write_text("guidance_scale = 4.5\n"))
+    writer.start()
+    assert preset(str(pipe), tmp_path) == {"guidance_scale": 4.5}
+    writer.join()

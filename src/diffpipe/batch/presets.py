@@ -10,10 +10,11 @@ from ..core.canonical import JsonObject, canonical_json
 from ..core.errors import NotFoundError, UsageError
 from ..core.flag import Flag
 from ..storage.disk import unreadable, user_path
-from ..storage.opening import open_regular
+from ..storage.opening import open_stream
 from .argument_values import argument_name, from_json, json_of, typed_values
 
 LARGEST = 1 << 24  # bytes of a preset; far more than call arguments take
+STILL = 60.0  # seconds in which the next byte of one that comes through a pipe, <(jq ...), must be there
 
 
 def preset(reference: str, folder: Path) -> JsonObject:
@@ -42,7 +43,7 @@ def _preset_path(reference: str, folder: Path) -> Path:
 
 def _preset_text(path: Path, reference: str, folder: Path) -> str:
     try:
-        with open_regular(path) as stream:
+        with open_stream(path, STILL) as stream:
             data = stream.read(LARGEST + 1)
     except FileNotFoundError:
         raise NotFoundError(f"--args: there is no file {reference}", _presets_hint(folder)) from None

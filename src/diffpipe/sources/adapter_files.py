@@ -12,8 +12,8 @@ from ..core.parsing import Fields, Misfit, parse_json
 from ..storage.disk import shortened
 from ..storage.opening import LARGEST_TEXT, read_regular
 
-# peft/utils/constants.py
 LARGEST = 10_000_000  # characters; a pattern has a line for each layer at most
+# peft/utils/constants.py
 STEM, CONFIGURATION = "adapter_model", "adapter_config.json"
 # In the names of an adapter's tensors, in any layout.
 NAMES = re.compile(r"lora|lokr|loha|hada_|ia3_l|on_input|\.diff|[wb]_norm$|\.alpha|dora")
@@ -62,10 +62,10 @@ def strength(text: str, label: str) -> JsonObject:
         read = Fields(parse_json(text, LARGEST))
         if not {"lora_alpha", "r"} <= read.value.keys() and read.value.get("peft_type") != "LORA":
             return {}  # (IA)^3 has neither
-        alpha, rank = float(read.number("lora_alpha")), read.integer("r", least=1)
-        given = read.object("alpha_pattern")
+        alpha, rank = float(read.number("lora_alpha")), read.number("r", least=1)
+        given = _pattern(read, "alpha_pattern")
         patterns: JsonObject = {name: given.number(name) for name in given.names()}
-        stabilized, other_ranks = read.truth("use_rslora", False), bool(read.object("rank_pattern").names())
+        stabilized, other_ranks = _truth(read, "use_rslora"), bool(_pattern(read, "rank_pattern").names())
     except Misfit as error:
         raise UsageError(
             f"{CONFIGURATION} beside {shortened(label)} cannot be read: {error}",
@@ -75,3 +75,14 @@ def strength(text: str, label: str) -> JsonObject:
         return {}
     found: JsonObject = {"lora_alpha": alpha, "alpha_pattern": patterns}
     return {**found, "use_rslora": True} if stabilized else found
+
+
+def _pattern(read: Fields, name: str) -> Fields:
+    """Numbers by layer. Some write none of them as an empty list."""
+    return Fields({}, name) if read.value.get(name) == [] else read.object(name)
+
+
+def _truth(read: Fields, name: str) -> bool:
+    """A switch. Some write 1 and 0."""
+    value = read.value.get(name)
+    return bool(value) if value in (0, 1) else read.truth(name, False)
