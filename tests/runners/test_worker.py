@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import subprocess
@@ -117,6 +118,29 @@ def store(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(fetching, "_place", lambda _process: str(base))  # what clients keep is there until they end
     monkeypatch.chdir(base)
     return Store(base / "home")
+
+
+@pytest.mark.parametrize(
+    ("code", "hint"),
+    [
+        (errno.EMFILE, "raise how many"),
+        (errno.ENOSPC, "free some"),
+        (errno.EROFS, "check that"),
+        (errno.ELOOP, "remove "),
+    ],
+)
+def test_only_what_is_no_lock_may_be_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, hint: str
+) -> None:
+    """Of a lock that a worker holds nothing else is to be told: without it a second one would start."""
+
+    def fails(*_: object, **__: object) -> None:
+        raise OSError(code, os.strerror(code), str(tmp_path / "w.lock"))
+
+    monkeypatch.setattr("filelock.FileLock.acquire", fails)
+    with pytest.raises(CacheError) as caught:
+        places.lock(tmp_path / "w")
+    assert str(caught.value.hint).startswith(hint)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -20,6 +21,8 @@ import pytest
 from hub_server import TOKEN, Hub, closed_port, serve
 
 from diffpipe.core.errors import Exit
+from diffpipe.sources.hub_errors import disk_explained
+from diffpipe.storage.disk import refused
 
 REPO = "org/tiny"
 WEIGHTS = "unet/model.safetensors"
@@ -710,6 +713,17 @@ def test_nothing_is_written_through_a_link_that_leads_out_of_the_cache(hub: Hub,
     hint = "remove that link (not what it leads to), or set HF_HOME to another folder"
     assert ran.told == (message, hint, Exit.CACHE)
     assert [path.name for path in outside.iterdir()] == ["model_index.json"]
+
+
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.ENOMEM, errno.EIO, errno.ETIMEDOUT, errno.ECONNRESET])
+def test_what_says_nothing_of_the_cache_removes_none_of_it(code: int) -> None:
+    error = OSError(code, os.strerror(code), "/hub/blobs/1.lock")
+    with pytest.raises(OSError, match=re.escape(os.strerror(code))) as caught, disk_explained(REPO):
+        raise error
+    assert caught.value is error
+    told = refused(error)
+    assert told
+    assert "remove" not in told.hint
 
 
 @pytest.mark.parametrize("moved", ["hub", "hub/models--org--tiny", "hub/models--org--tiny/blobs"])

@@ -119,6 +119,17 @@ def test_a_file_is_read_no_further_than_its_limit(tmp_path: Path) -> None:
     assert read_regular(tmp_path / "empty", 5) == b""
 
 
+def test_memory_for_a_file_is_asked_for_by_its_size(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"12345")
+    most = 1 << 62  # which no machine has
+    assert read_regular(tmp_path / "x", most) == b"12345"
+    with open_regular(tmp_path / "x", "r+b", 0) as stream:  # one that grows while it is read
+        stream.seek(3)
+        assert opening.read_most(stream, most) == b"45"
+        os.truncate(tmp_path / "x", 7)
+        assert opening.read_most(stream, 1) == b"\0"
+
+
 def write_later(path: str, *parts: bytes, pause: float = 0.0) -> threading.Thread:
     def write() -> None:
         with open(path, "wb", 0) as out:

@@ -8,7 +8,7 @@ from pathlib import Path
 from ..core.canonical import JsonObject, digest
 from ..core.parsing import parse_json
 from ..storage.disk import raise_limit, write_json
-from ..storage.opening import open_regular
+from ..storage.opening import open_regular, read_most
 
 LARGEST = 8_000_000  # bytes of one of its files; a sharded model of 1,000 files has 0.3 MB. JSON takes 25 times as many
 
@@ -17,7 +17,7 @@ def read_json(path: Path | str) -> JsonObject | None:
     """The JSON object of a file of the cache; None where it is missing, larger than any of ours, or none."""
     try:
         with open_regular(path) as stream:
-            value = parse_json(stream.read(LARGEST + 1), LARGEST)
+            value = parse_json(read_most(stream, LARGEST + 1), LARGEST)
     except (OSError, ValueError) as error:  # a name from a damaged file may be none that a system takes
         raise_limit(error)
         return None

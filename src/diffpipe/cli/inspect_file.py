@@ -15,7 +15,7 @@ from ..core.configuration import Section
 from ..core.errors import DiffpipeError, NotFoundError, UsageError
 from ..core.source import Role
 from ..results.document import Document, InputFile, ResultFacts, SourceFacts, parsed
-from ..storage import urls
+from ..storage import fetching, urls
 from . import output, tree
 
 TEXT = "Show what a file was made with: pipeline, sources, arguments, seed, versions, device."
@@ -50,7 +50,7 @@ def texts_of(file: Path) -> dict[str, str]:
         raise NotFoundError(f"there is no file {file}", "check the path")
     from ..engine import media
 
-    found = media.read_text(file)
+    found = media.read_text(fetching.local(str(file)))
     if not found:
         raise DiffpipeError(
             f"{file.name} does not say what it was made with",

@@ -15,7 +15,7 @@ from ..core.canonical import JsonObject
 from ..core.errors import UsageError
 from ..core.flag import MAX_SEED, OutputKind
 from ..core.parsing import Fields, Misfit, parse_json
-from ..storage.opening import open_regular
+from ..storage.opening import open_regular, read_most
 
 INDEX = "index.html"
 LARGEST_PAGE = 1 << 29  # bytes; 20,000 items with prompts of thousands of letters take a tenth of it
@@ -112,7 +112,7 @@ def read(folder: Path) -> list[Item]:
     """The items of a gallery's page, [] where there is none. Raises UsageError for a page that is no gallery."""
     try:
         with open_regular(folder / INDEX) as stream:
-            page = stream.read(LARGEST_PAGE + 1)
+            page = read_most(stream, LARGEST_PAGE + 1)
     except OSError:
         return []
     try:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 LONGEST_SAID = 10_000  # characters of an error, for --traceback and logs; a hub's words are among them
 UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
+MISPLACED = (errno.EISDIR, errno.EEXIST, errno.ELOOP, errno.ENOTEMPTY, errno.EINVAL)  # the last: UnfitFile
 
 
 @contextmanager
@@ -47,7 +48,8 @@ def explained(repo: str, revision: str, path: str = "", secret: str | None = Non
 
 @contextmanager
 def disk_explained(repo: str) -> Iterator[None]:
-    """Say what a full or read-only disk means; the hub client's own errors are OSErrors too and pass."""
+    """Say what a full or read-only disk means, and what lies where it cannot. Other errors pass: the hub client's own,
+    and those of the system, which say nothing of the cache."""
     try:
         yield
     except OSError as error:
@@ -61,7 +63,7 @@ def disk_explained(repo: str) -> Iterator[None]:
                 f"the hub's cache cannot be written ({reason(error)})",
                 "mend its permissions, or set HF_HOME to a folder of yours",
             ) from error
-        if error.errno is not None:
+        if error.errno in MISPLACED:
             where = shortened(str(error.filename or root()))
             raise CacheError(
                 f"the hub's cache is damaged: {where}: {reason(error)}", "remove that, or set HF_HOME to another folder"

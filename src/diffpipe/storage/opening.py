@@ -20,6 +20,10 @@ WRITER_TIMEOUT = 2.0  # seconds in which somebody must have opened a pipe to wri
 # Not to wait in open() for the other end of a pipe, and not to be given a terminal. Windows has neither.
 AT_ONCE = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
 
+# By O_PATH, which Linux has, also a folder is opened that may be written and not read.
+HELD = getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_PATH", 0) | getattr(os, "O_CLOEXEC", 0)
+
+CHUNK = 1 << 20  # bytes of a file that grows, at a time
 LARGEST_TEXT = 500_000_000  # bytes of a text file of a model: the largest tokenizers and indexes have a tenth of it
 
 Mode = Literal["rb", "ab", "wb", "r+b"]
@@ -45,9 +49,17 @@ def open_regular(path: str | Path, mode: Mode = "rb", buffering: int = -1) -> IO
 def read_regular(path: str | Path, most: int) -> bytes:
     """The content of a file of at most `most` bytes. Raises OSError, also for one that is no regular file or larger."""
     with open_regular(path) as stream:
-        data = stream.read(most + 1)
+        data = read_most(stream, most + 1)
     if len(data) > most:
         raise unfit(f"larger than {most} bytes", str(path))
+    return data
+
+
+def read_most(stream: IO[bytes], most: int) -> bytes:
+    """The first `most` bytes of an open file, in memory for what there is of it: `read(most)` asks for all at once."""
+    data = stream.read(min(most, os.fstat(stream.fileno()).st_size))
+    while len(data) < most and (more := stream.read(min(most - len(data), CHUNK))):  # what was added meanwhile
+        data += more
     return data
 
 
@@ -66,6 +78,11 @@ def open_stream(path: str | Path, still: float | None = None) -> io.BufferedRead
     except BaseException:
         os.close(descriptor)
         raise
+
+
+def open_folder(path: str) -> int:
+    """A descriptor of a folder, which keeps its number meanwhile. Raises OSError, also where none opens one."""
+    return os.open(path, os.O_RDONLY | HELD)
 
 
 def open_log(path: str | Path) -> io.TextIOWrapper:

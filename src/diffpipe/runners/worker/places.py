@@ -3,6 +3,7 @@ log lie."""
 
 from __future__ import annotations
 
+import errno
 import glob
 import os
 import shutil
@@ -14,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...cache.store import Store
-from ...core.errors import CacheError
-from ...storage.disk import reason
+from ...core.errors import CacheError, DiffpipeError
+from ...storage.disk import reason, refused
 from . import channel
 from .fingerprint import short_digest
 from .folder import folder, supported
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 KEY_DIGITS = 24  # hex digits of the key in a place's name
 LOCK_TIMEOUT = 5.0  # seconds
+MISPLACED = (errno.ELOOP, errno.EISDIR, errno.ENOTDIR, errno.ENXIO)  # a link, a folder, a socket
 
 
 def place_of(store: Store, key: str) -> Path:
@@ -77,7 +79,14 @@ def lock(place: Path, timeout: float = LOCK_TIMEOUT) -> Lock | None:
     except Timeout:
         return None
     except OSError as error:
-        raise CacheError(f"{path} is no lock of a worker: {reason(error)}", f"remove {path}") from error
+        raise _misplaced(error, path, "lock") from error
+
+
+def _misplaced(error: OSError, path: Path, what: str) -> DiffpipeError | OSError:
+    """What it means that a file of a worker cannot be used: what is no such file may go, and nothing else may."""
+    if error.errno in MISPLACED:
+        return CacheError(f"{path} is no {what} of a worker: {reason(error)}", f"remove {path}")
+    return refused(error) or error
 
 
 def gone(place: Path, timeout: float) -> bool:
@@ -124,7 +133,7 @@ def sweep(place: Path) -> None:
         try:
             path.unlink(missing_ok=True)
         except OSError as error:
-            raise CacheError(f"{path} is no file of a worker: {reason(error)}", f"remove {path}") from error
+            raise _misplaced(error, path, "file") from error
     with suppress(OSError):
         if not log_of(place).stat().st_size:
             log_of(place).unlink()
