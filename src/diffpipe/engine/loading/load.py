@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import logging
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from ..classes.lookup import component_class, first_line, own_pipeline_class, pi
 from ..classes.renamed import renamed
 from ..placement import apply, speed
 from ..placement.devices import out_of_memory
-from ..seams import diffusers_seam, transformers_seam
+from ..seams import diffusers_seam, tokenizers_seam, transformers_seam
 from . import adapters, chat_templates, checkpoint, chosen_scheduler
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ log = logging.getLogger("diffpipe.engine")
 NO_QUIRKS: Mapping[str, str] = {}
 RESIDENT = Placement()
 EACH = 10  # models in a pipeline, and what LoRAs and quantizing put in their places
+TOKENIZERS = re.compile("Tokenizer|Processor")  # classes that have one
 WEIGHTS = (".safetensors", ".bin")  # of a component's folder
 
 
@@ -53,6 +55,8 @@ def load(
     """
     check_key(manifest)
     transformers_seam.answer(manifest.config.trust.remote_code)
+    if any(TOKENIZERS.search(part.class_name) for part in manifest.components):
+        tokenizers_seam.tell()
     try:
         with few_modules(EACH * MOST_MODULES):
             pipe = _Assembly(manifest, located).pipeline()
