@@ -34,6 +34,7 @@ PROVIDER = Provider(
 )
 """
 FACTORY = GOOD.replace("PROVIDER = Provider(", "def provider():\n  return Provider(").replace("tiny-flux", "made-flux")
+FACTORY = FACTORY.replace('("example/tiny-flux",)', '["example/tiny-flux"]')  # a list where we write a tuple
 
 # Package -> (its module's text, entry point, what the warning says of it).
 BROKEN = {

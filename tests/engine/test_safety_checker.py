@@ -63,6 +63,10 @@ def test_a_flagged_picture_is_said_in_every_place_and_a_build_without_the_checke
         assert all(high > low for low, high in picture.getextrema())
     shown = cli("inspect", "b.png", cwd=tmp_path, check=True).stdout
     assert "safety_checker" in next(line for line in shown.splitlines() if line.startswith("without"))
+    cli("pipelines", "export", "without", "bare.tar", cwd=tmp_path, check=True)
+    elsewhere = {"DIFFPIPE_HOME": str(tmp_path / "there")}
+    key = json.loads(cli("pipelines", "import", "bare.tar", "--json", cwd=tmp_path, env=elsewhere, check=True).stdout)
+    assert key["key"] == json.loads(keys[1])["key"]
     again = cli("reproduce", "b.png", "--verify", "-o", "c.png", cwd=tmp_path, check=True)
     assert "identical" in again.stdout + again.stderr
     cli("pipelines", "remove", "without", cwd=tmp_path, check=True)

@@ -18,8 +18,8 @@ def problem_of(provider: object) -> str:
     """The first thing that keeps a plug-in's value from being a provider, "" for nothing."""
     if not isinstance(provider, Provider):
         return f"{type(provider).__name__} is no diffpipe.Provider"
-    if not isinstance(provider.types, tuple) or not provider.types:
-        return "it has no tuple with at least one type"
+    if not isinstance(provider.types, tuple | list) or not provider.types:
+        return "it has no list with at least one type"
     if not isinstance(provider.name, str) or not NAME.fullmatch(provider.name):
         return f"{provider.name!r} is no name: use lower-case letters, digits, dots and dashes"
     rows = [row for row in provider.types if isinstance(row, PipelineType)]
@@ -47,7 +47,7 @@ def _text(value: object) -> bool:
 
 
 def _texts(value: object) -> bool:
-    return isinstance(value, tuple) and all(map(_text, value))
+    return isinstance(value, tuple | list) and all(map(_text, value))
 
 
 def _named(value: object, fits: Callable[[object], bool]) -> bool:

@@ -317,7 +317,9 @@ def _check_content(bundled: Contents, locations: Mapping[Role, str]) -> None:
                 read_header(file_of(source, location, path))
         if "model_index.json" in source.files and source.role.kind in ("base", "config"):
             index = parse_json(reader(source, location)("model_index.json"), LARGEST_INDEX, finite=False)
-            if not isinstance(index, dict) or components_of(index) != source.components:
+            parts = components_of(index) if isinstance(index, dict) else {}
+            absent = bundled.manifest.config.without  # which the source does not name
+            if {name: pair for name, pair in parts.items() if name not in absent} != source.components:
                 problem = f"the model_index.json of {source.label} is not the one that its list tells of"
                 raise CacheError(problem, contents.EXPORT_AGAIN)
 
