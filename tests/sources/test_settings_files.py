@@ -16,6 +16,7 @@ from diffpipe.sources import settings_files, trust
 
 CLASSES = {
     "tokenizer": ("transformers", "AutoTokenizer"),
+    "clip": ("transformers", "CLIPTokenizer"),
     "processor": ("transformers", "Qwen2_5_VLProcessor"),
     "text_encoder": ("transformers", "T5EncoderModel"),
     "chat": ("kolors", "ChatGLMModel"),
@@ -151,8 +152,22 @@ def test_fields_that_name_what_has_a_digest_or_nothing() -> None:
         ("transformer/config.json", {"down_block_types": ["DownBlock2D"] * 10**6}),
         ("text_encoder/config.json", {"vocab_size": 10**15}),
         ("text_encoder/config.json", {"text_config": {"num_hidden_layers": 10**9}}),
+        ("text_encoder/config.5.0.0.json", {"num_hidden_layers": 10**9}),
         ("scheduler/scheduler_config.json", {"num_train_timesteps": 10**12}),
         ("scheduler/scheduler_config.json", {"solver_order": 10**9}),
+        ("clip/tokenizer_config.json", {"model_max_length": 10**9}),
+        ("clip/tokenizer_config.json", {"model_max_length": 10**30}),
+        ("clip/tokenizer_config.json", {"model_max_length": -5}),
+        ("tokenizer/tokenizer_config.json", {"model_max_length": 10**9}),
+        ("tokenizer/tokenizer_config.json", {"model_max_length": 0}),
+        ("tokenizer/tokenizer_config.json", {"model_max_length": "many"}),
+        ("tokenizer/tokenizer_config.json", {"extra_ids": 10**9}),
+        ("tokenizer/tokenizer_config.json", {"added_tokens_decoder": {"99999999999": {"content": "x"}}}),
+        ("processor/preprocessor_config.json", {"size": 10**6}),
+        ("processor/preprocessor_config.json", {"crop_size": {"height": 10**6, "width": 224}}),
+        ("processor/preprocessor_config.json", {"size": {"shortest_edge": 10**6}}),
+        ("processor/processor_config.json", {"feature_extractor": {"feature_size": 10**9}}),
+        ("processor/video_preprocessor_config.json", {"max_pixels": 10**12}),
     ],
 )
 def test_a_model_beyond_any_that_there_is(path: str, settings: Any) -> None:
@@ -167,7 +182,12 @@ def test_the_largest_models_pass() -> None:
     check({"text_encoder/config.json": '{"time_step_limit": [0.0, Infinity]}'})  # as Python writes it
     check({"transformer/config.json": json.dumps({"sample_size": 2_097_152, "latents_mean": [0.1] * 128})})
     check({"scheduler/scheduler_config.json": json.dumps({"trained_betas": [0.1] * 1000, "num_train_timesteps": 1000})})
-    check({"tokenizer/tokenizer_config.json": json.dumps({"model_max_length": 10**30})})
+    for length in (10**30, int(1e30), 1e30, 1_010_000, None):
+        check({"tokenizer/tokenizer_config.json": json.dumps({"model_max_length": length, "extra_ids": 100})})
+    check({"clip/tokenizer_config.json": json.dumps({"model_max_length": 77, "added_tokens_decoder": {"49406": {}}})})
+    qwen = {"size": {"shortest_edge": 65536, "longest_edge": 234_881_024}, "max_pixels": 12_845_056, "patch_size": 14}
+    check({"processor/preprocessor_config.json": json.dumps({**qwen, "sampling_rate": 48_000, "size_divisor": None})})
+    check({"processor/preprocessor_config.json": json.dumps({"size": 224, "crop_size": {"height": 224, "width": 224}})})
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,7 @@ OBJECTS = frozenset(
 )
 VOCABULARIES = frozenset({"tokenizer.json", "vocab.json", "added_tokens.json"})  # large, and words alone
 SCHEDULER = "scheduler_config.json"
+VERSION = re.compile(r"(?<=^config)\..+\.(?=json$)")  # config.5.0.0.json, which transformers takes from that version on
 TOKENIZER, TOKENIZED = "tokenizer_config.json", "tokenizer.json"
 ADAPTER = "adapter_config.json"  # transformers loads the adapter, or another model that the file names
 
@@ -43,8 +44,14 @@ LONGEST = 1_000_000  # positions of a table that is made in advance; Z-Image has
 LARGEST_SIZE = 1_000_000_000  # of words, pictures, sounds, positions; Llama 4 has 10,485,760 positions
 MOST_STEPS = 100_000  # any whole number of a scheduler; models are trained on 1,000 steps
 MOST_LISTED = 10_000  # entries of one list; trained_betas have 1,000, lists of blocks some ten
+LONGEST_PROMPT = 2_000_000  # tokens that a tokenizer says it takes; Qwen2.5-1M has 1,010,000
+ENDLESS = (10**30, int(1e30))  # what transformers writes where it takes any
+LONGEST_OF_CLIP = 10_000  # pipelines fill every prompt of a CLIP up to what it takes, which is 77
+MOST_WORDS = 10_000_000  # any other whole number of a tokenizer; its words are 262,144 at most
+WIDEST_PICTURE = 16_384  # pixels, bins of a spectrum; processors take 224 to 1,024, and 1,024 bins
 # What a setting counts, by its name, and the most of it; the first that fits.
-BOUNDS = (
+Bounds = tuple[tuple[re.Pattern[str], int], ...]
+BOUNDS: Bounds = (
     (
         re.compile(r"(^|_)(layers?|blocks?|heads|experts|stages|depths?|resnets?)(_per_block)?$|^n_(layer|head)$"),
         MOST_LAYERS,
@@ -53,6 +60,18 @@ BOUNDS = (
     (re.compile(r"(^|_)(lens|max_seq_len|max_size)$"), LONGEST),
     (re.compile(r"(size|positions|embeddings|tokens|length|len|rank)$"), LARGEST_SIZE),
 )
+NUMBERS: Mapping[str, Bounds] = {
+    "config.json": BOUNDS,
+    SCHEDULER: ((re.compile(""), MOST_STEPS),),
+    TOKENIZER: ((re.compile(r"^extra_ids$"), MOST_STEPS), (re.compile(r"^(?!model_max_length$)"), MOST_WORDS)),
+    **dict.fromkeys(
+        ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json"),
+        (
+            (re.compile(r"^(height|width)$|(^|_)(size|bins|mels|filters|fft)$"), WIDEST_PICTURE),
+            (re.compile(""), LARGEST_SIZE),
+        ),
+    ),
+}
 # Where transformers takes the name of a kernel on the hub (owner/name), which is code: integrations/hub_kernels.py.
 KERNEL = re.compile(r"_implementation(_internal)?$")
 # Classes that look a class up where a file says so: all Auto classes, and processors, whose parts are found by those.
@@ -118,7 +137,7 @@ def _check_file(source: Source, path: str, classes: Mapping[str, Pair], read: Re
     _refuse_other_files(source, path, pair[0], settings)
     if not trusted:
         _refuse_code(source, path, component, pair, settings)
-    _check_numbers(source, path, settings)
+    _check_numbers(source, path, pair[1], settings)
 
 
 def _refuse_code(source: Source, path: str, component: str, pair: Pair, settings: JsonObject) -> None:
@@ -160,17 +179,36 @@ def _names_files(name: str, field: str, own: Collection[str]) -> bool:
     return words or field in BESIDE | WORDS
 
 
-def _check_numbers(source: Source, path: str, settings: JsonObject) -> None:
-    """Raises UsageError for a number of layers, a size or a list beyond any that a model has."""
-    name = PurePosixPath(path).name
-    if name not in ("config.json", SCHEDULER):
+def _check_numbers(source: Source, path: str, class_name: str, settings: JsonObject) -> None:
+    """Raises UsageError for a number of layers, a size, a length or a list beyond any that a model has."""
+    name = VERSION.sub(".", PurePosixPath(path).name)
+    if name not in NUMBERS:
         return
     for _depth, key, value in _fields(settings):
-        most = MOST_STEPS if name == SCHEDULER else next((most for named, most in BOUNDS if named.search(key)), 0)
-        if isinstance(value, list) and len(value) > MOST_LISTED:
+        most = next((most for named, most in NUMBERS[name] if named.search(key)), 0)
+        if isinstance(value, list) and len(value) > MOST_LISTED and name != TOKENIZER:
             raise _beyond(source, path, key, f"has {len(value)} entries", MOST_LISTED)
         if most and any(abs(number) > most for number in _numbers(value)):
             raise _beyond(source, path, key, "is larger", most)
+        if name == TOKENIZER:
+            _check_words(source, path, class_name, key, value)
+        edges = value if isinstance(value, dict) and "longest_edge" not in value else {}  # else, numbers of pixels
+        if any(number > WIDEST_PICTURE for number in _numbers(edges.get("shortest_edge"))):
+            raise _beyond(source, path, "shortest_edge", "is larger", WIDEST_PICTURE)
+
+
+def _check_words(source: Source, path: str, class_name: str, key: str, value: JsonValue) -> None:
+    """Raises UsageError for a number of tokens to which no prompt can be filled up or cut, and for ids of words far
+    apart: what lies between them is filled up."""
+    clip = class_name.startswith("CLIPTokenizer")
+    most = LONGEST_OF_CLIP if clip else LONGEST_PROMPT
+    if key == "model_max_length" and value is not None and (clip or value not in ENDLESS):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 1 <= value <= most:
+            raise _beyond(source, path, key, "is no number of tokens, or is larger", most)
+    elif key == "added_tokens_decoder" and isinstance(value, dict):
+        ids = [int(word) if word.isdecimal() and len(word) < 20 else MOST_WORDS + 1 for word in value]
+        if max(ids, default=0) > MOST_WORDS:
+            raise _beyond(source, path, key, "has an id that is larger, or none", MOST_WORDS)
 
 
 def _beyond(source: Source, path: str, key: str, what: str, most: int) -> UsageError:
