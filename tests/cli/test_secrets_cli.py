@@ -151,11 +151,17 @@ def test_processes_of_a_cluster_of_its_own_are_started_without_secrets(monkeypat
 
 
 @pytest.mark.parametrize(
-    ("kind", "output", "stores"),
-    [("text", "out/", False), ("text", None, False), ("text", "s3://b/run/", True), ("image", "out/", True)],
-)
+    ("kind", "given", "stores"),
+    [
+        ("text", {"output": "out/"}, False), ("text", {"thing": "s3://b/x"}, False), ("image", {"thing": "x"}, False),
+        ("text", {"prompts_from": "s3://b/x"}, False), ("text", {"output": "s3://b/run/"}, True),
+        ("image", {"prompts_from": "-"}, True), ("image", {"thing": "s3://b/x"}, True),
+        ("image", {"thing": ["x", "gs://b/x"]}, True), ("image", {"sweep": ["thing=a,b"]}, True),
+    ],
+)  # fmt: skip
 def test_a_cluster_of_its_own_may_ask_stores_only_where_a_run_can(
-    kind: FlagKind, output: str | None, stores: bool
+    kind: FlagKind, given: dict[str, object], stores: bool
 ) -> None:
     manifest = replace(manifests.manifest(), flags=(Flag("thing", kind),))
-    assert ray_options.at_stores({"output": output}, manifest) == stores
+    values = dict.fromkeys(("output", "prompts_from", "args", "sweep", "set")) | given
+    assert ray_options.at_stores(values, manifest) == stores

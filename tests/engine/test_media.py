@@ -20,6 +20,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from PIL.GifImagePlugin import GifImageFile
 
 from diffpipe.core.errors import DiffpipeError, UsageError
 from diffpipe.engine.media import (
@@ -620,12 +621,18 @@ def test_what_would_run_a_program_is_no_picture(tmp_path: Path) -> None:
     assert not PICTURES_READ & {"EPS", "WMF", "FITS", "GRIB", "HDF5", "BUFR", "MPEG"}
 
 
-def test_frames_that_a_file_does_not_count_are_counted_no_further_than_need_be(tmp_path: Path) -> None:
+def test_frames_that_a_file_does_not_count_are_not_decoded_to_be_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     frames = [Image.new("L", (1, 1), number) for number in range(150)]
     frames[0].save(tmp_path / "x.gif", save_all=True, append_images=frames[1:])
+    seen: list[int] = []
+    seek = GifImageFile._seek
+    monkeypatch.setattr(GifImageFile, "_seek", lambda self, at, *more: (seen.append(at), seek(self, at, *more))[1])
     notes: list[str] = []
     read_image(tmp_path / "x.gif", note=notes.append)
-    assert notes == ["x.gif has more than 100 frames: the first is taken"]
+    assert notes == ["x.gif has several frames: the first is taken"]
+    assert max(seen) == 1
 
 
 def test_what_unpacks_to_too_much_is_told_as_such(tmp_path: Path) -> None:

@@ -143,6 +143,11 @@ def test_only_what_is_no_lock_may_be_removed(
     assert str(caught.value.hint).startswith(hint)
 
 
+def test_the_last_words_of_a_worker_that_said_much(tmp_path: Path) -> None:
+    places.log_of(tmp_path / "w").write_bytes(b"warning\n" * 200_000 + b"it is broken\n")
+    assert lifecycle._last_line(tmp_path / "w") == ": it is broken"
+
+
 @pytest.fixture
 def start(store: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., server.Worker]]:
     """Starts a worker in a thread of this process: start(keep). All have ended, and left nothing, at the test's end."""

@@ -234,9 +234,30 @@ def test_a_limit_of_the_system_is_told_whoever_meets_it(error: Exception, messag
     assert told.message == message
 
 
-@pytest.mark.parametrize("error", [ValueError("x"), OSError("no errno"), FileNotFoundError(errno.ENOENT, "none", "x")])
+class Mute(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("x"), OSError("no errno"), FileNotFoundError(errno.ENOENT, "none", "x"), Mute(),
+        ValueError("prompt 'No space left on device' has 3 words"),
+    ],
+)  # fmt: skip
 def test_what_is_no_limit_of_the_system(error: Exception) -> None:
     assert disk.of_the_system(error) is None
+
+
+@pytest.mark.parametrize(
+    ("code", "hidden", "told"),
+    [(errno.ENODEV, False, False), (errno.EIO, False, False), (errno.ENOSPC, False, True), (errno.ENOSPC, True, False)],
+)
+def test_what_somebody_dealt_with_is_no_limit_unless_it_says_why(code: int, hidden: bool, told: bool) -> None:
+    error = ValueError("another fault")
+    error.__context__, error.__suppress_context__ = OSError(code, os.strerror(code), "x"), hidden
+    assert (disk.of_the_system(error) is not None) == told
 
 
 def test_a_temporary_file_is_not_named(tmp_path: Path) -> None:

@@ -180,6 +180,21 @@ def test_what_comes_through_a_pipe_is_kept_for_who_reads_it_next(
     assert (first.read_bytes(), fetching.local(str(pipe))) == (b"x" * 100_000, first)
 
 
+def test_a_log_in_a_pipe_that_nobody_reads(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UnfitFile, match="it is a pipe that nobody reads"):
+        opening.open_log(tmp_path / "pipe")
+
+
+def test_a_system_without_calls_of_unix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(opening, "AT_ONCE", 0)
+    monkeypatch.delattr(os, "pread")
+    monkeypatch.delattr(os, "set_blocking")
+    (tmp_path / "empty").touch()
+    assert read_regular(tmp_path / "empty", 5) == b""
+    opening.open_log(tmp_path / "log").close()
+
+
 def test_a_pipe_without_end_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fetching, "_place", lambda _process: str(tmp_path))
     monkeypatch.setattr(fetching, "MOST_PIPED", 1000)
@@ -198,6 +213,22 @@ def test_a_pipe_without_end_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(UsageError, match="more than 1000 bytes"):
         fetching.local(str(pipe))
     writing.join(10)
+    assert os.listdir(tmp_path) == ["pipe"]
+
+
+def test_pipes_have_one_limit_all_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetching, "_place", lambda _process: str(tmp_path))
+    monkeypatch.setattr(fetching, "_pipes", {})
+    monkeypatch.setattr(fetching, "MOST_PIPED", 1000)
+    for name in ("a", "b"):
+        os.mkfifo(tmp_path / name)
+        writing = write_later(str(tmp_path / name), b"x" * 600)
+        if name == "a":
+            fetching.local(str(tmp_path / name))
+        else:
+            with pytest.raises(UsageError, match="more than 1000 bytes"):
+                fetching.local(str(tmp_path / name))
+        writing.join()
 
 
 # Nobody opens a user's file in another way

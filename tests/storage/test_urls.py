@@ -929,3 +929,8 @@ def test_a_dry_run_shows_no_credentials(warm: Warm, demo: None, tmp_path: Path) 
         done = warm(*words, "-o", "ftp://me:secret@127.0.0.1:9/{id}.png", *form, cwd=tmp_path, check=True)
         assert "ftp://127.0.0.1:9/a.png" in done.stdout
         assert "secret" not in done.stdout + done.stderr
+
+
+def test_a_scheme_is_the_same_in_any_case() -> None:
+    assert urls.same_store("s3://b/x", "S3://user@b/y")
+    assert not urls.same_store("s3://b/x", "s3://c/x")

@@ -94,8 +94,11 @@ def run(
 
 def at_stores(values: Mapping[str, Any], manifest: Manifest) -> bool:
     """Whether workers may read or write at URLs. Files that a pipeline takes may be named by any row, as it comes."""
-    takes_files = any(flag.kind in MEDIA_KINDS for flag in manifest.flags_by_name.values())
-    return takes_files or urls.is_url(values["output"] or "")
+    media = [name for name, flag in manifest.flags_by_name.items() if flag.kind in MEDIA_KINDS]
+    rows = any(values[name] for name in ("prompts_from", "args", "sweep", "set"))
+    # Several files come as a list, of whose text a URL is a part.
+    named = (str(values.get(name)) for name in media)
+    return urls.is_url(values["output"] or "") or any(rows or "://" in one for one in named)
 
 
 def _option(name: str) -> str:

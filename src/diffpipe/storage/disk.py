@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -248,14 +249,18 @@ def shortened(name: str) -> str:
 def of_the_system(error: BaseException | None) -> DiffpipeError | None:
     """What a limit of the system means, whichever file or library met it; None for what is none of them.
 
-    A library written in C tells of it in words, or as the cause of an error of its own.
+    A library written in C tells of it in words, or as the cause of an error of its own. What an error only came after
+    may have been dealt with: there no room, descriptors or memory alone count.
     """
+    caused = True
     for _ in range(LONGEST_CHAIN):
         if error is None or isinstance(error, DiffpipeError):
             return None
-        if found := _limit(error):
+        code = _code(error)
+        if (caused or code in (*FULL, *SAID)) and (found := _limit(error, code)):
             return found
-        error = error.__cause__ or error.__context__
+        caused = caused and error.__cause__ is not None
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     return None
 
 
@@ -265,11 +270,10 @@ def raise_limit(error: BaseException) -> None:
         raise limit from error
 
 
-def _limit(error: BaseException) -> DiffpipeError | None:
-    code = error.errno if isinstance(error, OSError) else _code_in(str(error))
+def _limit(error: BaseException, code: int | None) -> DiffpipeError | None:
     name = getattr(error, "filename", None)
     where = shortened(os.fsdecode(name)) if isinstance(name, str | bytes) else ""
-    if code == errno.ENOMEM or isinstance(error, MemoryError) or UNMAPPED in str(error):
+    if code == errno.ENOMEM:
         hint = "close other programs, or raise what a process may have (ulimit -v)"
         return DiffpipeError("memory ran out", hint, Exit.OUT_OF_MEMORY)
     if code == errno.ENAMETOOLONG:
@@ -283,9 +287,24 @@ def _limit(error: BaseException) -> DiffpipeError | None:
     return None
 
 
-def _code_in(text: str) -> int | None:
-    """The errno whose words a text has."""
-    return next((code for code in (*FULL, *SAID) if os.strerror(code) in text), None)
+def _code(error: BaseException) -> int | None:
+    """The errno of an error: its own, or that whose words its text ends with, where they are not anybody's."""
+    if isinstance(error, MemoryError):
+        return errno.ENOMEM
+    try:
+        text = str(error)
+    except Exception:  # of a library or plug-in
+        text = ""
+    if UNMAPPED in text:
+        return errno.ENOMEM
+    if isinstance(error, OSError):
+        return error.errno
+    return next((code for code in (*FULL, *SAID) if _tells(text, code)), None)
+
+
+def _tells(text: str, code: int) -> bool:
+    words = re.escape(os.strerror(code))
+    return re.search(rf"\[Errno {code}\] {words}|{words}\W*((os error )?{code}\W*)?$", text) is not None
 
 
 def refused(error: OSError) -> DiffpipeError | None:

@@ -21,7 +21,7 @@ from .urls import is_url, on_disk, shown, split
 from .web import check_size
 
 KEPT = 32  # fetched files that are kept for who reads them next
-MOST_PIPED = 1 << 33  # bytes of a picture, film or sound that come through a pipe: as many as frames may take
+MOST_PIPED = 1 << 33  # bytes of pictures, films and sounds that come through pipes: as many as frames may take
 STILL = 600.0  # seconds in which the next of them must come: longer than another program takes to begin to write
 
 _fetched: OrderedDict[tuple[int, str, str], Path] = OrderedDict()
@@ -48,15 +48,23 @@ def _received(pipe: str) -> Path:
         if known := _pipes.get(key):
             return known
         made = Path(tempfile.mkdtemp(dir=_place(os.getpid())), os.path.basename(pipe))
-        with open_stream(pipe, STILL) as stream, open_regular(made, "wb") as out:
-            copied = 0
-            while chunk := stream.read1(CHUNK):
-                copied += len(chunk)
-                if copied > MOST_PIPED:
-                    raise unfit(f"a pipe through which more than {MOST_PIPED} bytes come", pipe)
-                out.write(chunk)
+        try:
+            _copy_pipe(pipe, made)
+        except BaseException:
+            shutil.rmtree(made.parent, ignore_errors=True)
+            raise
         _pipes[key] = made
         return made
+
+
+def _copy_pipe(pipe: str, made: Path) -> None:
+    left = MOST_PIPED - sum(kept.stat().st_size for kept in _pipes.values() if kept.exists())
+    with open_stream(pipe, STILL) as stream, open_regular(made, "wb") as out:
+        while chunk := stream.read1(CHUNK):
+            left -= len(chunk)
+            if left < 0:
+                raise unfit(f"a pipe: more than {MOST_PIPED} bytes come through the pipes of this run", pipe)
+            out.write(chunk)
 
 
 def fetched(url: str) -> Path:

@@ -113,7 +113,8 @@ def is_pipe(path: str | Path) -> bool:
 
 def _log(path: str, flags: int) -> int:
     descriptor = _opened(path, flags)
-    os.set_blocking(descriptor, True)  # of a pipe that is read slowly, no line is to be lost
+    if AT_ONCE:
+        os.set_blocking(descriptor, True)  # of a pipe that is read slowly, no line is to be lost
     return descriptor
 
 
@@ -133,7 +134,8 @@ def _opened(path: str, flags: int) -> int:
     except OSError as error:
         if error.errno != errno.ENXIO:
             raise
-    raise unfit(NO_FILE, path)  # a socket, a pipe that nobody reads, a device without a driver
+    # A pipe that nobody reads, a socket, a device without a driver.
+    raise unfit("a pipe that nobody reads" if is_pipe(path) and not flags & os.O_RDWR else NO_FILE, path)
 
 
 def _check_regular(descriptor: int, flags: int, path: str) -> None:
@@ -151,6 +153,8 @@ def _check_regular(descriptor: int, flags: int, path: str) -> None:
 
 def _says_something(descriptor: int) -> bool:
     """Whether an empty file has content, or makes its readers wait for some."""
+    if not hasattr(os, "pread"):  # Windows, which has no such files
+        return False
     try:
         return os.pread(descriptor, 1, 0) != b""
     except OSError:

@@ -74,7 +74,7 @@ def lasting(value: object) -> object:
 def same_store(url: str, like: str) -> bool:
     """Whether two URLs are of one server or bucket, whoever asks it."""
     (scheme, authority, _), (other, host, _) = split(url), split(like)
-    return (scheme, authority.rpartition("@")[2]) == (other, host.rpartition("@")[2])
+    return (scheme.lower(), authority.rpartition("@")[2]) == (other.lower(), host.rpartition("@")[2])
 
 
 def with_credentials(url: str, like: str) -> str:

@@ -23,9 +23,8 @@ if TYPE_CHECKING:
 # gain maps, layers.
 NOT_FRAMES = frozenset({"MPO", "PSD", "ICO", "ICNS"})
 HELD = ("WEBP", "AVIF")  # that Pillow alone plays
-UNCOUNTED = frozenset({"GIF", "TIFF"})  # that do not say how many frames they have
+UNCOUNTED = frozenset({"GIF", "TIFF"})  # that do not say how many frames they have: each would be read for it
 LARGEST = 1 << 31  # bytes of a picture's file, which some decoders read whole: more than MOST_PIXELS take
-MOST_COUNTED = 100  # frames of such a file, each of which is decoded to find the next
 
 
 def silent() -> AbstractContextManager[object]:
@@ -54,28 +53,12 @@ def read_picture(path: Path, option: str, note: Note) -> Image:
     from PIL import ImageOps
 
     with _opened(path, option) as opened:
-        frames = _count(opened)
+        animated = opened.format not in NOT_FRAMES and getattr(opened, "is_animated", False)
         opened.load()
-        if frames > 1 and opened.format not in NOT_FRAMES:
-            number = frames if frames <= MOST_COUNTED else f"more than {MOST_COUNTED}"
+        if animated:
+            number = "several" if opened.format in UNCOUNTED else getattr(opened, "n_frames", 1)
             note(f"has {number} {'pages' if opened.format == 'TIFF' else 'frames'}: the first is taken")
         return plain(ImageOps.exif_transpose(opened) or opened, note)
-
-
-def _count(opened: ImageFile) -> int:
-    """The frames of a file; of one that does not say, counted no further than MOST_COUNTED + 1."""
-    if opened.format not in UNCOUNTED:
-        return getattr(opened, "n_frames", 1)
-    number = 0
-    try:
-        while number < MOST_COUNTED:
-            opened.seek(number + 1)
-            number += 1
-        number += 1
-    except EOFError:
-        number += 1
-    opened.seek(0)
-    return number
 
 
 class Timed(NamedTuple):

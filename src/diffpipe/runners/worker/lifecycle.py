@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from ...cache.store import Store
 from ...core.errors import CacheError, DiffpipeError
 from ...core.parsing import Misfit
-from ...storage.opening import read_regular
+from ...storage.opening import open_regular, read_regular
 from . import channel, protocol
 from .channel import Channel, Lost
 from .environment import of_worker
@@ -37,7 +37,7 @@ START_TRIES = 3  # times it is started where it is killed meanwhile
 STOP_TIMEOUT = 20.0  # seconds a worker has to stop in
 END_TIMEOUT = 2.0  # seconds a worker takes to end that lets nobody in any more and has no clients
 ANSWER_TIMEOUT = 5.0  # seconds an idle worker's answer may take
-LONGEST_LOG = 1 << 20  # bytes of what a worker that crashed printed
+LONGEST_LOG = 1 << 16  # bytes at the end of what a worker that crashed printed
 LONGEST_PID = 20  # digits of a process
 SERVER = "diffpipe.runners.worker.server"
 
@@ -244,7 +244,9 @@ def _up(place: Path, process: subprocess.Popen[bytes], end: float) -> Link | Non
 def _last_line(place: Path) -> str:
     """What a worker that crashed said last."""
     with suppress(OSError):
-        lines = read_regular(log_of(place), LONGEST_LOG).decode(errors="replace").strip().splitlines()
+        with open_regular(log_of(place)) as log_file:
+            log_file.seek(max(0, os.fstat(log_file.fileno()).st_size - LONGEST_LOG))
+            lines = log_file.read(LONGEST_LOG).decode(errors="replace").strip().splitlines()
         return f": {lines[-1].strip()}" if lines else ""
     return ""
 
