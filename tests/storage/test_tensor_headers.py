@@ -217,6 +217,29 @@ def test_a_damaged_gguf_file_is_refused(damage: Callable[[bytes], bytes], tmp_pa
         read_header(path)
 
 
+def test_lists_that_no_tokenizer_has_are_not_read(tmp_path: Path) -> None:
+    """The gguf package keeps an array of numpy for each value: 5 GB for 12 MB of them."""
+    path = write_gguf(tmp_path / "x.gguf")
+    whole = path.read_bytes()
+    count = tensor_headers.MOST_LISTED // 2 + 1
+    more = b"".join(
+        struct.pack("<Q", 1) + name + struct.pack("<IIQ", 9, 0, count) + bytes(count) for name in (b"a", b"b")
+    )
+    (keys,) = struct.unpack("<Q", whole[16:24])
+    path.write_bytes(whole[:16] + struct.pack("<Q", keys + 2) + more + whole[24:])
+    with pytest.raises(UsageError, match=r"x\.gguf is no GGUF file, or it is damaged"):
+        read_header(path)
+
+
+def test_more_tensors_than_any_model_has_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tensor_headers, "MOST_TENSORS", 50)
+    entry = {"dtype": "F32", "shape": [], "data_offsets": [0, 4]}
+    header = json.dumps(dict.fromkeys(map(str, range(tensor_headers.MOST_TENSORS + 1)), entry)).encode()
+    (path := tmp_path / "x.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(4))
+    with pytest.raises(CacheError, match=r"x\.safetensors"):
+        read_header(path)
+
+
 @given(st.binary(max_size=300))
 def test_whatever_a_gguf_file_holds_is_read_or_refused(rest: bytes) -> None:
     import io

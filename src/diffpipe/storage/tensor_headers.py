@@ -11,11 +11,12 @@ from typing import IO, NamedTuple
 
 from ..core.canonical import JsonObject, JsonValue
 from ..core.errors import CacheError, UsageError
-from ..core.parsing import LARGEST, MOST_ENTRIES, Fields, Misfit, parse_json
+from ..core.parsing import LARGEST, Fields, Misfit, parse_json
 from .opening import open_regular
 
 LARGEST_HEADER = 100_000_000  # bytes; the limit that the safetensors format itself sets
 MOST_AXES = 64  # of a tensor: torch's own limit
+MOST_TENSORS = 100_000  # of a file; one with a model's 16,000 experts has half of that
 LENGTH = 8  # bytes at the beginning of a safetensors file, in which its header's length is
 METADATA = "__metadata__"  # the entry of a safetensors header that is no tensor
 # Bits of an element (safetensors/src/tensor.rs, Dtype). Another dtype is kept as it is written, its size not checked.
@@ -114,6 +115,8 @@ def parse(data: bytes, size: int | None = None) -> TensorHeader:
     """A safetensors header. `size`: the bytes of tensors that follow it, all of which it must account for, where it
     is known. Raises Misfit."""
     fields = Fields(_json_of(data))
+    if len(fields.value) > MOST_TENSORS:
+        raise Misfit(f"it has more than {MOST_TENSORS} tensors")
     metadata = fields.object(METADATA)
     header = TensorHeader(
         {name: _tensor(tensor) for name, tensor in _tensors(fields)},
@@ -184,6 +187,8 @@ ALIGNMENT = 32  # bytes, where the key general.alignment has no other
 DIMENSIONS = 4  # GGML_MAX_DIMS
 VALUES = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}  # as struct's
 TEXT, LIST = 8, 9  # the types of values that are no number
+# Of all lists of a file: the gguf package takes 400 bytes for each. Gemma 3's tokenizer has 1,300,000.
+MOST_LISTED = 2_000_000
 # Name, elements of a block, and its bytes, by the number of the type (ggml.h, ggml_type; the sizes are of the blocks'
 # structs in ggml-common.h).
 GGML_TYPES = {
@@ -215,7 +220,7 @@ class _Reader:
 
     def __init__(self, stream: IO[bytes]) -> None:
         self.stream = stream
-        self.position = 0
+        self.position = self.listed = 0
         self.order = "<"
 
     def take(self, count: int) -> bytes:
@@ -232,7 +237,7 @@ class _Reader:
         value: int = struct.unpack(self.order + kind, self.take(struct.calcsize(f"={kind}")))[0]
         return value
 
-    def count(self, most: int = MOST_ENTRIES) -> int:
+    def count(self, most: int = MOST_TENSORS) -> int:
         found = self.number("Q")
         if found > most:
             raise Misfit(f"it announces {found} entries")
@@ -247,7 +252,10 @@ class _Reader:
         elif kind == TEXT:
             self.text()
         elif kind == LIST and depth < DIMENSIONS:
-            inner, count = self.number("I"), self.count(LARGEST_HEADER)
+            inner, count = self.number("I"), self.count(MOST_LISTED)
+            self.listed += count
+            if self.listed > MOST_LISTED:
+                raise Misfit(f"its lists have more than {MOST_LISTED} values")
             if inner in VALUES:
                 self.take(count * struct.calcsize(f"={VALUES[inner]}"))
             else:
