@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import stat
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
 from ..core.errors import CacheError
 from ..core.manifest import Located, Manifest
-from ..core.source import FileInfo, Source, file_of, place_of
+from ..core.source import FileInfo, Role, Source, file_of, place_of
 from ..storage.digests import content_digest, identity
 from . import weights
+from .added_files import added
 from .entry import SHORT, Entry
 from .records import Identity, SourcesRecord
 from .store import Store
@@ -28,6 +30,8 @@ def locate(entry: Entry, manifest: Manifest) -> Located:
     if moved:
         with suppress(OSError):  # a cache that may only be read serves as well
             entry.set_sources(recorded.with_seen(moved))
+    if came := next(_added(manifest, recorded.locations), None):
+        raise CacheError(f"{came} since {entry.key[:SHORT]} was built", f"remove it, or {entry.mend()}")
     places = {role: place_of(location) for role, location in recorded.locations.items()}
     return Located(places, _stored(entry, manifest))
 
@@ -43,6 +47,15 @@ def _seen_anew(entry: Entry, source: Source, recorded: SourcesRecord) -> dict[st
                 raise CacheError(f"{problem} since {entry.key[:SHORT]} was built", _mend(entry, source, now is None))
             found[path] = now or ()
     return found
+
+
+def _added(manifest: Manifest, locations: Mapping[Role, str]) -> Iterator[str]:
+    """What is wrong with folders that hold more than was pinned of them."""
+    trust = manifest.config.trust
+    for source in manifest.sources:
+        found = added(source, locations.get(source.role, ""), pickle=trust.pickle, code=trust.remote_code)
+        if found:
+            yield f"{found} was added to {source.label}"
 
 
 def is_gone(place: Path) -> bool:
@@ -113,6 +126,7 @@ def problems(entry: Entry) -> list[str]:
             problem = check_file(source, path, file_of(source, locations.get(source.role, ""), path), info)
             if problem:
                 found.append(problem)
+    found += _added(manifest, locations)
     if manifest.stored:
         found += weights.problems(Store(entry.folder.parent.parent), manifest.stored.key)
     return found

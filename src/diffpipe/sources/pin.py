@@ -6,7 +6,6 @@ hashed, so a moved folder or cache keeps its key (see key.py).
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -23,13 +22,12 @@ from ..storage.disk import shortened, unreadable, user_path
 from ..storage.opening import LARGEST_TEXT, read_regular
 from ..storage.tensor_headers import read_safetensors
 from . import adapter_files, hub, model_files, settings_files
+from .folders import files_in
 from .hub_cache import Repository
 from .left_out import without_parts
 from .named import is_single, repository_and_file, source_kind, split_denoiser, split_revision, split_scale
 from .pointers import refuse_pointer
 from .trust import check_local, check_suffix, model_index
-
-MOST_FILES = 100_000  # of a local folder; a sharded model has some hundreds
 
 Report = Callable[[str, int], None]
 
@@ -326,11 +324,7 @@ def _listing(
     if revision:
         raise UsageError(f"--revision {revision} means nothing for the local folder {text}", "leave --revision out")
     root = place_of(text) if kind == "embedded" else user_path(text)
-    names: dict[str, FileInfo | None] = {
-        path.relative_to(root).as_posix(): None
-        for path in sorted(_files_below(root))
-        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(root).parts)
-    }
+    names: dict[str, FileInfo | None] = dict.fromkeys(sorted(files_in(root)))
 
     def read(path: str) -> str:
         refuse_pointer(root / path)
@@ -370,23 +364,3 @@ def _sized(path: Path) -> FileInfo:
         return FileInfo(path.stat().st_size, "")
     except OSError as error:
         raise unreadable(f"cannot read {path}", error) from error
-
-
-def _files_below(root: Path) -> Iterator[Path]:
-    """The files of a folder and those below it. Links are followed, as diffusers does: models share components so.
-
-    Raises UsageError for a link that leads back to a folder it is in, and for a folder that no model can be.
-    """
-    count = 0
-    for folder, folders, names in os.walk(root, followlinks=True):
-        here = Path(folder).resolve()
-        for name in folders:
-            place = Path(folder, name)
-            if place.is_symlink() and here.is_relative_to(place.resolve()):
-                raise UsageError(f"{place.name} in {root.name} is a link to a folder that it is in", "remove the link")
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        count += len(names)
-        if count > MOST_FILES:
-            problem = f"{root.name} holds more than {MOST_FILES} files: it is no model"
-            raise UsageError(problem, "name the model's folder")
-        yield from (Path(folder, name) for name in names)
