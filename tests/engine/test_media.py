@@ -618,7 +618,18 @@ def test_what_would_run_a_program_is_no_picture(tmp_path: Path) -> None:
     (tmp_path / "x.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n(x) run\n%%EOF\n")
     with pytest.raises(UsageError, match=r"cannot read x\.png: it is PostScript"):
         read_image(tmp_path / "x.png")
-    assert not PICTURES_READ & {"EPS", "WMF", "FITS", "GRIB", "HDF5", "BUFR", "MPEG"}
+    assert not PICTURES_READ & {"EPS", "QOI", "WMF", "FITS", "GRIB", "HDF5", "BUFR", "MPEG"}
+
+
+@pytest.mark.parametrize("form", ["DDS", "ICNS", "PCX", "QOI", "SGI"])
+def test_a_format_that_is_not_read_is_named(tmp_path: Path, form: str) -> None:
+    if form == "QOI":  # which Pillow writes from 12 on
+        (tmp_path / "x.png").write_bytes(b"qoif" + struct.pack(">IIBB", 1, 1, 3, 0) + bytes(8) + b"\1")
+    else:
+        Image.new("RGB", (64, 64), "red").save(tmp_path / "x.png", form)
+    with pytest.raises(UsageError, match=rf"cannot read x\.png: it is {form}$") as caught:
+        read_image(tmp_path / "x.png")
+    assert caught.value.hint == "convert it to PNG"
 
 
 def test_frames_that_a_file_does_not_count_are_not_decoded_to_be_counted(

@@ -196,6 +196,7 @@ def test_the_largest_models_pass() -> None:
         ("tokenizer/tokenizer_config.json", settings_files.LARGEST),
         ("tokenizer/chat_template.jinja", settings_files.LARGEST),
         ("tokenizer/tokenizer.json", settings_files.LARGEST_VOCABULARY),
+        ("tokenizer/tekken.json", settings_files.LARGEST_VOCABULARY),
         ("transformer/diffusion_pytorch_model.safetensors.index.json", settings_files.LARGEST),
     ],
 )

@@ -30,7 +30,7 @@ OBJECTS = frozenset(
         "video_preprocessor_config.json",
     }
 )
-VOCABULARIES = frozenset({"tokenizer.json", "vocab.json", "added_tokens.json"})  # large, and words alone
+VOCABULARIES = frozenset({"tokenizer.json", "vocab.json", "added_tokens.json", "tekken.json"})  # large, and words alone
 SCHEDULER = "scheduler_config.json"
 VERSION = re.compile(r"(?<=^config)\..+\.(?=json$)")  # config.5.0.0.json, which transformers takes from that version on
 TOKENIZER, TOKENIZED = "tokenizer_config.json", "tokenizer.json"

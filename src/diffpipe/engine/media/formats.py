@@ -10,11 +10,12 @@ from typing import NamedTuple
 BEGINNING = 64  # bytes that tell a format
 
 # Pillow's names of the formats that it reads here, those that packages teach it among them. Left out on purpose: EPS,
-# which runs ghostscript, WMF, and the formats of other trades, which nobody draws in and few have looked at.
+# which runs ghostscript, WMF, QOI, which Pillow decodes in Python for minutes, and the formats of other trades, which
+# nobody draws in and few have looked at.
 PICTURES = frozenset(
     {
         "PNG", "JPEG", "WEBP", "AVIF", "HEIF", "JXL", "GIF", "BMP", "DIB", "TIFF", "PPM", "TGA", "ICO", "PSD",
-        "JPEG2000", "QOI",
+        "JPEG2000",
     }
 )  # fmt: skip
 
@@ -48,6 +49,11 @@ STARTS: tuple[tuple[bytes, Format], ...] = (
     (b"\x76\x2f\x31\x01", Format("OpenEXR", PNG)),
     (b"#?RADIANCE", Format("Radiance HDR", PNG)),
     (b"\x1a\x45\xdf\xa3", VIDEO),  # Matroska and WebM
+    (b"qoif", Format("QOI", PNG)),
+    (b"DDS ", Format("DDS", PNG)),
+    (b"icns", Format("ICNS", PNG)),
+    (b"\x01\xda", Format("SGI", PNG)),
+    (b"\x0a\x05\x01", Format("PCX", PNG)),
     (b"gimp xcf", Format("a GIMP project", "export it as PNG")),
     (b"<svg", Format("SVG", "draw it as a PNG first")),
 )

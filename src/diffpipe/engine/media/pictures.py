@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 # Files of one picture that say how many frames they have, of which no second is another time: telephones' depth and
 # gain maps, layers.
-NOT_FRAMES = frozenset({"MPO", "PSD", "ICO", "ICNS"})
+NOT_FRAMES = frozenset({"MPO", "PSD", "ICO"})
 HELD = ("WEBP", "AVIF")  # that Pillow alone plays
 UNCOUNTED = frozenset({"GIF", "TIFF"})  # that do not say how many frames they have: each would be read for it
 LARGEST = 1 << 31  # bytes of a picture's file, which some decoders read whole: more than MOST_PIXELS take
