@@ -53,6 +53,9 @@ def test_no_class_of_transformers_is_chosen_by_a_file() -> None:
         ("diffusers", "AutoModel"),
         ("diffusers", "FluxPipeline"),
         ("diffusers", "ModularPipeline"),
+        ("diffusers", "ModelMixin"),
+        ("diffusers", "SchedulerMixin"),
+        ("transformers", "PreTrainedModel"),
         ("flux", "FluxPipeline"),
         ("flux", "__class__"),
         ("os", "system"),
@@ -63,6 +66,20 @@ def test_a_class_that_is_no_part_is_not_found(library: str, name: str) -> None:
 
     with pytest.raises(UsageError):
         component_class(library, name)
+
+
+@pytest.mark.parametrize("name", ["PreTrainedTokenizerFast", "CLIPImageProcessor"])
+def test_a_model_is_no_tokenizer(name: str) -> None:
+    """Also in the folder of the pipeline's own class, which may name other models than the class does."""
+    import diffusers
+
+    from diffpipe.engine.classes import match
+
+    layout = {"text_encoder": ("transformers", "CLIPTextModelWithProjection")}
+    match.check(diffusers.StableDiffusionPipeline, match.Model("m", "StableDiffusionPipeline", layout), {}, "")
+    model = match.Model("m", "StableDiffusionPipeline", {"text_encoder": ("transformers", name)})
+    with pytest.raises(UsageError, match=f"^the text_encoder of m is of class {name}; StableDiffusionPipeline takes"):
+        match.check(diffusers.StableDiffusionPipeline, model, {}, "")
 
 
 @pytest.fixture

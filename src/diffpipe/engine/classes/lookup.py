@@ -125,8 +125,11 @@ def component_class(library: str, name: str) -> ComponentClass:
 
 
 def _is_part(cls: type) -> bool:
+    """Whether a class is one of PARTS; none but OnnxRuntimeModel is one itself."""
     libraries = ("diffusers", "transformers")
-    return any(base.__name__ in PARTS and base.__module__.partition(".")[0] in libraries for base in cls.__mro__)
+    return cls.__name__ not in PARTS - {"OnnxRuntimeModel"} and any(
+        base.__name__ in PARTS and base.__module__.partition(".")[0] in libraries for base in cls.__mro__
+    )
 
 
 def check_names(pipeline: Pipeline, names: Iterable[str]) -> None:

@@ -60,7 +60,8 @@ def check(pipeline: Pipeline, model: Model, replaced: Mapping[str, Replaced], hi
     same = accepted_classes(own) if own else {}
     for name in sorted(set(model.layout) & set(accepted) - set(replaced), key=_denoiser_first):
         # What upstream's own pipeline for this model takes for it fits, whatever is written there.
-        if own is not pipeline and same.get(name) != accepted[name]:
+        other = own is not pipeline and same.get(name) != accepted[name]
+        if other or not _is_model(model.layout[name]):
             _check_class(pipeline, name, model.label, model.layout[name], accepted[name], hint)
     _check_idle(pipeline, own, model, hint)
     classes = {name: part.own_class for name, part in replaced.items() if part.own_class} | dict(model.layout)
@@ -165,6 +166,15 @@ def _known(pair: Pair) -> type | None:
         return component_class(*pair)
     except UsageError:
         return None
+
+
+def _is_model(pair: Pair) -> bool:
+    """Whether a class can be a model; of one that is not there, others tell."""
+    import diffusers
+    import transformers
+
+    found = _known(pair)
+    return found is None or issubclass(found, diffusers.ModelMixin | transformers.PreTrainedModel)
 
 
 def _denoiser_first(name: str) -> tuple[bool, str]:
