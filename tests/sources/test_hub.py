@@ -21,6 +21,8 @@ import pytest
 from hub_server import TOKEN, Hub, closed_port, serve
 
 from diffpipe.core.errors import Exit
+from diffpipe.core.names import stays_inside
+from diffpipe.sources.hub import _is_safe
 from diffpipe.sources.hub_errors import disk_explained
 from diffpipe.storage.disk import refused
 
@@ -724,6 +726,14 @@ def test_what_says_nothing_of_the_cache_removes_none_of_it(code: int) -> None:
     told = refused(error)
     assert told
     assert "remove" not in told.hint
+
+
+def test_a_name_that_no_manifest_can_hold_is_no_name_of_a_file() -> None:
+    """Else a build of it would make an entry that cannot be read back."""
+    for size in (999, 1000, 1024):
+        path = "/".join(["x" * 99] * 9) + "/" + "y" * (size - 900)
+        assert _is_safe(path) == stays_inside(path) == (size < 1000), size
+    assert not any(map(_is_safe, ["a\\b", "a:b", "\ud800", "../a", "a//b", ""]))
 
 
 @pytest.mark.parametrize("moved", ["hub", "hub/models--org--tiny", "hub/models--org--tiny/blobs"])

@@ -14,12 +14,12 @@ from ..core.errors import NotFoundError, UsageError
 from ..core.parsing import Fields, Misfit, parse_json
 from ..core.source import Source, file_of
 from ..sources.key import Resolved
+from ..sources.settings_files import LARGEST
 from ..storage.opening import read_regular
 from ..storage.tensor_headers import TensorInfo, read_safetensors
 from .settings import place_of_settings, settings_of
 
 Layout = Mapping[str, tuple[str, str]]  # component -> library, class
-LARGEST_INDEX = 100_000_000  # bytes; those of the largest models have some hundred thousand
 
 
 def check(resolved: Resolved, layout: Layout, offline: bool) -> None:
@@ -64,8 +64,8 @@ def _tensors(source: Source, location: str, inside: str) -> dict[str, TensorInfo
 def _listed(source: Source, location: str, path: str) -> dict[str, str]:
     """Tensor -> the file it is in, as an index says."""
     try:
-        text = read_regular(file_of(source, location, path), LARGEST_INDEX)
-        data = Fields(parse_json(text, LARGEST_INDEX)).object("weight_map")
+        text = read_regular(file_of(source, location, path), LARGEST)
+        data = Fields(parse_json(text, LARGEST)).object("weight_map")
         return {name: data.text(name) for name in data.names()}
     except Misfit as error:
         raise UsageError(f"{path} of {source.label} is damaged: {error}", "copy or fetch the model again") from error

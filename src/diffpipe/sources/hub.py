@@ -10,21 +10,20 @@ from itertools import pairwise
 from urllib.parse import quote
 
 from ..core.errors import CacheError, UsageError
+from ..core.names import COMMIT, DIGEST, stays_inside
 from ..core.parsing import Fields, Misfit, parse_json
 from ..core.source import FileInfo
 from ..storage.disk import readable, shortened
 from ..storage.opening import LARGEST_TEXT, read_regular
 from ..storage.tensor_headers import LENGTH, TensorHeader, header_length, parse, read_safetensors
 from . import download
-from .hub_cache import COMMIT, DIGEST, Repository, cached, is_present, note_name, snapshot
+from .hub_cache import Repository, cached, is_present, note_name, snapshot
 from .hub_client import body, content, is_offline, page, token
 from .hub_errors import explained, not_cached, not_listed
 
 LARGEST_LISTING = 40_000_000  # bytes: some 300 a file, and the model card's data
 MOST_FILES = 100_000  # of a repository; the hub advises against more
 MOST_BRACKETS = 2_000_000  # [, { and : in a listing: a file has ten, and each costs up to 150 bytes once it is read
-LONGEST_NAME = 1024  # bytes of a file's path
-LONGEST_PART = 255  # bytes of one name in it: what most disks hold
 HEAD = 100_001  # bytes of a safetensors file that are asked for first: most headers are shorter
 
 
@@ -157,10 +156,5 @@ def _check_names(repo: str, revision: str) -> None:
 
 def _is_safe(path: str) -> bool:
     """Whether a name from outside stays inside the folder it is put in, and can be given to a file."""
-    try:
-        parts = [part.encode() for part in path.split("/")]
-    except UnicodeEncodeError:  # lone surrogates
-        return False
-    if any(part in (b"", b".", b"..") or len(part) > LONGEST_PART for part in parts):
-        return False
-    return sum(map(len, parts)) + len(parts) <= LONGEST_NAME and not any(c in path for c in "\\:\0")
+    lone = any("\ud800" <= character <= "\udfff" for character in path)  # half of a pair, which is no character
+    return stays_inside(path) and not lone and "\\" not in path and ":" not in path

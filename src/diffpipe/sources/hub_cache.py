@@ -8,20 +8,18 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..core.names import COMMIT, DIGEST
 from ..core.source import FileInfo, Source
 from ..storage.digests import content_digest
 from ..storage.disk import write_atomic
 from ..storage.opening import read_regular
 from . import hub_seam
 
-COMMIT = re.compile(r"[0-9a-f]{40}")
-DIGEST = re.compile(r"git:[0-9a-f]{40}|sha256:[0-9a-f]{64}")
 LONGEST_REF = 1000  # bytes of a file that holds a commit, which has 40
 NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 LARGEST_TEXT = 10_000_000  # bytes: the hub keeps larger files, and binary ones, by SHA-256
