@@ -184,6 +184,7 @@ def test_an_address_that_leads_nowhere_is_refused_before_ray_waits_for_it(addres
         (["--runner", "ray", "--keep-warm", "5m"], "--keep-warm cannot be used with --runner ray"),
         (["--runner", "ray", "--gpus-per-worker", "1.5"], "--gpus-per-worker 1.5 is no share of a GPU"),
         (["--runner", "spark"], "'local'"),
+        (["--runner", "ray", "--ray-address", "local", "--bundle", "b"], "--bundle cannot be used with --ray-address"),
     ],
     ids=" ".join,
 )

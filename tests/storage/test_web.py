@@ -204,7 +204,7 @@ def test_redirects_are_followed_and_do_not_go_on_for_ever(server: Server) -> Non
     assert fetching.fetched(f"{server.url}/to/a.bin").read_bytes() == DATA
     error = failing(f"{server.url}/loop")
     assert (type(error), "redirects" in error.message) == (stores.StoreError, True)
-    assert len([path for _, path, *_ in server.requests if path == "/loop"]) <= web.REDIRECTS + 1
+    assert len([path for _, path, *_ in server.requests if path == "/loop"]) <= http_guard.REDIRECTS + 1
 
 
 def test_a_redirect_to_an_address_without_encryption_is_refused() -> None:

@@ -58,6 +58,8 @@ def check(values: Mapping[str, Any]) -> None:
     for name, default in ONLY_HERE.items():
         if values.get(name, default) != default:
             raise UsageError(f"{_option(name)} cannot be used with --runner ray", "leave one of them out")
+    if values["bundle"] is not None and values["ray_address"] == "local":
+        raise UsageError("--bundle cannot be used with --ray-address local", "leave it out: the pipeline is here")
     gpus = values["gpus_per_worker"]
     if gpus and gpus > 1 and gpus != int(gpus):
         raise UsageError(f"--gpus-per-worker {gpus:g} is no share of a GPU", "give whole GPUs, or less than one")

@@ -22,6 +22,7 @@ LEAST = 60_000  # bytes that must come
 PATIENCE = 60.0  # within so many seconds of waiting for them
 LONGEST_HEADERS = 1_000_000  # bytes until an answer's headers are there; h11 takes 100 kB, but 1xx without end
 READ_PAST = 100_000  # bytes of a redirect's or refusal's body; after more of them the connection is closed
+REDIRECTS = 5  # one after another; a hub that sends on to another server takes two
 
 
 class Pace:
@@ -43,6 +44,7 @@ def guard(client: Client) -> Client:
     """Hold a client's answers to the limits above, and its redirects to encryption where there was some."""
     httpx_seam.replace_backends(client, _Backend)
     client.event_hooks["response"].append(_check)
+    client.max_redirects = REDIRECTS
     return client
 
 

@@ -30,7 +30,6 @@ SCHEMES = ("http", "https")
 CONNECTING = 10.0  # seconds until a server must have taken a connection
 SILENCE = 30.0  # seconds without a byte after which a connection counts as cut
 PAUSES = (0.5, 1.0, 2.0)  # seconds before each new attempt after one that brought no byte
-REDIRECTS = 5
 LARGEST = 20_000_000_000  # bytes of an input: longer than any film that a pipeline takes
 LONGEST_TAG = 1000  # characters of such a header, which journals note; real ones have 100
 KEPT = ("ETag", "Last-Modified", "Content-MD5")  # headers that change with a file's content
@@ -196,7 +195,6 @@ def _client(process: int) -> Client:
     client = Client(
         timeout=Timeout(SILENCE, connect=CONNECTING),
         follow_redirects=True,
-        max_redirects=REDIRECTS,
         # Packed bodies cannot be gone on with.
         headers={"User-Agent": f"diffpipe/{__version__}", "Accept-Encoding": "identity"},
     )
