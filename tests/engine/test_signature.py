@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from diffpipe.catalog.arguments import UNCALLABLE
 from diffpipe.catalog.rows import PipelineType
 from diffpipe.core.flag import Flag
-from diffpipe.core.parsing import Fields
+from diffpipe.core.names import IDENTIFIER
+from diffpipe.core.parsing import Fields, Misfit
 from diffpipe.engine.classes.docstrings import docstring_arguments
 from diffpipe.engine.classes.limits import enforced_limits
 from diffpipe.engine.classes.signature import (
@@ -487,7 +488,7 @@ def test_flags_survive_json() -> None:
 @given(
     st.builds(
         Flag,
-        name=st.text(min_size=1),
+        name=st.from_regex(r"[a-z]\w{0,9}", fullmatch=True) | st.text(min_size=1),
         kind=st.sampled_from(["text", "integer", "choice", "mask", "json"]),
         many=st.booleans(),
         scalar=st.booleans(),
@@ -499,8 +500,13 @@ def test_flags_survive_json() -> None:
         choices=st.lists(st.text()).map(tuple),
     )
 )
-def test_any_flag_survives_json(flag: Flag) -> None:
-    assert Flag.from_json(Fields(json.loads(json.dumps(flag.to_json())))) == flag
+def test_any_flag_survives_json_or_is_refused(flag: Flag) -> None:
+    written = Fields(json.loads(json.dumps(flag.to_json())))
+    if IDENTIFIER.fullmatch(flag.name) and not flag.problem():
+        assert Flag.from_json(written) == flag
+    else:
+        with pytest.raises(Misfit):
+            Flag.from_json(written)
 
 
 # --- What no command line can call -----------------------------------------------------------------------------------

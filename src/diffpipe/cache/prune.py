@@ -101,6 +101,7 @@ def execute(store: Store, planned: Plan) -> None:
         with store.lock_if_free(key) as free:
             if free and _reason(store, key, planned.unused_for):
                 store.drop(key)
+        store.drop_lock(key)
     known = set(store.keys())
     for name, key in store.names().items():
         if name in planned.names and key not in known:

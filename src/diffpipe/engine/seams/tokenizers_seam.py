@@ -12,7 +12,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import ParamSpec, TypeVar
+from typing import IO, ParamSpec, TypeVar
 
 from ...core.errors import CacheError
 from .seam import Seam
@@ -65,14 +65,15 @@ def panics_told() -> Iterator[None]:
     writes to the descriptor itself, not at all."""
     _flush()
     kept = os.dup(2)
-    with tempfile.TemporaryFile() as said:
+    with _scratch() as said:
         os.dup2(said.fileno(), 2)
         try:
             yield
         except BaseException as error:
             if type(error).__module__ != PANIC:
                 raise
-            said.truncate(0)
+            with suppress(OSError):
+                said.truncate(0)
             first = next(iter(str(error).splitlines()), "")
             raise CacheError(
                 f"a tokenizer of the model failed: {first}",
@@ -82,10 +83,18 @@ def panics_told() -> Iterator[None]:
             _flush()
             os.dup2(kept, 2)
             os.close(kept)
-            said.seek(0)
             with suppress(OSError):  # a stderr that is full, or gone
+                said.seek(0)
                 while text := said.read(65536):
                     os.write(2, text)
+
+
+def _scratch() -> IO[bytes]:
+    """Where what is printed waits; nowhere, where no file can be written."""
+    try:
+        return tempfile.TemporaryFile()
+    except OSError:
+        return open(os.devnull, "w+b")
 
 
 def _flush() -> None:
