@@ -240,3 +240,14 @@ def test_files_that_left_the_hubs_cache_are_fetched_again(built: Built) -> None:
     done = built.machine(*BUILD, "--json", HF_TOKEN=TOKEN)
     assert (done.returncode, json.loads(done.stdout)["cached"]) == (Exit.OK, False), done.stderr
     assert [request.range for request in built.machine.hub.of(WEIGHTS)] == [None]
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["http://[bad", "http://x:99999999", "http://x\x1b[2J", "me:secret@host.example", "file:///etc", "http://"],
+)
+def test_an_address_of_the_hub_that_is_none_is_refused_and_not_shown(cli: Cli, address: str) -> None:
+    done = cli("providers", "list", env={"HF_ENDPOINT": address})
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines()[0] == "error: HF_ENDPOINT is no address of a hub"
+    assert "secret" not in done.stderr

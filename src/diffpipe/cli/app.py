@@ -61,6 +61,7 @@ def main() -> None:
             output.result(f"diffpipe {__version__}")
             sys.exit(Exit.OK)
         _check_working_folder()
+        _check_endpoint()
         code = root()(args=arguments, prog_name="diffpipe", standalone_mode=False)
         if code == Exit.INTERRUPTED:
             output.interrupted()
@@ -119,6 +120,22 @@ def _check_working_folder() -> None:
             return
         # Paths mean nothing here, and torch's libraries end a process that loads them.
         raise NotFoundError("the working folder is not there any more", "cd to one that is") from None
+
+
+def _check_endpoint() -> None:
+    """Raises UsageError for an address of the hub that is none: its client cannot even be imported with some."""
+    address = os.environ.get("HF_ENDPOINT")
+    if not address or COMPLETE in os.environ:
+        return
+    from urllib.parse import urlsplit
+
+    try:
+        parts = urlsplit(address)
+        sound = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        sound = False
+    if not sound or not address.isprintable():
+        raise UsageError("HF_ENDPOINT is no address of a hub", "unset it, or give it as https://HOST")
 
 
 def _of_the_system(error: Exception) -> DiffpipeError | None:
