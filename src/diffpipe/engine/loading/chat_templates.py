@@ -6,12 +6,13 @@ That keeps it from everything outside, and bounds neither time nor memory.
 from __future__ import annotations
 
 import functools
+import importlib
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from ...core.errors import UsageError
 from ..classes.hollow import MOST_MEMORY, little_memory
@@ -19,8 +20,13 @@ from ..classes.hollow import MOST_MEMORY, little_memory
 if TYPE_CHECKING:
     from _typeshed import TraceFunction
 
+R = TypeVar("R")
+
 SLOWEST = 10.0  # seconds for one conversation; the longest templates take some thousandths
 LONGEST = 10_000_000  # characters that one makes of a conversation; prompts with the longest have ten thousand
+OPERATORS = frozenset({"**", "*", "//", "%"})  # those of jinja2 that can take long at once
+MOST_BITS = 10_000  # of a whole number in a template, which counts messages
+ENDLESS, AGAIN = "the chat template of the model's tokenizer does not come to an end", "copy or fetch the model again"
 
 
 def bound() -> None:
@@ -28,26 +34,42 @@ def bound() -> None:
     environment = sys.modules.get("jinja2.environment")
     if environment is not None and not hasattr(environment.Template.render, "__wrapped__"):
         environment.Template.render = bounded(environment.Template.render)
+        # jinja2 computes what a template has of constants as it reads it.
+        environment.Environment.from_string = bounded(environment.Environment.from_string)
+        sandbox = importlib.import_module("jinja2.sandbox").SandboxedEnvironment
+        sandbox.intercepted_binops = OPERATORS
+        sandbox.call_binop = _small(sandbox.call_binop)
 
 
-def bounded(render: Callable[..., str]) -> Callable[..., str]:
-    """The same, within bounds. Raises UsageError for a template that goes beyond."""
+def _small(call: Callable[..., object]) -> Callable[..., object]:
+    """The same, for whole numbers of which one step comes to an end: nothing else can stop it."""
 
-    @functools.wraps(render)
-    def rendered(*given: object, **words: object) -> str:
+    @functools.wraps(call)
+    def called(own: object, context: object, operator: str, left: object, right: object) -> object:
+        if isinstance(left, int) and isinstance(right, int):
+            bits = left.bit_length() * (abs(right) if operator == "**" else 1)
+            if max(bits, right.bit_length()) > MOST_BITS:
+                raise UsageError(ENDLESS, AGAIN)
+        return call(own, context, operator, left, right)
+
+    return called
+
+
+def bounded(step: Callable[..., R]) -> Callable[..., R]:
+    """The same, within bounds: rendering, or reading a template. Raises UsageError for one that goes beyond."""
+
+    @functools.wraps(step)
+    def done(*given: object, **words: object) -> R:
         try:
             with little_memory(MOST_MEMORY), within(SLOWEST):
-                text = render(*given, **words)
+                made = step(*given, **words)
         except (TimeoutError, MemoryError):
-            text = ""
-        else:
-            if len(text) <= LONGEST:
-                return text
-        raise UsageError(
-            "the chat template of the model's tokenizer does not come to an end", "copy or fetch the model again"
-        )
+            made = None
+        if made is not None and (not isinstance(made, str) or len(made) <= LONGEST):
+            return made
+        raise UsageError(ENDLESS, AGAIN)
 
-    return rendered
+    return done
 
 
 @contextmanager
