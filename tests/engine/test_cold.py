@@ -274,7 +274,7 @@ def sources(tmp_path: Path) -> tuple[Manifest, Located]:
         (tmp_path / name / "config.json").write_text("{}")
         (tmp_path / name / "model.safetensors").write_bytes(b"1" * 10)
     files = {f"{name}/{file}" for name in ("transformer", "vae") for file in ("config.json", "model.safetensors")}
-    source = source_json(files={file: {"size": 1, "digest": digest(file)} for file in sorted(files)})
+    source = source_json(files={file: {"size": 1, "digest": f"sha256:{digest(file)}"} for file in sorted(files)})
     return manifest(sources=[source]), Located({BASE: tmp_path})
 
 
@@ -394,7 +394,7 @@ def test_a_pipe_that_nobody_reads_has_the_exit_code_of_any_python() -> None:
     done = end("atexit.register(sys.stdout.write, 'kept')", "--nothing", stdout=write, env={"PYTHONUNBUFFERED": ""})
     os.close(write)
     assert done.returncode == 120
-    assert "BrokenPipeError" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_the_log_of_a_run_is_whole(cli: Cli, demo: Warm) -> None:

@@ -395,10 +395,13 @@ def manifest(kind: str = "image", **config: Any) -> Manifest:
 TORCHAO = {"mode": "int8", "backend": "torchao", "version": "1", "components": []}
 
 
+LORA = {"kind": "local", "files": {"x.safetensors": f"sha256:{'0' * 64}"}, "scale": 1.0}
+
+
 def test_which_versions_decide() -> None:
     always = ("diffpipe", "diffusers", "transformers", "torch")
     assert node_versions.deciding(manifest()) == (*always, "pillow")
-    full = manifest("video", loras=[{}], quantization=TORCHAO)
+    full = manifest("video", loras=[LORA], quantization=TORCHAO)
     assert node_versions.deciding(full) == (*always, "av", "torchao", "peft")
 
 

@@ -222,12 +222,22 @@ def test_a_pipe_is_read_once(cli: Cli, warm: Warm, workers: Callable[[str], int]
     assert (work / "there.png").read_bytes() == (work / "here.png").read_bytes()
 
 
+# A store that only the process knows which was asked.
+STORE = """
+import fsspec
+from fsspec.implementations.memory import MemoryFileSystem
+class Store(MemoryFileSystem):
+    protocol, store, pseudo_dirs = "there", {}, [""]
+fsspec.register_implementation("there", Store)
+"""
+
+
 def test_results_at_urls_are_published_by_who_asks(cli: Cli, workers: Callable[[str], int], work: Path) -> None:
     """With its own credentials: the worker has those of who started it."""
     workers("demo")
     before = served(cli)
-    for url in ("memory://there/x.png", f"file://{work}/x.png"):
-        done = cli("generate", *FOX, "-o", url, cwd=work, check=True)
+    for url in ("there://bucket/x.png", f"file://{work}/x.png"):
+        done = cli("generate", *FOX, "-o", url, cwd=work, check=True, first=STORE)
         assert (done.stdout, done.stderr) == (f"{url}\n", "")
     assert served(cli) == before + 2
     assert (work / "x.png").exists()
