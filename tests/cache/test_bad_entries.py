@@ -94,7 +94,7 @@ def nowhere(path: Path) -> None:
 
 KINDS: dict[str, Callable[[Path], None]] = {
     "a folder": folder,
-    "a pipe": os.mkfifo,
+    "a pipe": lambda path: os.mkfifo(path),
     "a socket": bound,
     "a loop": loop,
     "a device": nowhere,
