@@ -147,3 +147,11 @@ def test_a_component_that_is_a_link(asked: Asked, made: Path, flux: Path, part: 
     (flux / part).symlink_to(made / "flux" / part)
     pipe = load.load(asked.built("flux", flux), Located({BASE: flux}), "cpu")
     assert getattr(pipe, part) is not None
+
+
+def test_of_a_components_two_names_its_own_library_says_which(asked: Asked, checkpoints: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(checkpoints / "flux" / "vae", tmp_path / "vae"))
+    shutil.copy(folder / "diffusion_pytorch_model.safetensors", folder / "model.safetensors")
+    resolved = asked.resolved("flux", checkpoints / "flux", components={"vae": str(folder)})
+    (vae,) = (source for source in resolved.sources if source.role.name == "vae")
+    assert sorted(vae.files) == ["config.json", "diffusion_pytorch_model.safetensors"]

@@ -188,11 +188,16 @@ def _one_set(
     return [name for name, _ in sharded] + index[:1]
 
 
-def model_files(names: Iterable[str], *, variant: str | None = None, allow_pickle: bool = False) -> list[str]:
-    """The files of a folder that holds one component alone, at its root (google/t5-v1_1-xxl, a ControlNet)."""
+def model_files(
+    names: Iterable[str], *, variant: str | None = None, allow_pickle: bool = False, library: str = ""
+) -> list[str]:
+    """The files of a folder that holds one component alone, at its root (google/t5-v1_1-xxl, a ControlNet).
+
+    `library`: see `weights`.
+    """
     names = [name for name in names if "/" not in name]
     inside = [f"component/{name}" for name in names]
     chosen = [name for name in inside if is_setting(name)]
     if "component/config.json" in inside and any(_match(name) for name in names):
-        chosen += weights(inside, "the component", variant=variant, allow_pickle=allow_pickle)
+        chosen += weights(inside, "the component", variant=variant, allow_pickle=allow_pickle, library=library)
     return sorted(name.removeprefix("component/") for name in set(chosen))

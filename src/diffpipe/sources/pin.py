@@ -213,10 +213,14 @@ def _pin_component(name: str, text: str, spec: BuildSpec, context: Context, *, k
     folder = inner.rstrip("/") or name
     inside = [path.removeprefix(folder + "/") for path in names if path.startswith(folder + "/")]
     at_root = not inside and not inner and "model_index.json" not in names
-    chosen = model_files.model_files(names if at_root else inside, variant=spec.variant, allow_pickle=spec.allow_pickle)
+    subfolder = "" if at_root else folder
+    settings = {f"{subfolder}/config.json".lstrip("/")} & names.keys()
+    library = _class_named(name, subfolder, settings, read).get(name, ("", ""))[0]
+    chosen = model_files.model_files(
+        names if at_root else inside, variant=spec.variant, allow_pickle=spec.allow_pickle, library=library
+    )
     if not chosen:  # a pipeline without such a part
         raise NotFoundError(f"{text} holds no component {name}", "check the source, or the name of the component")
-    subfolder = "" if at_root else folder
     chosen = chosen if at_root else [f"{folder}/{path}" for path in chosen]
     pinned, location = _source(
         role, kind, source, commit, chosen, names, context, variant=spec.variant, subfolder=subfolder
