@@ -71,13 +71,13 @@ def open_stream(path: str | Path, still: float | None = None) -> io.BufferedRead
     """
     descriptor = _opened(str(path), os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0))
     try:
-        if stat.S_ISFIFO(os.fstat(descriptor).st_mode):
-            return io.BufferedReader(_Pipe(descriptor, str(path), still))
-        _check_regular(descriptor, os.O_RDONLY, str(path))
-        return io.BufferedReader(io.FileIO(descriptor))
+        piped = stat.S_ISFIFO(os.fstat(descriptor).st_mode)
+        if not piped:
+            _check_regular(descriptor, os.O_RDONLY, str(path))
     except BaseException:
         os.close(descriptor)
         raise
+    return io.BufferedReader(_Pipe(descriptor, str(path), still) if piped else io.FileIO(descriptor))
 
 
 def open_folder(path: str) -> int:
@@ -168,7 +168,11 @@ class _Pipe(io.RawIOBase):
         self._descriptor, self.name, self._still = descriptor, name, still
         self._poll = select.poll()
         self._poll.register(descriptor, select.POLLIN)
-        self._first = self._beginning()
+        try:
+            self._first = self._beginning()
+        except BaseException:
+            self.close()  # once: when this object goes, the number may be another file's
+            raise
 
     def _beginning(self) -> bytes:
         """The first bytes. Raises OSError where nobody comes to write them."""
