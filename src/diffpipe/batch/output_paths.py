@@ -13,13 +13,13 @@ from pathlib import Path
 from ..core.counter import CompactCounter
 from ..core.errors import UsageError
 from ..core.flag import FORMATS, MAX_SEED, NOUNS, OutputKind
+from ..core.names import RESERVED
 from ..storage import presence, stores, urls
 from ..storage.disk import check_replaceable
 
 FIELDS = ("name", "key", "id", "index", "seed", "prompt", "ext")
 DEFAULT_TEMPLATE = "{name}-{seed}.{ext}"
 BATCH_TEMPLATE = "{name}-{id}.{ext}"  # an item's name must not depend on its place in a file
-RESERVED = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?")
 SAFE = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,150}[A-Za-z0-9_])?")
 LONGEST = 200  # bytes of a file name; most file systems stop at 255
 

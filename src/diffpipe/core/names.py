@@ -14,6 +14,7 @@ DIGEST = re.compile(r"sha256:[0-9a-f]{64}|git:[0-9a-f]{40}")
 REPOSITORY = re.compile(r"\w[\w.-]{0,95}/\w[\w.-]{0,95}")  # owner/name, each of at most 96 characters on the hub
 DEMO = re.compile(r"demo:\w[\w-]{0,99}")  # an adapter of the embedded model
 KEY = re.compile(r"[0-9a-f]{64}")
+RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # names that Windows keeps for devices
 
 
 def stays_inside(path: str) -> bool:

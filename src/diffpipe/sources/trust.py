@@ -14,12 +14,11 @@ from ..core.errors import UsageError
 from ..core.parsing import Fields, Misfit, parse_json
 from ..core.source import CHECKPOINTS, PICKLES, Role, Source, file_of, layout_of
 from ..storage.disk import shortened
-from ..storage.opening import LARGEST_TEXT, read_regular
+from ..storage.opening import LARGEST_INDEX, LARGEST_TEXT, read_regular
 from . import model_files, settings_files
 
 WHOLE = ("Pipeline", "PipelineBlocks")  # diffusers would load these as parts, and what their own model_index.json names
 PARTS = "parts are models, schedulers, tokenizers and processors"
-LARGEST_INDEX = 1_000_000  # bytes of a model_index.json; they have a few hundred
 
 
 def reader(source: Source, location: str) -> Callable[[str], str]:

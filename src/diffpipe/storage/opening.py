@@ -24,6 +24,7 @@ AT_ONCE = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
 HELD = getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_PATH", 0) | getattr(os, "O_CLOEXEC", 0)
 
 CHUNK = 1 << 20  # bytes of a file that grows, at a time
+LARGEST_INDEX = 1_000_000  # bytes of a model_index.json; they have a few hundred
 LARGEST_TEXT = 500_000_000  # bytes of a text file of a model: the largest tokenizers and indexes have a tenth of it
 
 Mode = Literal["rb", "ab", "wb", "r+b"]

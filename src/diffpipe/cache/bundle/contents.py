@@ -23,7 +23,7 @@ from ...core.canonical import JsonObject, JsonValue, canonical_json, digest
 from ...core.configuration import Trust
 from ...core.errors import CacheError
 from ...core.manifest import Manifest, WeightsSummary
-from ...core.names import stays_inside
+from ...core.names import RESERVED, stays_inside
 from ...core.parsing import Fields, Misfit, OtherVersion, parse_json
 from ...core.source import BASE, CHECKPOINTS, EMBEDDED, PICKLES, FileInfo, Role, Source, layout_of
 from ...sources.key import sources_fit
@@ -41,7 +41,6 @@ LARGEST_LIST = 8_000_000  # bytes; a sharded model of 1,000 files has 0.3 MB. As
 BLOCK = tarfile.BLOCKSIZE
 END = bytes(2 * BLOCK)
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
-RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # names that Windows keeps for devices
 COMPONENT = re.compile(r"[A-Za-z_]\w{0,63}")
 EXPORT_AGAIN = "copy it again, or export the pipeline again"
 

@@ -17,10 +17,10 @@ from ...core.manifest import Manifest, WeightsSummary
 from ...core.parsing import parse_json
 from ...core.source import FileInfo, Role, file_of
 from ...sources.model_files import components_of
-from ...sources.trust import LARGEST_INDEX, reader, refuse_code
+from ...sources.trust import reader, refuse_code
 from ...storage import stores, streams, urls
 from ...storage.disk import CHUNK, check_free, readable, user_path
-from ...storage.opening import open_regular
+from ...storage.opening import LARGEST_INDEX, open_regular
 from ...storage.tensor_headers import read_header
 from .. import blobs, weights
 from ..entry import SHORT, Entry

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from ...core.errors import UsageError
 from ...core.parsing import Fields, Misfit, parse_json
-from ...storage.opening import read_regular
+from ...storage.opening import LARGEST_INDEX, read_regular
 from ..seams import diffusers_seam
 from .renamed import renamed
 
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 # Stable Diffusion 3 makes zeros of what its T5 would say (_get_t5_prompt_embeds), and says nowhere that it may be null.
 WITHOUT_T5 = frozenset({"text_encoder_3", "tokenizer_3"})
-LARGEST_INDEX = 1_000_000  # bytes of a model_index.json; they have a few hundred
 # What a part of a pipeline is one of: the classes that diffusers loads (LOADABLE_CLASSES of its
 # pipelines/pipeline_loading_utils.py), but for whole pipelines. Known by name: to import them all takes time.
 PARTS = frozenset(
