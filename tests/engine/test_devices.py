@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
+from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
@@ -34,6 +35,10 @@ class Backend(ModuleType):
     def is_initialized(self) -> bool:
         return True
 
+
+class Several(Backend):
+    """One with several devices: Apple's module has one, and functions of its own for its numbers."""
+
     def get_rng_state_all(self) -> list[torch.Tensor]:
         return [state.clone() for state in self.states]
 
@@ -41,16 +46,26 @@ class Backend(ModuleType):
         self.states = states
 
 
+class One(Backend):
+    def get_rng_state(self) -> torch.Tensor:
+        return self.states[0].clone()
+
+    def set_rng_state(self, state: torch.Tensor) -> None:
+        self.states = [state]
+
+
 @pytest.fixture
-def backends(monkeypatch: pytest.MonkeyPatch) -> dict[str, Backend]:
+def backends(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Backend]]:
     found = {
-        "cuda": Backend("torch.cuda", max_memory_allocated=10, memory_reserved=20),
-        "xpu": Backend("torch.xpu", max_memory_allocated=30, memory_reserved=40),
-        "mps": Backend("torch.mps", driver_allocated_memory=50),
+        "cuda": Several("torch.cuda", max_memory_allocated=10, memory_reserved=20),
+        "xpu": Several("torch.xpu", max_memory_allocated=30, memory_reserved=40),
+        "mps": One("torch.mps", driver_allocated_memory=50),
     }
     for name, module in found.items():
         monkeypatch.setattr(torch, name, module)
-    return found
+    torch.get_device_module.cache_clear()
+    yield found
+    torch.get_device_module.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -65,17 +80,36 @@ def test_memory_of_every_kind_of_device(
     assert {name: one.emptied for name, one in backends.items()} == {name: int(name == kind) for name in backends}
 
 
-def test_random_numbers_go_on_where_they_were(backends: dict[str, Backend]) -> None:
+@pytest.mark.parametrize("kind", ["cuda", "xpu", "mps"])
+def test_random_numbers_go_on_where_they_were(
+    backends: dict[str, Backend], monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    accelerator = torch.device(kind)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: accelerator)
     before = RandomStates.now()
     first = torch.rand(3)
-    backends["cuda"].states, backends["xpu"].states = [torch.tensor([7])], []
+    backends[kind].states = [torch.tensor([7])]
     before.restore()
     assert torch.equal(torch.rand(3), first)
     before.restore()
     drawn = random.random(), float(np.random.rand())
     before.restore()
     assert (random.random(), float(np.random.rand())) == drawn
-    assert [int(state) for state in backends["cuda"].states + backends["xpu"].states] == [1, 2, 1, 2]
+    assert [int(state) for state in backends[kind].states] == ([1] if kind == "mps" else [1, 2])
+
+
+def test_an_accelerator_that_is_not_in_use_is_left_alone(
+    backends: dict[str, Backend], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: torch.device("cuda"))
+    monkeypatch.setattr(Backend, "is_initialized", lambda self: False)
+    assert RandomStates.now().accelerator == []
+
+
+@pytest.mark.parametrize(("device", "streams"), [("cuda:1", True), ("mps", False), ("cpu", False)])
+def test_which_devices_have_streams_is_asked_of_them(backends: dict[str, Backend], device: str, streams: bool) -> None:
+    backends["cuda"].Stream = object  # type: ignore[attr-defined]
+    assert devices.has_streams(device) is streams
 
 
 @pytest.fixture

@@ -27,6 +27,7 @@ LARGE = {"name": "Large GPU", "total_memory": 24 * GIB, "uuid": "bb33-44"}
 def torch_module(
     cuda: list[dict[str, object]] | None = None,
     xpu: list[dict[str, object]] | None = None,
+    npu: list[dict[str, object]] | None = None,
     mps: int | None = None,
     free: int | None = None,
 ) -> ModuleType:
@@ -49,11 +50,15 @@ def torch_module(
         )
 
     module = ModuleType("torch")
+    there = {"cuda": bool(cuda), "xpu": bool(xpu), "npu": bool(npu), "mps": mps is not None}
+    accelerator = next((SimpleNamespace(type=name) for name, found in there.items() if found), None)
     module.__dict__.update(
         cuda=kind(cuda or []),
         xpu=kind(xpu or []),
-        backends=SimpleNamespace(mps=SimpleNamespace(is_available=lambda: mps is not None)),
+        npu=kind(npu or []),
         mps=SimpleNamespace(recommended_max_memory=lambda: mps),
+        accelerator=SimpleNamespace(current_accelerator=lambda check_available: accelerator),
+        get_device_module=lambda name: getattr(module, name),
     )
     return module
 
@@ -76,10 +81,10 @@ def test_cuda_and_rocm() -> None:
 def test_devices_that_share_the_hosts_memory() -> None:
     tegra = {**SMALL, "is_integrated": 1}
     arc = {"name": "Arc 140V", "total_memory": 16 * GIB, "is_integrated_gpu": True}
-    assert from_torch(torch_module(cuda=[tegra], xpu=[arc])) == (
+    assert from_torch(torch_module(cuda=[tegra])) == (
         Device("cuda:0", "Small GPU", 8 * GIB, shared=True, uuid="aa11-22"),
-        Device("xpu:0", "Arc 140V", 16 * GIB, shared=True),
     )
+    assert from_torch(torch_module(xpu=[arc])) == (Device("xpu:0", "Arc 140V", 16 * GIB, shared=True),)
 
 
 def test_xpu_of_a_torch_that_does_not_say_whether_it_shares() -> None:
@@ -97,10 +102,9 @@ def test_apple_of_a_torch_that_recommends_nothing_is_of_unknown_size() -> None:
     assert from_torch(torch) == (Device("mps", "Apple GPU", None, shared=True),)
 
 
-def test_torch_without_xpu_at_all() -> None:
-    torch = torch_module(cuda=[SMALL])
-    del torch.xpu
-    assert [device.name for device in from_torch(torch)] == ["cuda:0"]
+def test_a_device_that_a_package_brings() -> None:
+    torch = torch_module(npu=[{"name": "Ascend 910B", "total_memory": 64 * GIB}])
+    assert from_torch(torch) == (Device("npu:0", "Ascend 910B", 64 * GIB),)
 
 
 def test_what_is_free_is_asked_only_on_request_and_unknown_where_the_driver_cannot_say() -> None:
@@ -164,8 +168,8 @@ order = os.environ.get("CUDA_VISIBLE_DEVICES")
 seen = devices if order is None else [devices[int(word)] for word in order.split(",") if word]
 cuda = N(is_available=lambda: bool(seen), device_count=lambda: len(seen), get_device_properties=seen.__getitem__,
     mem_get_info=lambda index: (seen[index].total_memory // 2, seen[index].total_memory))
-none = N(is_available=lambda: False)
-backends, xpu = N(mps=none), none
+accelerator = N(current_accelerator=lambda check_available: N(type="cuda") if seen else None)
+get_device_module = {{"cuda": cuda}}.__getitem__
 """
 Install = Callable[..., Path]
 

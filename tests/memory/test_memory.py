@@ -14,8 +14,8 @@ from memory_docs import MEMORY, PUBLIC, chosen, estimated, on_the_cpu, parts_of,
 
 from diffpipe.cache.measured import Case, Measured
 from diffpipe.core.build_spec import Placement
-from diffpipe.core.choices import DeviceKind
 from diffpipe.core.components import kind_of
+from diffpipe.core.device_names import DeviceKind
 from diffpipe.core.errors import UsageError
 from diffpipe.core.parsing import Fields
 from diffpipe.memory import knobs

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from ..core.build_spec import Placement
 from ..core.canonical import JsonObject
-from ..core.choices import WRITTEN_KIND, DeviceKind, Dtype
+from ..core.choices import Dtype
 from ..core.components import Stage
+from ..core.device_names import WRITTEN_KIND, DeviceKind
 from ..core.parsing import Fields, Misfit, parse_json
 from ..core.request import Artifact
 from ..storage.disk import write_json

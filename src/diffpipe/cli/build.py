@@ -15,19 +15,11 @@ from ..catalog.plugins import providers
 from ..catalog.rows import PipelineType, Provider
 from ..catalog.schedulers import every_scheduler, schedulers_of
 from ..core.build_spec import BuildSpec, Placement, Speed
-from ..core.choices import (
-    DEVICE,
-    DEVICES,
-    AttentionBackend,
-    CpuOffload,
-    Dtype,
-    Memory,
-    Quantize,
-    QuantizeBackend,
-    StepCache,
-)
+from ..core.choices import AttentionBackend, CpuOffload, Dtype, Memory, Quantize, QuantizeBackend, StepCache
+from ..core.device_names import DEVICES
 from ..core.errors import DiffpipeError, UsageError
 from ..core.flag import MEDIA_KINDS
+from ..memory import machine
 from ..storage.opening import LARGEST_TEXT, read_regular
 from . import output, tree
 from .flags import option, parse_json, reporting, with_parameters
@@ -316,8 +308,7 @@ def spec_of(provider: Provider, values: Mapping[str, Any]) -> tuple[BuildSpec, P
         raise UsageError(
             "--model is missing", f"diffpipe build {provider.name} --model SOURCE: a repository, folder or file"
         )
-    if not DEVICE.fullmatch(values["device"]):
-        raise UsageError(f"--device {values['device']!r} is no device", "use auto, cpu, cuda, cuda:N, mps or xpu")
+    machine.check_name(values["device"])
     settings = (
         parse_json(values["scheduler_config"], "--scheduler-config", '{"shift": 3.0}')
         if values["scheduler_config"]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..catalog.plugins import providers
 from ..catalog.rows import Provider
-from ..core.choices import WRITTEN_KIND
+from ..core.device_names import WRITTEN_KIND
 from ..storage.disk import readable
 from . import output, tree
 from .build import BUILD, parameters, spec_of

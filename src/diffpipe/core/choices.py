@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
 from typing import Literal, get_args
 
 Dtype = Literal["bfloat16", "float16", "float32"]
@@ -20,10 +18,3 @@ AttentionBackend = Literal[
     "xformers",
 ]  # fmt: skip
 StepCache = Literal["first-block", "taylorseer", "pyramid"]
-
-# Torch's names of devices, without an index; "auto" is the fastest there is.
-DEVICES = ("auto", "cpu", "cuda", "mps", "xpu")
-DEVICE = re.compile(r"auto|cpu|mps|(cuda|xpu)(:\d+)?")
-DeviceKind = Literal["cpu", "accelerator"]  # what plans, costs and refusals tell apart
-# How records of runs and the plan's JSON say it: they are older than any accelerator here but CUDA's.
-WRITTEN_KIND: Mapping[DeviceKind, str] = {"cpu": "cpu", "accelerator": "cuda"}

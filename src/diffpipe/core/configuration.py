@@ -9,7 +9,8 @@ from typing import Literal
 
 from .build_spec import Placement, Speed
 from .canonical import JsonObject, JsonValue, digest
-from .choices import DEVICE, Dtype, Quantize, QuantizeBackend
+from .choices import Dtype, Quantize, QuantizeBackend
+from .device_names import DEVICE
 from .names import COMMIT, IDENTIFIER, REPOSITORY, stays_inside
 from .parsing import Fields, Misfit, OtherVersion
 from .source import BASE, CONFIG, LARGEST_SCALE, LONGEST_PART_NAME, Role

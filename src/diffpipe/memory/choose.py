@@ -10,7 +10,7 @@ from ..cache import measured
 from ..cache.store import Store
 from ..catalog.rows import PipelineType
 from ..core.build_spec import BuildSpec, Placement
-from ..core.choices import DeviceKind
+from ..core.device_names import DeviceKind
 from ..core.errors import DiffpipeError, Exit, UsageError
 from ..sources.pin import Pinned
 from . import knobs

@@ -1,8 +1,9 @@
 """Which devices torch can use on this machine: read from torch, and kept, so that planning need not import it.
 
-Only torch knows: its build decides what of a machine it can use (CUDA, ROCm, XPU, MPS or nothing), and variables like
-CUDA_VISIBLE_DEVICES in which order. A process that has torch keeps what it sees (`keep`). Where nothing is kept and the
-machine shows signs of a GPU, torch is asked in a process of its own, once; without such signs nothing is asked.
+Only torch knows: its build decides what of a machine it can use (CUDA, ROCm, XPU, MPS, what a package brings, or
+nothing), and variables like CUDA_VISIBLE_DEVICES in which order. A process that has torch keeps what it sees (`keep`).
+Where nothing is kept and the machine shows signs of a GPU, torch is asked in a process of its own, once; without such
+signs nothing is asked.
 """
 
 from __future__ import annotations
@@ -20,12 +21,13 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
 
 from ..cache.store import home
 from ..core.canonical import digest
-from ..core.choices import DEVICE
+from ..core.device_names import DEVICE
 from ..core.parsing import Fields, Misfit, parse_json
 from ..storage.disk import write_json
 from ..storage.opening import read_regular
@@ -41,7 +43,7 @@ MONTH = 30 * 86400.0  # seconds after which what was kept is removed: every star
 VARIABLES = (
     "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "NVIDIA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES",
     "ROCR_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL", "HSA_OVERRIDE_GFX_VERSION", "ZE_AFFINITY_MASK",
-    "ZE_FLAT_DEVICE_HIERARCHY", "ONEAPI_DEVICE_SELECTOR",
+    "ZE_FLAT_DEVICE_HIERARCHY", "ONEAPI_DEVICE_SELECTOR", "TORCH_DEVICE_BACKEND_AUTOLOAD",
 )  # fmt: skip
 # Nodes that drivers make: NVIDIA's, Tegra's, AMD's for computing, and the one of all kinds in WSL.
 NODES = ("dev/nvidiactl", "dev/nvidia[0-9]*", "dev/nvmap", "dev/kfd", "dev/dxg")
@@ -79,29 +81,27 @@ class Device:
 
 
 def from_torch(torch: ModuleType, *, free: bool = False) -> tuple[Device, ...]:
-    """The devices but the CPU that an imported torch can use, those that "auto" prefers first.
+    """The devices but the CPU that an imported torch can use, the one that "auto" takes first.
 
     `free`: also what is free on each, for which torch makes a context there.
     """
-    found: list[Device] = []
-    if torch.cuda.is_available():  # ROCm's devices go by this name, too
-        for index in range(torch.cuda.device_count()):
-            about = torch.cuda.get_device_properties(index)
-            shared, uuid = bool(getattr(about, "is_integrated", 0)), str(getattr(about, "uuid", ""))
-            found.append(Device(f"cuda:{index}", about.name, int(about.total_memory), shared, uuid))
-    if torch.backends.mps.is_available():  # Apple's GPUs have the host's memory; so much of it is meant to be used
-        found.append(Device("mps", "Apple GPU", _reported(torch.mps, "recommended_max_memory"), shared=True))
-    if hasattr(torch, "xpu") and torch.xpu.is_available():
-        for index in range(torch.xpu.device_count()):
-            about = torch.xpu.get_device_properties(index)
-            shared = bool(getattr(about, "is_integrated_gpu", False))
-            found.append(Device(f"xpu:{index}", about.name, int(about.total_memory), shared))
-    return tuple(replace(one, free=_free(torch, one)) for one in found) if free else tuple(found)
+    accelerator = torch.accelerator.current_accelerator(check_available=True)  # a build of torch has one kind
+    if accelerator is None:
+        return ()
+    module = torch.get_device_module(accelerator.type)
+    if not hasattr(module, "get_device_properties"):  # Apple's, which is one, and has the host's memory
+        return (Device(accelerator.type, "Apple GPU", _reported(module, "recommended_max_memory"), shared=True),)
+    found = (_described(module, accelerator.type, index) for index in range(module.device_count()))
+    return tuple(
+        replace(one, free=_reported(module, "mem_get_info", i)) if free else one for i, one in enumerate(found)
+    )
 
 
-def _free(torch: ModuleType, device: Device) -> int | None:
-    kind, _, index = device.name.partition(":")
-    return _reported(getattr(torch, kind), "mem_get_info", int(index)) if index else None
+def _described(module: ModuleType, kind: str, index: int) -> Device:
+    """One of torch's devices. Its module tells properties, under names that differ a little from kind to kind."""
+    about = module.get_device_properties(index)
+    shared = any(getattr(about, name, False) for name in ("is_integrated", "is_integrated_gpu"))
+    return Device(f"{kind}:{index}", about.name, int(about.total_memory), shared, str(getattr(about, "uuid", "")))
 
 
 def _reported(module: ModuleType, name: str, *arguments: int) -> int | None:
@@ -232,5 +232,6 @@ def _signs(root: Path) -> Iterator[str]:
                 yield vendor.parents[1].name
     if (platform.system(), platform.machine()) == ("Darwin", "arm64"):
         yield "Apple"
+    yield from sorted({entry.name for entry in entry_points(group="torch.backends")})  # packages that bring devices
     if platform.system() == "Windows" and _torch_version().partition("+")[2].startswith(("xpu", "rocm")):
         yield "torch"

@@ -22,8 +22,8 @@ from typing import Literal
 
 from ..cache.measured import Measured
 from ..core.build_spec import Placement
-from ..core.choices import DeviceKind
 from ..core.components import Kind, Stage
+from ..core.device_names import DeviceKind
 from ..core.quantization import GROUP, quantized_by_default
 from .sizes import Sizes
 

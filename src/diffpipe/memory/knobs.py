@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from typing import TypedDict
 
 from ..core.build_spec import Placement
-from ..core.choices import CpuOffload, DeviceKind, Quantize
+from ..core.choices import CpuOffload, Quantize
+from ..core.device_names import DeviceKind
 from ..core.errors import UsageError
 from ..core.quantization import quantized_by_default
 from .sizes import Sizes

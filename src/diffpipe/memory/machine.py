@@ -10,7 +10,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from ..core.choices import DeviceKind
+from ..core.device_names import DEVICE, DEVICES, DeviceKind, family
+from ..core.errors import UsageError
 from . import control_groups, device_facts
 from .device_facts import Device
 
@@ -25,7 +26,7 @@ def accelerators() -> tuple[Device, ...]:
 
 
 def accelerator(wanted: str) -> Device | None:
-    """What a device's name ("auto", "cuda", "cuda:1", "mps") means here; None for the CPU, or if it is not here."""
+    """What a device's name ("auto", "cuda:1", "mps") means here; None for the CPU, or if it is not here."""
     there = accelerators()
     if wanted == "auto":
         return there[0] if there else None
@@ -37,11 +38,22 @@ def device_kind(wanted: str) -> DeviceKind:
     return "cpu" if wanted == "cpu" or (wanted == "auto" and not accelerators()) else "accelerator"
 
 
+def check_name(name: str) -> None:
+    """Raises UsageError for what is no device: neither of the kinds that torch comes with, nor of those here."""
+    spelled = DEVICE.fullmatch(name) is not None
+    if spelled and family(name) in DEVICES:
+        return
+    here = {family(one.name) for one in accelerators()} - {*DEVICES}
+    if not spelled or family(name) not in here:
+        more = "".join(f", {kind}" for kind in sorted(here))
+        raise UsageError(f"--device {name!r} is no device", f"use auto, cpu, cuda, cuda:N, mps or xpu{more}")
+
+
 def free(device: Device) -> int | None:
     """Bytes of a device's memory that no process holds now; None where nothing says."""
     if device.shared:
         return min((size for size in (device.total, host_free()) if size is not None), default=None)
-    if device.name.startswith("cuda") and (found := _nvidia().get(device.uuid)) is not None:
+    if device.uuid and (found := _nvidia().get(device.uuid)) is not None:
         return found
     there = device_facts.ask(free=True) or ()
     return next((one.free for one in there if one.name == device.name), None)

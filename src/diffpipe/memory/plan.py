@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ..core.build_spec import Placement
-from ..core.choices import DeviceKind
 from ..core.components import Stage
+from ..core.device_names import DeviceKind
 from .estimate import (
     FRAGMENTS,
     HOST_RESERVE,

@@ -13,6 +13,7 @@ from ...core.errors import UsageError
 from ...core.quantization import quantized_by_default
 from ...memory.sizes import TILE, Sizes
 from ..seams import diffusers_seam
+from . import devices
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline, ModelMixin
@@ -155,7 +156,7 @@ def _group_offload(pipe: DiffusionPipeline, device: str) -> DiffusionPipeline:
             offload_device=torch.device("cpu"),
             offload_type="block_level" if blocks else "leaf_level",
             num_blocks_per_group=1 if blocks else None,
-            use_stream=device.startswith("cuda"),
+            use_stream=devices.has_streams(device),
         )
     return pipe
 

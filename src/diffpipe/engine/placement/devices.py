@@ -5,10 +5,10 @@ from __future__ import annotations
 import gc
 import random
 import sys
-from collections.abc import Mapping
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ...core.device_names import family
 from ...core.errors import UsageError
 from ...memory import device_facts, machine
 from ...memory.device_facts import Device
@@ -34,11 +34,11 @@ def kind(device: str) -> str:
     """What of a device results depend on: "cpu: AVX2", "cuda: NVIDIA L4". Nothing that tells machines apart."""
     import torch
 
-    family = device.partition(":")[0]
-    if family == "cpu":
+    of = family(device)
+    if of == "cpu":
         return f"cpu: {torch.backends.cpu.get_cpu_capability()}"
     described = {found.name: found.description for found in devices()}
-    return f"{family}: {described.get(device) or described.get(f'{family}:0', '')}".removesuffix(": ")
+    return f"{of}: {described.get(device) or described.get(f'{of}:0', '')}".removesuffix(": ")
 
 
 def choose_device(wanted: str) -> str:
@@ -82,10 +82,8 @@ def memory_now(device: str) -> str:
 
 def peak_memory(device: str) -> int | None:
     """The most bytes of a device's memory that tensors took so far; None where torch does not count them (CPU, MPS)."""
-    backend = _backend(device)
-    if backend is None or device == "mps":
-        return None
-    return int(backend.max_memory_allocated(device))
+    count = getattr(_backend(device), "max_memory_allocated", None)
+    return None if count is None else int(count(device))
 
 
 def device_memory(device: str) -> int | None:
@@ -96,6 +94,11 @@ def device_memory(device: str) -> int | None:
     if hasattr(backend, "memory_reserved"):
         return int(backend.memory_reserved(device))
     return int(backend.driver_allocated_memory())  # MPS
+
+
+def has_streams(device: str) -> bool:
+    """Whether copies to a device can go on while it computes."""
+    return hasattr(_backend(device), "Stream")
 
 
 def release(device: str) -> None:
@@ -109,17 +112,17 @@ def _backend(device: str) -> ModuleType | None:
     """Torch's module of a kind of device (torch.cuda, torch.mps, torch.xpu); None for the CPU."""
     import torch
 
-    kind = device.partition(":")[0]
-    found: ModuleType | None = None if kind == "cpu" else getattr(torch, kind)
+    kind = family(device)
+    found: ModuleType | None = None if kind == "cpu" else torch.get_device_module(kind)
     return found
 
 
 class RandomStates(NamedTuple):
-    """The states of a process's own generators: torch's of the CPU and of the devices of each kind that is in use,
-    numpy's, and Python's."""
+    """The states of a process's own generators: torch's of the CPU and of the accelerator's devices, numpy's, and
+    Python's."""
 
     cpu: torch.Tensor
-    others: Mapping[str, list[torch.Tensor]]
+    accelerator: list[torch.Tensor]  # of each device; none while it is not in use
     numpy: dict[str, Any]  # as numpy itself types it
     python: tuple[Any, ...]
 
@@ -128,11 +131,12 @@ class RandomStates(NamedTuple):
         import numpy as np
         import torch
 
-        kinds = {kind: getattr(torch, kind, None) for kind in ("cuda", "xpu")}
-        others = {kind: one.get_rng_state_all() for kind, one in kinds.items() if one and one.is_initialized()}
-        if torch.backends.mps.is_available():
-            others["mps"] = [torch.mps.get_rng_state()]
-        return cls(torch.get_rng_state(), others, np.random.get_state(legacy=False), random.getstate())
+        states: list[torch.Tensor] = []
+        module = _accelerator_in_use()
+        if module is not None:
+            every = hasattr(module, "get_rng_state_all")
+            states = module.get_rng_state_all() if every else [module.get_rng_state()]
+        return cls(torch.get_rng_state(), states, np.random.get_state(legacy=False), random.getstate())
 
     def restore(self) -> None:
         import numpy as np
@@ -141,11 +145,24 @@ class RandomStates(NamedTuple):
         np.random.set_state(self.numpy)
         random.setstate(self.python)
         torch.set_rng_state(self.cpu)
-        for kind, states in self.others.items():
-            if kind == "mps":
-                torch.mps.set_rng_state(states[0])
-            else:
-                getattr(torch, kind).set_rng_state_all(states)
+        module = _accelerator_in_use() if self.accelerator else None
+        if module is None:
+            return
+        if hasattr(module, "set_rng_state_all"):
+            module.set_rng_state_all(self.accelerator)
+        else:
+            module.set_rng_state(self.accelerator[0])
+
+
+def _accelerator_in_use() -> ModuleType | None:
+    """Torch's module of the accelerator, where there is one that this process has used: asking begins its use."""
+    import torch
+
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    if accelerator is None:
+        return None
+    module: ModuleType = torch.get_device_module(accelerator.type)
+    return module if getattr(module, "is_initialized", lambda: True)() else None
 
 
 def _main() -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from ...core.build_spec import Speed
 from ...core.canonical import JsonObject
+from ...core.device_names import family
 from ...core.errors import UsageError
 from ..classes.hollow import hollow
 from ..seams import diffusers_seam, torch_seam
@@ -114,10 +115,15 @@ def _leave_out(speed: Speed) -> str:
 def _check_compile(cls: type[ModelMixin], device: str) -> None:
     if not diffusers_seam.has_repeated_blocks(cls):
         raise UsageError(f"--compile: {cls.__name__} does not say which blocks repeat", "leave out --compile")
-    if device.startswith("cuda") and importlib.util.find_spec("triton") is None:
+    if device == "cpu":
+        if not torch_seam.has_cpp_compiler():
+            raise UsageError("--compile needs a C++ compiler here", "install g++, or leave out --compile")
+        return
+    triton = torch_seam.needs_triton(device)
+    if triton is None:
+        raise UsageError(f"--compile: torch compiles nothing for {family(device)}", "leave out --compile")
+    if triton and importlib.util.find_spec("triton") is None:
         raise UsageError("--compile needs triton, which is not installed", "pip install triton, or leave out --compile")
-    if device == "cpu" and not torch_seam.has_cpp_compiler():
-        raise UsageError("--compile needs a C++ compiler here", "install g++, or leave out --compile")
 
 
 def _check_attention(name: str, model: ModelMixin, backend: str, device: str) -> None:

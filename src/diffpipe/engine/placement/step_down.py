@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from ...core.build_spec import Placement
-from ...core.choices import DeviceKind
+from ...core.device_names import DeviceKind
 from ...core.errors import DiffpipeError, Exit
 from ...memory.knobs import describe, next_step, options
 from . import apply as placing

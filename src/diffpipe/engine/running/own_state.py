@@ -70,7 +70,6 @@ def _schedulers(pipe: DiffusionPipeline) -> list[SchedulerMixin]:
 def _states() -> tuple[object, ...]:
     """The states of all generators of the process, as what can be compared."""
     now = RandomStates.now()
-    others = (state for states in now.others.values() for state in states)
-    tensors = [bytes(state.cpu().numpy()) for state in (now.cpu, *others)]
+    tensors = [bytes(state.cpu().numpy()) for state in (now.cpu, *now.accelerator)]
     inner = now.numpy["state"]
     return (*tensors, now.python, inner["key"].tobytes(), inner["pos"])

@@ -48,7 +48,15 @@ BARE_LINEAR = Seam(
     file="torch/nn/modules/linear.py",
     text="class NonDynamicallyQuantizableLinear(Linear):",
 )
-SEAMS = (COMPILER, CPP_COMPILER, BARE_LINEAR)
+INTERFACE = Seam(
+    "torch",
+    "torch._dynamo.device_interface.get_interface_for_device",
+    buys="--compile is refused at the build for a device that torch compiles nothing for, or only with triton",
+    without="it fails at the first call",
+    file="torch/_dynamo/device_interface.py",
+    text="def get_interface_for_device(",
+)
+SEAMS = (COMPILER, CPP_COMPILER, BARE_LINEAR, INTERFACE)
 
 
 def has_cpp_compiler() -> bool:
@@ -63,6 +71,18 @@ def has_cpp_compiler() -> bool:
     except InvalidCxxCompiler:
         return False
     return True
+
+
+def needs_triton(device: str) -> bool | None:
+    """Whether torch compiles for a device with triton, and None where it compiles nothing for it."""
+    try:
+        from torch._dynamo.device_interface import get_interface_for_device
+    except ImportError:
+        return False
+    try:
+        return bool(get_interface_for_device(device.partition(":")[0]).is_triton_capable(device))
+    except NotImplementedError:
+        return None
 
 
 def is_only_read(layer: torch.nn.Module) -> bool:
