@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import json
 import os
 import shutil
 import socket
@@ -37,6 +39,9 @@ with contextlib.suppress(ImportError):  # a table that transformers makes for th
     get_checkpoint_conversion_mapping("clip")
 """,
 }
+PREPARED["paper"] = PREPARED["ready"]
+# Where Python finds the device of paper/device.py, which torch loads as any device that a package brings.
+ON_PAPER = {"PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS / "paper/site"), os.environ.get("PYTHONPATH", "")])}
 FRESH = bool(os.environ.get("TEST_FRESH_PROCESSES")) or not hasattr(os, "fork")
 Done = subprocess.CompletedProcess[str]
 # The folders of tests for which the versions of packages matter, but for those that run whole processes.
@@ -157,10 +162,11 @@ class Cli:
 
     home: Path
     cwd: Path
+    on_paper: bool = False  # whether there is a second device, "paper"
 
     def environment(self, env: Mapping[str, str] | None = None) -> dict[str, str]:
         own = {"DIFFPIPE_HOME": str(self.home), "HF_HOME": str(self.home.parent / "huggingface")}
-        return {**os.environ, **own, **SHOWN, **(env or {})}
+        return {**os.environ, **own, **SHOWN, **(ON_PAPER if self.on_paper else {}), **(env or {})}
 
     def __call__(
         self,
@@ -177,7 +183,8 @@ class Cli:
         """
         words, environment = [str(word) for word in args], self.environment(env)
         # A small process is forked faster. A command that needs the libraries after all has them imported there.
-        server = fork_server("bare" if "--help" in words or words[:1] in SMALL_COMMANDS else "ready")
+        small = "--help" in words or words[:1] in SMALL_COMMANDS
+        server = fork_server("paper" if self.on_paper else "bare" if small else "ready")
         if FRESH or not server.takes(environment):
             return self.fresh(*args, cwd=cwd, env=env, check=check, stdin=stdin, first=first)
         done, _ = server.run(words, cwd=cwd or self.cwd, env=environment, stdin=stdin, first=first)
@@ -239,7 +246,8 @@ def fork_server(name: str) -> ForkServer:
     if name not in _servers:
         log = Path(os.environ["DIFFPIPE_HOME"]).parent / f"{name}.log"
         never = {"bare": HEAVY | {"huggingface_hub"}, "hub": HEAVY - {"PIL", "av", "numpy"}}.get(name, ())
-        _servers[name] = ForkServer(PREPARED[name], {**os.environ, **SHOWN}, log, never)
+        paths = ON_PAPER if name == "paper" else {}
+        _servers[name] = ForkServer(PREPARED[name], {**os.environ, **SHOWN, **paths}, log, never)
     return _servers[name]
 
 
@@ -262,6 +270,14 @@ def warm(cli: Cli) -> Cli:
     return cli
 
 
+@pytest.fixture(scope="module")
+def paper(tmp_path_factory: pytest.TempPathFactory) -> Cli:
+    """The command line on a machine with a second device, "paper"; one cache and working folder for the module."""
+    folder = tmp_path_factory.mktemp("paper")
+    (folder / "work").mkdir()
+    return Cli(folder / "home", folder / "work", on_paper=True)
+
+
 @pytest.fixture(scope="session")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with every tiny checkpoint of checkpoints.py (see `write_all` there), not to be changed: use `copy_of`.
@@ -277,15 +293,32 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def _run_file(program: Path, *args: object) -> None:
-    """Run a Python file, which may use torch, and show what it says only where it fails."""
+def _run_file(program: Path, *args: object, server: str = "ready") -> str:
+    """Run a Python file, which may use torch. Returns what it printed last, and shows what it says where it fails."""
     with open(os.devnull, "rb") as nothing, tempfile.TemporaryFile() as said:
         streams = (nothing.fileno(), said.fileno(), said.fileno())
-        env = {**os.environ, **SHOWN}
-        child = fork_server("ready").start(map(str, args), cwd=TESTS, env=env, streams=streams, program=str(program))
-        if child.wait():
-            said.seek(0)
-            pytest.fail(f"{program}: exit code {child.wait()}\n{said.read().decode(errors='replace')}")
+        env = {**os.environ, **SHOWN, **(ON_PAPER if server == "paper" else {})}
+        child = fork_server(server).start(map(str, args), cwd=TESTS, env=env, streams=streams, program=str(program))
+        code = child.wait()
+        said.seek(0)
+        text = said.read().decode(errors="replace")
+        if code:
+            pytest.fail(f"{program}: exit code {code}\n{text}")
+        return text.rstrip().rpartition("\n")[2]
+
+
+@pytest.fixture
+def on_paper() -> Callable[..., Any]:
+    """Calls a function of a test's file in a process that has the device of paper: on_paper(function, JSON values...).
+
+    Returns what it returns, which must be JSON, too.
+    """
+
+    def call(function: Callable[..., Any], *args: object) -> Any:
+        words = (inspect.getfile(function), function.__name__, json.dumps(args, default=str))
+        return json.loads(_run_file(TESTS / "paper/call.py", *words, server="paper"))
+
+    return call
 
 
 @pytest.fixture

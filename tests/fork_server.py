@@ -37,7 +37,7 @@ from typing import Any
 HANGS = 900.0  # seconds after which a command that has not ended never will, however busy the machine is
 # Variables that are read when they are used.
 LIVE = re.compile(
-    r"_?DIFFPIPE_\w+|_TYPER_COMPLETE\w+|COMP_\w+|COLUMNS|LINES|PYTEST_CURRENT_TEST|XDG_(CACHE|DATA)_HOME|XDG_RUNTIME_DIR"
+    r"_?DIFFPIPE_\w+|PAPER_\w+|_TYPER_COMPLETE\w+|COMP_\w+|COLUMNS|LINES|PYTEST_CURRENT_TEST|XDG_(CACHE|DATA)_HOME|XDG_RUNTIME_DIR"
     r"|HF_TOKEN|HUGGINGFACE_HUB_ACCESS_TOKEN"
 )
 # Variables that the hub's client reads when it is imported, of which libraries keep copies: these are put right.

@@ -21,10 +21,13 @@ from a stream of the device's own, as on a GPU; a CPU generator is refused for t
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
 import functools
+import json
 import math
+import os
 import types
 import weakref
 from collections import Counter
@@ -39,6 +42,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 NAME = "paper"
 DEVICE = "paper:0"
 TOTAL = 1 << 40  # bytes of the device's memory unless a limit is set
+# Variables of a process: how many bytes its device has, and the file that gets a line about it at the process's end.
+LIMIT, REPORT = "PAPER_MEMORY", "PAPER_REPORT"
 OTHER_NOISE = 0x9E3779B9  # the device's noise is not the CPU's for the same seed, as it is not on a GPU
 EXTENSION_DEVICE = 12  # kDLExtDev of dlpack.h, PrivateUse1 in torch
 
@@ -65,12 +70,17 @@ LOWERED = ("linear", "matmul", "bmm", "mm", "addmm", "baddbmm", "convolution", "
 class Memory:
     """The device's memory. `granule`: what an allocation is rounded up to (512 for CUDA's own rounding)."""
 
-    limit: int = TOTAL
+    size: int = TOTAL
     granule: int = 1
     now: int = 0
     peak: int = 0
     refused: int = 0
     storages: dict[int, tuple[torch.UntypedStorage, int]] = field(default_factory=dict)  # address -> CPU storage, bytes
+
+    @property
+    def limit(self) -> int:
+        """Bytes there are in all: what a test set here or in the environment of its process, else a lot."""
+        return int(os.environ.get(LIMIT, self.size)) if self.size == TOTAL else self.size
 
     def take(self, storage: torch.UntypedStorage) -> None:
         """Count a new storage. Raises torch.OutOfMemoryError when it does not fit."""
@@ -390,7 +400,8 @@ _kept: list[Any] = []  # libraries, whose kernels go with them
 
 @functools.cache
 def install() -> None:
-    """Make the device, once a process."""
+    """Make the device, once a process. Torch calls it where `site` is on the path (see conftest.py)."""
+    atexit.register(report)
     import torch._dynamo  # it reads functions that are replaced here
 
     backend_registration._setup_privateuseone_for_python_backend(NAME, backend_module=_module())
@@ -445,8 +456,21 @@ def install() -> None:
 @contextlib.contextmanager
 def limited(size: int) -> Iterator[None]:
     """The device has this many bytes, meanwhile."""
-    before, memory.limit = memory.limit, size
+    before, memory.size = memory.size, size
     try:
         yield
     finally:
-        memory.limit = before
+        memory.size = before
+
+
+def report() -> None:
+    """Append what the device of this process had to do to the file that the environment names, as a line of JSON."""
+    if place := os.environ.get(REPORT):
+        facts = {
+            "now": memory.now, "peak": memory.peak, "refused": memory.refused, "operations": operations.total(),
+            "moved": dict(traffic.size), "copies": dict(traffic.count), "reads": traffic.reads,
+        }  # fmt: skip
+        line = json.dumps(facts).encode() + b"\n"
+        descriptor = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        os.write(descriptor, line)
+        os.close(descriptor)
