@@ -18,7 +18,7 @@ from diffpipe.building.request import Request
 from diffpipe.cache.store import Store
 from diffpipe.catalog import BUILTIN
 from diffpipe.core.build_spec import BuildSpec, Placement
-from diffpipe.memory import estimate, knobs
+from diffpipe.memory import estimate, knobs, ladder
 from diffpipe.memory.estimate import Task, peaks, weight_bytes, weights
 from diffpipe.memory.plan import Machine, Plan, gib, option, plan
 from diffpipe.memory.recorded import recorded
@@ -269,11 +269,19 @@ An item whose run runs out of memory is tried again after one more of these, in 
 
 {steps}
 
+Each needs less memory than the one before; offloading leaves every bit of a result as it is. A pipeline that does not
+fit when it is loaded steps down, too: by those that move or shrink weights, as the others help only once it is loaded.
+A step is left out where the pipeline cannot take it, where the table above refuses it, on the CPU where it offloads,
+and, with sequential offload, where it only makes weights smaller: quantizing is thus for the CPU, and for what cannot
+be offloaded layer by layer. Stored quantized weights stay as they are. `-v` and `--log-file` say why a step is left
+out.
+
 Each step is told on stderr, and kept in the journal, the `warnings` of `--json` and the file's own metadata
-(`stepped_down`). On the CPU offloading is left out; stored quantized weights stay as they are. Tiling, casting and
-quantization change results, so a step lasts for that item alone: the next one starts as the pipeline was built, and no
-result depends on the items around it. Where all items need a step, build with it. `--no-step-down` fails with exit code
-5 and names the option to build with. A `--batch-size` group that ran out of memory is parted first.
+(`stepped_down`). Tiling, casting and quantization change results, so a step lasts for that item alone: the next one
+starts as the pipeline was built, and no result depends on the items around it. What did not fit when it was loaded is
+not loaded so again while there is no more memory than there was: items after it say so, and start with the first step
+that fits. Where all items need a step, build with it. `--no-step-down` fails with exit code 5 and names the option to
+build with. A `--batch-size` group that ran out of memory is parted first.
 
 `generate` predicts runs of more than a megapixel from the pipeline's settings, without torch. What would need more than
 twice the memory there is in all (the host's with its swap, and the GPU's with every step taken) is refused with exit
@@ -334,7 +342,7 @@ def text() -> str:
         streaming=knobs.STREAMING - 1,
         uncastable=", ".join(knobs.UNCASTABLE),
         why=next(iter(knobs.UNCASTABLE.values())),
-        steps="\n".join(f"{number}. {name}" for number, (name, _) in enumerate(knobs.STEPS, 1)),
+        steps="\n".join(f"{number}. {name}" for number, (name, _) in enumerate(ladder.STEPS, 1)),
     )
 
 

@@ -18,7 +18,7 @@ from diffpipe.core.components import kind_of
 from diffpipe.core.device_names import DeviceKind
 from diffpipe.core.errors import UsageError
 from diffpipe.core.parsing import Fields
-from diffpipe.memory import knobs
+from diffpipe.memory import knobs, ladder
 from diffpipe.memory.estimate import (
     BYTES,
     Task,
@@ -31,6 +31,7 @@ from diffpipe.memory.estimate import (
     weight_bytes,
     weights,
 )
+from diffpipe.memory.ladder import Known
 from diffpipe.memory.plan import MARGIN, Machine, candidates, needed, option, plan, slow_down
 from diffpipe.memory.recorded import recorded
 from diffpipe.memory.sizes import Sizes, is_linear, read_sizes, set_steps
@@ -408,45 +409,98 @@ def test_the_classes_without_slicing_and_tiling_are_those_of_diffusers() -> None
     assert without == {"use_slicing": knobs.UNSLICED, "use_tiling": knobs.UNTILED}
 
 
-def steps(placement: Placement, model: str, pipeline: str, device: DeviceKind = "accelerator") -> list[str]:
-    """The placements that a run steps down through, in words."""
+def climbed(placement: Placement, known: Known, *, loading: bool = False) -> list[Placement]:
+    """The placements that a run steps down through."""
     found = []
     following: Placement | None = placement
-    while (following := knobs.next_step(following, parts_of(model), pipeline, device)) is not None:
-        found.append(knobs.describe(following))
+    while (following := ladder.next_step(following, known, loading=loading)) is not None:
+        found.append(following)
     return found
 
 
+def steps(placement: Placement, known: Known, *, loading: bool = False) -> list[str]:
+    return [knobs.describe(one) for one in climbed(placement, known, loading=loading)]
+
+
+SDXL = Known("StableDiffusionXLPipeline", parts_of("sdxl"))
+SLICED = "VAE tiling, VAE slicing, attention slicing"
+
+
 def test_the_order_of_stepping_down() -> None:
-    sliced = "VAE tiling, VAE slicing"
-    assert steps(Placement(), "sdxl", "StableDiffusionXLPipeline") == [
-        sliced,
-        f"{sliced}, attention slicing",
-        f"model offload, {sliced}, attention slicing",
-        f"layerwise casting, model offload, {sliced}, attention slicing",
-        f"int8, model offload, {sliced}, attention slicing",
-        f"int4, {sliced}, attention slicing",
-        f"sequential offload, {sliced}, attention slicing",
+    assert steps(Placement(), SDXL) == [
+        "VAE tiling, VAE slicing",
+        SLICED,
+        f"model offload, {SLICED}",
+        f"group offload, {SLICED}",
+        f"layerwise casting, group offload, {SLICED}",
+        f"sequential offload, {SLICED}",
     ]
-    assert steps(Placement(), "flux-dev", "FluxPipeline")[-1] == f"group offload, {sliced}, attention slicing"
-    assert steps(Placement(), "flux-dev", "FluxPipeline", "cpu") == [
-        sliced,
-        f"{sliced}, attention slicing",
-        f"layerwise casting, {sliced}, attention slicing",
-        f"int8, {sliced}, attention slicing",
-        f"int4, {sliced}, attention slicing",
+    assert steps(Placement(), replace(SDXL, device="cpu")) == [
+        "VAE tiling, VAE slicing",
+        SLICED,
+        f"layerwise casting, {SLICED}",
+        f"int8, {SLICED}",
+        f"int4, {SLICED}",
     ]
 
 
-@given(placement=PLACEMENTS, model=st.sampled_from(MODELS), device=st.sampled_from(["accelerator", "cpu"]))
-def test_stepping_down_ends_and_takes_only_what_works(placement: Placement, model: str, device: DeviceKind) -> None:
+def test_what_helps_nothing_while_loading_is_not_taken_there() -> None:
+    offloads = ["model offload", "group offload", "layerwise casting, group offload", "sequential offload"]
+    assert steps(Placement(), SDXL, loading=True) == offloads
+    assert steps(Placement(vae_tiling=True), SDXL, loading=True) == [f"{step}, VAE tiling" for step in offloads]
+
+
+def test_what_a_pipeline_cannot_take_is_left_out_for_a_reason() -> None:
+    def why(placement: Placement, known: Known) -> dict[str, str]:
+        return {step.name: step.why for step in ladder.steps_from(placement, known) if step.why}
+
+    bare = Known("AmusedPipeline", (Sizes("vqvae", "VQModel", "decoder"),), ordered=False, slices=False, stored=True)
+    assert why(Placement(), bare) == {
+        "VAE slicing and tiling": "VQModel has none",
+        "attention slicing": "no component of AmusedPipeline computes attention in slices",
+        "model offload": "AmusedPipeline does not say in which order its components work",
+        "layerwise casting": "this pipeline has no transformer or U-Net",
+        "quantization to int8": "the weights are stored as they are",
+        "quantization to int4": "the weights are stored as they are",
+    }
+    on_cpu = why(Placement(), replace(SDXL, device="cpu"))
+    assert on_cpu == dict.fromkeys(
+        ("model offload", "group offload", "sequential offload"), "it needs another device than the CPU"
+    )
+    last = why(Placement(cpu_offload="sequential"), SDXL)
+    enough = "with sequential offload no more than a layer is on the device"
+    assert last == {
+        "model offload": ladder.ON,
+        "group offload": ladder.ON,
+        "layerwise casting": enough,
+        "sequential offload": ladder.ON,
+        "quantization to int8": enough,
+        "quantization to int4": enough,
+    }
+
+
+@given(
+    placement=PLACEMENTS,
+    model=st.sampled_from(MODELS),
+    device=st.sampled_from(["accelerator", "cpu"]),
+    truths=st.tuples(st.booleans(), st.booleans(), st.booleans(), st.booleans()),
+)
+def test_stepping_down_ends_and_takes_every_step_that_works(
+    placement: Placement, model: str, device: DeviceKind, truths: tuple[bool, bool, bool, bool]
+) -> None:
+    ordered, slices, stored, loading = truths
     pipeline = recorded()[model].pipeline
-    seen = [placement]
-    while (following := knobs.next_step(seen[-1], parts_of(model), pipeline, device)) is not None:
-        assert knobs.refused(following, pipeline, device) is None
-        assert following not in seen
-        seen.append(following)
-    assert len(seen) <= 1 + len(knobs.STEPS)
+    known = Known(pipeline, parts_of(model), device, ordered=ordered, slices=slices, stored=stored)
+    seen = [placement, *climbed(placement, known, loading=loading)]
+    assert len(seen) == len(set(seen)) <= 1 + len(ladder.STEPS)
+    for before, after in itertools.pairwise(seen):
+        assert knobs.refused(after, pipeline, device) is None
+        assert after.quantize == before.quantize or not stored
+        changed = {name for name in ladder.IN_PLACE if getattr(before, name) != getattr(after, name)}
+        assert not (changed and loading)
+    left = list(ladder.steps_from(seen[-1], known, loading=loading))
+    assert [step.name for step in left] == [name for name, _ in ladder.STEPS]
+    assert all(step.why and step.placement is None for step in left)
 
 
 def test_a_placement_survives_json() -> None:

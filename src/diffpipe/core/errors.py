@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from enum import IntEnum
 
 
@@ -61,3 +62,16 @@ class DrawnTogether(DiffpipeError):
 
     def __init__(self) -> None:
         super().__init__("this pipeline draws the noise of all items of a call at once", "pass --batch-size 1")
+
+
+def let_go(error: BaseException) -> None:
+    """Clear the frames that an error and its causes came through: they hold the tensors of the call that failed as long
+    as the error is kept. Where it came from can still be shown."""
+    waiting: list[BaseException | None] = [error]
+    seen: set[int] = set()
+    while waiting:
+        one = waiting.pop()
+        if one is not None and id(one) not in seen:
+            seen.add(id(one))
+            traceback.clear_frames(one.__traceback__)
+            waiting += [one.__cause__, one.__context__]

@@ -1,4 +1,4 @@
-"""What each memory switch costs and needs, as rows: they drive the plan, the refusals, the step-down and the docs."""
+"""What each memory switch costs and needs, as rows: they drive the plan, the refusals and the docs."""
 
 from __future__ import annotations
 
@@ -152,24 +152,6 @@ UNTILED = frozenset({
 })  # fmt: skip
 UNCASTABLE = {"ZImageTransformer2DModel": "it reads a weight's number format before it calls the layer"}
 
-# The order in which a run that ran out of memory steps down; a step is taken whole, and only if its combination works.
-# int8 comes before int4 and fp8 is left out: it is as large as int8, slower, and has made noise on some GPUs
-# (optimum-quanto#343).
-STEPS: tuple[tuple[str, Switches], ...] = (
-    ("VAE slicing and tiling", {"vae_slicing": True, "vae_tiling": True}),
-    ("attention slicing", {"attention_slicing": True}),
-    ("model offload", {"cpu_offload": "model"}),
-    ("layerwise casting", {"layerwise_casting": True}),
-    ("quantization to int8", {"quantize": "int8", "layerwise_casting": False}),
-    ("quantization to int4", {"quantize": "int4", "layerwise_casting": False, "cpu_offload": "none"}),
-    ("sequential offload", {"cpu_offload": "sequential", "quantize": "none", "layerwise_casting": False}),
-    ("group offload", {"cpu_offload": "group", "quantize": "none", "layerwise_casting": False}),
-)
-RANKS = {
-    "quantize": ("none", "fp8", "int8", "int4"),
-    "cpu_offload": ("none", "model", "group", "sequential"),
-}
-
 
 def describe(placement: Placement) -> str:
     """A placement in words: "int8, model offload, VAE tiling"."""
@@ -260,45 +242,3 @@ def _why_unquantized(parts: Sequence[Sizes], named: Collection[str]) -> str:
     if not parts or any(not part.quantized for part in wanted):
         return ""
     return "what it would quantize is quantized already" if wanted else "it has nothing to quantize"
-
-
-def next_step(
-    placement: Placement,
-    parts: Sequence[Sizes],
-    pipeline: str = "",
-    device: DeviceKind = "accelerator",
-    fixed: Collection[str] = (),
-) -> Placement | None:
-    """The placement to try after memory ran out under this one, None when there is nothing left to try.
-
-    Repeated from any placement it ends: every step raises a switch that no later one lowers below it.
-    `fixed`: fields that no step may change.
-    """
-    for _, fields in STEPS:
-        if _open(placement, fields, device, fixed):
-            tried, left_out = takable(replace(placement, **fields), parts)
-            whole = not left_out or "vae_slicing" in fields  # of slicing and tiling either will do
-            if whole and tried != placement and not refused(tried, pipeline, device):
-                return tried
-    return None
-
-
-def _open(placement: Placement, fields: Switches, device: DeviceKind, fixed: Collection[str]) -> bool:
-    """Whether a step may be taken from a placement, and goes further than it."""
-    first = next(iter(fields))
-    moved = placement.cpu_offload in ("group", "sequential")  # the last steps: nothing else combines with them
-    if moved and first in ("cpu_offload", "quantize", "layerwise_casting"):
-        return False
-    if device == "cpu" and fields.get("cpu_offload", "none") != "none":
-        return False
-    if any(value != getattr(placement, name) for name, value in fields.items() if name in fixed):
-        return False
-    return _raises(placement, fields, first)
-
-
-def _raises(placement: Placement, fields: Mapping[str, object], first: str) -> bool:
-    """Whether a step goes further than the placement in its first switch (or any, for switches that are on or off)."""
-    if first in RANKS:
-        ranks = RANKS[first]
-        return ranks.index(fields[first]) > ranks.index(getattr(placement, first))
-    return any(value is True and not getattr(placement, field) for field, value in fields.items())

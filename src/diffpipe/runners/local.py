@@ -70,22 +70,28 @@ class Session:
         self.quirk = load.hook(quirks["call"]) if "call" in quirks else None
         self.meter = meter.Meter(self.device)
 
-        def loaded(placed: Placement) -> DiffusionPipeline:
-            pipe = load.load(manifest, located, self.device, quirks, placed, unquantized)
+        def loaded(placed: Placement, look: load.Look) -> DiffusionPipeline:
+            pipe = load.load(manifest, located, self.device, quirks, placed, unquantized, look)
             prompt_cache.install(pipe)
             return self.meter.watch(pipe)
 
         built = manifest.config.placement
         with ItemWarnings() as self.heard:
             self.pipeline = LoadedPipeline(loaded, built, self.device, stored=located.weights is not None)
-        self._side_by_side = self.quirk is None and interleave.possible(self.pipeline.as_built())
+        pipe = self.pipeline.as_built()
+        self._side_by_side = self.quirk is None and pipe is not None and interleave.possible(pipe)
         self.drawn_together = False
         self.versions, self.kind = versions(), devices.kind(self.device)
         took = time.perf_counter() - started
         log.info("%s loaded in %.2f s (%s)", manifest.pipeline, took, manifest.config.dtype)
 
     def outcomes(self, requests: Iterable[Request], settings: RunSettings) -> Iterator[Outcome]:
-        """What becomes of each request, in order. What was heard as the pipeline was loaded is heard with each."""
+        """What becomes of each request, in order. What was heard as the pipeline was loaded is heard with each.
+
+        Raises DiffpipeError with exit code 5 where the pipeline does not fit as it was built, and no step may be taken.
+        """
+        if not settings.step_down:
+            self.pipeline.check_fits()
         call = functools.partial(self._call, settings, self._described(settings.about))
         if settings.side_by_side > 1 and settings.batch_size == 1 and self.side_by_side():
             waiting = iter(requests)
@@ -180,7 +186,11 @@ class Session:
             (outcome,) = outcomes_of([request], lambda group: call(group, pipe, self.pipeline.built), self.heard)
             return None if outcome.error and outcome.error.exit_code == Exit.OUT_OF_MEMORY else outcome
 
-        found = interleave.run(self.pipeline.as_built(), [functools.partial(alone, request) for request in requests])
+        pipe = self.pipeline.as_built()
+        found: list[Outcome | None] = [None] * len(requests)
+        if pipe is not None:
+            found = interleave.run(pipe, [functools.partial(alone, request) for request in requests])
+        del pipe  # a step down must not find it on the device
         seconds = (time.perf_counter() - started) / len(requests)
         if None in found:
             devices.release(self.device)

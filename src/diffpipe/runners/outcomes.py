@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeAlias
 
-from ..core.errors import DiffpipeError, Exit
+from ..core.errors import DiffpipeError, Exit, let_go
 from ..core.flag import MEDIA_KINDS
 from ..core.item_warnings import ItemWarnings
 from ..core.manifest import Manifest
@@ -51,6 +51,7 @@ def outcomes_of(group: list[Request], make: Make, before: ItemWarnings | None = 
     except Exception as error:  # whatever happens to one item must not cost the others
         if getattr(error := of_the_system(error) or error, "exit_code", None) in (Exit.CACHE, Exit.ACCESS):
             raise error
+        let_go(error)  # an outcome may be kept while the next item is made
         if len(group) > 1:
             log.info("a call of %d failed (%s): one by one", len(group), error)
             return [one for request in group for one in outcomes_of([request], make, before)]

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from ...core.build_spec import SAFETY_CHECKER, Placement
 from ...core.errors import CacheError, DiffpipeError, Exit, UsageError
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("diffpipe.engine")
 
+Look: TypeAlias = "Callable[[DiffusionPipeline], None]"
+
 NO_QUIRKS: Mapping[str, str] = {}
 RESIDENT = Placement()
 EACH = 10  # models in a pipeline, and what LoRAs and quantizing put in their places
@@ -46,12 +48,14 @@ def load(
     quirks: Mapping[str, str] = NO_QUIRKS,
     placed: Placement = RESIDENT,
     unquantized: Sequence[str] = (),
+    look: Look = lambda pipe: None,
 ) -> DiffusionPipeline:
     """The pipeline of a manifest, on its device.
 
     `quirks` and `unquantized`: those of its row in the catalogue. `placed`: how it is kept in memory; weights that were
-    stored quantized are taken as they are. Raises CacheError if the weights do not make the pipeline, or if the
-    manifest's configuration is not the one that its key stands for.
+    stored quantized are taken as they are. `look` is given the pipeline while all of it is still on the CPU. Raises
+    CacheError if the weights do not make the pipeline, or if the manifest's configuration is not the one that its key
+    stands for.
     """
     check_key(manifest)
     transformers_seam.answer(manifest.config.trust.remote_code)
@@ -63,6 +67,7 @@ def load(
         chat_templates.bound()
         if "load" in quirks:
             hook(quirks["load"])(pipe)
+        look(pipe)
         fresh = replace(placed, quantize="none") if located.weights else placed
         return speed.apply(apply.apply(pipe, fresh, device, unquantized), manifest.config.speed)
     except DiffpipeError:

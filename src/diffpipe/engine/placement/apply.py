@@ -63,6 +63,12 @@ def modules(pipe: DiffusionPipeline, *kinds: Kind) -> Iterator[tuple[str, ModelM
             yield name, part
 
 
+def bytes_on_device(pipe: DiffusionPipeline) -> int:
+    """Bytes of the weights and buffers that are not on the CPU now."""
+    tensors = (tensor for _, part in modules(pipe) for tensor in (*part.parameters(), *part.buffers()))
+    return sum(tensor.nbytes for tensor in tensors if tensor.device.type not in ("cpu", "meta"))
+
+
 def parts(pipe: DiffusionPipeline) -> tuple[Sizes, ...]:
     """The components as the rules of memory.knobs know them, without sizes."""
     return tuple(

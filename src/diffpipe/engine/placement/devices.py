@@ -101,6 +101,14 @@ def has_streams(device: str) -> bool:
     return hasattr(_backend(device), "Stream")
 
 
+def room(device: str) -> int | None:
+    """Bytes of a device's memory that are free or held by this process; None where torch does not say (CPU, MPS)."""
+    backend, held = _backend(device), device_memory(device)
+    if backend is None or held is None or not hasattr(backend, "mem_get_info"):
+        return None
+    return int(backend.mem_get_info(device)[0]) + held
+
+
 def release(device: str) -> None:
     """Give memory that nothing refers to any more back to the device."""
     gc.collect()

@@ -8,34 +8,44 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from ...core.build_spec import Placement
-from ...core.device_names import DeviceKind
-from ...core.errors import DiffpipeError, Exit
-from ...memory.knobs import describe, next_step, options
+from ...core.errors import DiffpipeError, Exit, let_go
+from ...memory.knobs import describe, options
+from ...memory.ladder import ON, Known, next_step, steps_from
 from . import apply as placing
 from . import devices
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
+    from ..loading.load import Look
+
 log = logging.getLogger("diffpipe.engine")
 
 T = TypeVar("T")
 Work: TypeAlias = "Callable[[DiffusionPipeline, Placement], T]"
+Load: TypeAlias = "Callable[[Placement, Look], DiffusionPipeline]"
+
+MORE = 1.05  # times the memory that there was when a pipeline did not fit: it is worth another try
 
 
 class LoadedPipeline:
     """The pipeline of a run, loaded once as it was built: `built` says how.
 
     Tiling, casting and quantization change results, so a step down lasts for one item: the next starts as built, and
-    no result depends on the items before it. `stored`: its quantized weights are in files, so that no other
-    quantization can be had.
+    no result depends on the items before it. A pipeline that does not fit as it was built is not loaded so again while
+    there is no more memory than there was: each item then starts with the first step that fits. `stored`: its quantized
+    weights are in files, so that no other quantization can be had.
     """
 
-    def __init__(
-        self, load: Callable[[Placement], DiffusionPipeline], built: Placement, device: str, *, stored: bool
-    ) -> None:
+    def __init__(self, load: Load, built: Placement, device: str, *, stored: bool) -> None:
+        """Raises what `load` raises, but for memory that ran out on the way to the device: see `as_built`."""
         self.load, self.built, self.device, self.stored = load, built, device, stored
-        self.pipe, self.placement = load(built), built
+        self.pipe: DiffusionPipeline | None = None
+        self.placement = built
+        self.known: Known | None = None  # from the first time that it was read
+        self.unfit: dict[Placement, int | None] = {}  # what ran out of memory when loaded -> what there was, if known
+        self.resident = 0  # bytes of weights on the device between calls
+        self.as_built()
 
     def make(self, work: Work[T], say: Callable[[str], None], *, step_down: bool = True) -> T:
         """What `work` makes of the pipeline and its placement; once more a step down each time memory runs out.
@@ -43,74 +53,125 @@ class LoadedPipeline:
         `say` gets a line for each step. Raises what `work` raises; DiffpipeError with exit code 5 if memory runs out
         and there is no step left, or none may be taken.
         """
-        tried = [self.built]
+        placement = self.built
         while True:
-            made = self._attempt(work, tried[-1])
-            if made is not None:
+            fits = self._placed(placement) is not None
+            if fits and (made := self._attempt(work, placement)) is not None:
                 return made[0]
             devices.release(self.device)
-            following = self._next(tried[-1])
+            following = self._next(placement, loading=not fits)
             if following is None or not step_down:
-                raise _out_of_memory(tried, following)
-            say(f"memory ran out with {_tried(tried)}: trying again with {describe(following)}")
-            tried.append(following)
+                raise self._out_of_memory(placement, following, loading=not fits)
+            say(f"{self._ran_out(placement, loading=not fits)}: trying again with {describe(following)}")
+            placement = following
 
-    def as_built(self) -> DiffusionPipeline:
-        """The pipeline without any step down."""
+    def as_built(self) -> DiffusionPipeline | None:
+        """The pipeline without any step down; None where it does not fit so."""
         return self._placed(self.built)
+
+    def check_fits(self) -> None:
+        """Raises DiffpipeError with exit code 5, naming what to build with, where it does not fit as it was built."""
+        if self.as_built() is None:
+            raise self._out_of_memory(self.built, self._next(self.built, loading=True), loading=True)
 
     def _attempt(self, work: Work[T], placement: Placement) -> tuple[T] | None:
         """None if memory ran out. The error goes with this frame: its traceback holds the tensors of the call."""
+        assert self.pipe is not None
         try:
-            return (work(self._placed(placement), placement),)
-        except DiffpipeError as error:
-            if self.pipe is not None:  # what a failed call left on the device, and in the state of hooks
-                self.pipe.maybe_free_model_hooks()
-            if error.exit_code != Exit.OUT_OF_MEMORY:
+            return (work(self.pipe, placement),)
+        except BaseException as error:
+            let_go(error)
+            self._clear()
+            if not isinstance(error, DiffpipeError) or error.exit_code != Exit.OUT_OF_MEMORY:
                 raise
             log.debug("out of memory: %s", error.__cause__ or error)
             return None
 
-    def _placed(self, placement: Placement) -> DiffusionPipeline:
-        """The pipeline in a placement, loaded anew if that takes other weights or hooks."""
-        if self.pipe is None or _heavy(placement) != _heavy(self.placement):
+    def _clear(self) -> None:
+        """Take from the device what a failed call left there, and in the state of hooks.
+
+        No public way takes back layers that hooks brought one by one: a pipeline that has any there is given up, and
+        loaded when it is needed again.
+        """
+        assert self.pipe is not None
+        self.pipe.maybe_free_model_hooks()
+        hooked = self.placement.cpu_offload in ("group", "sequential")
+        if hooked and placing.bytes_on_device(self.pipe) > self.resident:
             self.pipe = None
-            devices.release(self.device)
-            self.pipe = self.load(placement)
+
+    def _placed(self, placement: Placement) -> DiffusionPipeline | None:
+        """The pipeline in a placement, loaded anew if that takes other weights or hooks; None if it does not fit."""
+        if self.pipe is None or _heavy(placement) != _heavy(self.placement):
+            if self._is_unfit(placement):
+                return None
+            self.pipe = None
+            self.pipe = self._loaded(placement)
         elif placement != self.placement:
             placing.switch(self.pipe, placement, self.placement)
         self.placement = placement
         return self.pipe
 
-    def _next(self, placement: Placement) -> Placement | None:
-        """The next step down in the documented order, without those that would change nothing here."""
-        pipe = self.as_built() if self.pipe is None else self.pipe
-        kind: DeviceKind = "cpu" if self.device == "cpu" else "accelerator"
-        return next_step(placement, placing.parts(pipe), type(pipe).__name__, kind, self._fixed(pipe))
+    def _is_unfit(self, placement: Placement) -> bool:
+        """Whether it did not fit so before, and there is not more memory now."""
+        if _heavy(placement) not in self.unfit:
+            return False
+        before, now = self.unfit[_heavy(placement)], devices.room(self.device)
+        return before is None or now is None or now <= before * MORE
 
-    def _fixed(self, pipe: DiffusionPipeline) -> set[str]:
-        """What cannot be had: other quantized weights than the stored ones, and what no component has."""
-        slices = any(hasattr(part, "set_attention_slice") for _, part in placing.modules(pipe))
-        ordered = placing.ordered(type(pipe))
-        lacking = {"quantize": self.stored, "attention_slicing": not slices, "cpu_offload": not ordered}
-        return {name for name, missing in lacking.items() if missing}
+    def _loaded(self, placement: Placement) -> DiffusionPipeline | None:
+        """The pipeline from its files; None if memory runs out on its way to the device."""
+        devices.release(self.device)
+        try:
+            pipe = self.load(placement, self._look)
+        except DiffpipeError as error:
+            if error.exit_code != Exit.OUT_OF_MEMORY or self.known is None:  # unknown: not even the host holds it
+                raise
+            log.debug("out of memory: %s", error.__cause__ or error)
+            self.unfit[_heavy(placement)] = devices.room(self.device)
+            return None
+        self.unfit.pop(_heavy(placement), None)
+        self.resident = placing.bytes_on_device(pipe)
+        return pipe
+
+    def _look(self, pipe: DiffusionPipeline) -> None:
+        """Note what decides which steps can be taken."""
+        if self.known is None:
+            self.known = Known(
+                type(pipe).__name__,
+                placing.parts(pipe),
+                "cpu" if self.device == "cpu" else "accelerator",
+                ordered=placing.ordered(type(pipe)),
+                slices=any(hasattr(part, "set_attention_slice") for _, part in placing.modules(pipe)),
+                stored=self.stored,
+            )
+
+    def _next(self, placement: Placement, *, loading: bool) -> Placement | None:
+        """The next step down in the documented order. Why others are left out goes to the log."""
+        assert self.known  # else its first load raised
+        for step in steps_from(placement, self.known, loading=loading):
+            if step.why not in ("", ON):
+                log.info("no step to %s: %s", step.name, step.why)
+        return next_step(placement, self.known, loading=loading)
+
+    def _ran_out(self, placement: Placement, *, loading: bool) -> str:
+        what = "the pipeline as it was built" if placement == self.built else describe(placement)
+        return f"memory ran out as {what} was loaded" if loading else f"memory ran out with {what}"
+
+    def _out_of_memory(self, placement: Placement, following: Placement | None, *, loading: bool) -> DiffpipeError:
+        """The last word on an item, with the options that would help."""
+        message = "memory ran out"
+        if placement != self.built:
+            message += f", in the end with {describe(placement)}"
+        elif loading:
+            message = f"the pipeline does not fit into the memory of {self.device} as it was built"
+        hint = "make it smaller, or build with a smaller --dtype"
+        if following is not None:
+            before = placement.to_json()
+            changed = {name: value for name, value in following.to_json().items() if before.get(name) != value}
+            hint = f"build with {options(changed)}, or make it smaller"
+        return DiffpipeError(message, hint, Exit.OUT_OF_MEMORY)
 
 
 def _heavy(placement: Placement) -> Placement:
     """A placement without the switches that change in place: for another the pipeline is loaded again."""
     return replace(placement, attention_slicing=False, vae_slicing=False, vae_tiling=False)
-
-
-def _tried(tried: list[Placement]) -> str:
-    return "the pipeline as it was built" if len(tried) == 1 else describe(tried[-1])
-
-
-def _out_of_memory(tried: list[Placement], following: Placement | None) -> DiffpipeError:
-    """The last word on an item, with the options that would help."""
-    message = "memory ran out" + (f", in the end with {describe(tried[-1])}" if len(tried) > 1 else "")
-    hint = "make it smaller, or build with a smaller --dtype"
-    if following is not None:
-        before = tried[-1].to_json()
-        changed = {name: value for name, value in following.to_json().items() if before.get(name) != value}
-        hint = f"build with {options(changed)}, or make it smaller"
-    return DiffpipeError(message, hint, Exit.OUT_OF_MEMORY)
