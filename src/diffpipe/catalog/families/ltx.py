@@ -6,7 +6,8 @@ from ...core.flag import Arguments
 from ..rows import PipelineType, Provider
 from ..shared_flags import AT_AREA, IMAGE, NO_SIZE, PROMPT, Flags, as_given, frames, steps
 
-LTX2_MODELS = ("Lightricks/LTX-2", "dg845/LTX-2.3-Diffusers", "dg845/LTX-2.3-Distilled-Diffusers")
+# Those of 2.3 moved in May 2026, from dg845.
+LTX2_MODELS = ("Lightricks/LTX-2", "diffusers/LTX-2.3-Diffusers", "diffusers/LTX-2.3-Distilled-Diffusers")
 # 32 pixels a latent (check_inputs). The first frame is a latent of its own, then 8 make one: of any other number the
 # pipelines make fewer.
 LTX_FLAGS: Flags = {**PROMPT, **steps(32), **frames(8, 1)}

