@@ -68,12 +68,14 @@ class Session:
         started = time.perf_counter()
         quirks, unquantized = plugins.quirks(manifest), plugins.unquantized(manifest)
         self.quirk = load.hook(quirks["call"]) if "call" in quirks else None
-        self.meter = meter.Meter(self.device)
+        self.meter = watching = meter.Meter(self.device)
+        device = self.device
 
+        # It knows nothing of this session: a cycle of what `start` froze would keep the pipeline to the process's end.
         def loaded(placed: Placement, look: load.Look) -> DiffusionPipeline:
-            pipe = load.load(manifest, located, self.device, quirks, placed, unquantized, look)
+            pipe = load.load(manifest, located, device, quirks, placed, unquantized, look)
             prompt_cache.install(pipe)
-            return self.meter.watch(pipe)
+            return watching.watch(pipe)
 
         built = manifest.config.placement
         with ItemWarnings() as self.heard:
