@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -322,12 +323,32 @@ def test_requests_are_drawn_a_few_ahead_of_the_work(make: Make, tmp_path: Path) 
     assert len(drawn) == 51
 
 
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
 def test_what_ends_a_run_here_ends_it_there(make: Make) -> None:
-    run = make(["a", "full", "b"])
+    """Also while whoever gives the requests takes its time: what comes from there later is asked of no Ray."""
+    late = Late(["a", "full"])
+    run = make(late)
     assert next(run).request.id == "a"
     with pytest.raises(DiffpipeError) as told:
         list(run)
     assert (told.value.message, told.value.exit_code) == ("the disk is full", Exit.CACHE)
+    late.go_on.set()
+    late.asked_in.join(PATIENCE)
+    assert not late.asked_in.is_alive()
+
+
+class Late(list[str]):
+    """Ids, and after them one that comes when it is told to."""
+
+    def __init__(self, ids: list[str]) -> None:
+        super().__init__(ids)
+        self.go_on = threading.Event()
+
+    def __iter__(self) -> Iterator[str]:
+        yield from super().__iter__()
+        self.asked_in = threading.current_thread()
+        self.go_on.wait()
+        yield "b"
 
 
 def test_why_workers_cannot_begin_is_told(make: Make, tmp_path: Path) -> None:

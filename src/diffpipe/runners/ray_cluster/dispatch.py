@@ -41,6 +41,7 @@ class Dispatcher:
     given: int = 0
     ended: bool = False
     stopping: threading.Event = field(default_factory=threading.Event)
+    giving: threading.Lock = field(default_factory=threading.Lock)
     error: BaseException | None = None
 
     def __post_init__(self) -> None:
@@ -59,7 +60,8 @@ class Dispatcher:
         try:
             yield
         finally:
-            self.stopping.set()
+            with self.giving:  # the thread that draws may outlive the run, as whoever it asks for requests may wait
+                self.stopping.set()
             self.free.release()
             looking.join()
             with suppress(Exception):
@@ -92,7 +94,9 @@ class Dispatcher:
 
     def _give(self, rows: Mapping[int, Sequence[Request]], *, all_of: bool = False, again: bool = False) -> None:
         given = {number: self._row(drawn) for number, drawn in rows.items()}
-        self.queue.give.remote(given, self.given, ended=self.ended, all_of=all_of, again=again)
+        with self.giving:
+            if not self.stopping.is_set():  # after the run Ray is shut down: a call would end this process at once
+                self.queue.give.remote(given, self.given, ended=self.ended, all_of=all_of, again=again)
 
     def _row(self, drawn: Sequence[Request]) -> Row:
         media = (path for request in drawn for path in inputs.paths(inputs.media_of(request.arguments, self.flags)))

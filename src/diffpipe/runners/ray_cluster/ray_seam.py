@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import pyarrow
     from ray.data import DataContext
 
     from ...engine.seams.seam import Seam
@@ -21,6 +24,8 @@ DATA_SETTINGS: Mapping[str, object] = {
     "target_max_block_size": 1,  # bytes: a row a block, so that each goes on by itself
     "execution_no_progress_timeout_s": -1,  # one video may take hours
 }
+EXECUTOR = "StreamingExecutor"  # the class of the thread that moves the rows of a dataset
+EXECUTOR_ENDS = 120.0  # seconds in which it must end, on a busy machine
 MOST_LOADS = "max_consecutive_actor_init_deaths"  # the setting of how many workers may die while they load
 
 
@@ -35,6 +40,14 @@ def seams() -> Sequence[Seam]:
             without="Ray prints such lines on stdout",
             file="ray/_private/worker.py",
             text="def print_to_stdstream(data, ignore_prefix: bool)",
+        ),
+        Seam(
+            "ray",
+            f"data._internal.execution.streaming_executor.{EXECUTOR}",
+            buys="a run that ends early waits for Ray Data's thread, which ends the process where it calls Ray later",
+            without="such a run may end at once and without a word where the machine is busy",
+            file="ray/data/_internal/execution/streaming_executor.py",
+            text=f"class {EXECUTOR}(Executor, threading.Thread)",
         ),
         *(
             Seam(
@@ -68,6 +81,22 @@ def log_missing() -> None:
         for seam in seams():
             if not seam.applies:
                 log.info("ray: no %s as diffpipe knows it: %s", seam.name, seam.without)
+
+
+@contextmanager
+def closed_after(tables: Iterator[pyarrow.Table]) -> Iterator[Iterator[pyarrow.Table]]:
+    """The tables of a dataset, which is at rest after the block: it is closed, and its thread has ended.
+
+    Ray Data itself gives the thread two seconds. One that calls Ray after the shutdown ends this process at once.
+    """
+    try:
+        yield tables
+    finally:
+        if close := getattr(tables, "close", None):
+            close()
+        for thread in threading.enumerate():
+            if type(thread).__name__ == EXECUTOR:
+                thread.join(EXECUTOR_ENDS)
 
 
 def set_up_data(most_loads: int) -> None:

@@ -168,18 +168,19 @@ class _Row:
 
 def _rows(dataset: Dataset) -> Iterator[_Row]:
     """The rows of a dataset as they are finished. Raises DiffpipeError for what ends it before it is whole."""
-    tables = iter(dataset.iter_batches(batch_size=None, prefetch_batches=0, batch_format="pyarrow"))
-    while True:
-        try:
-            table = next(tables, None)
-        except Exception as error:  # Ray's own, and whatever Ray Data lets through
-            raise _stopped(error) from error
-        if table is None:
-            return
-        for row in table.to_pylist():
-            with understood():
-                made = MadeRow.from_bytes(row["made"])
-            yield _Row(int(row["row"]), made, memoryview(row["files"]))
+    batches = dataset.iter_batches(batch_size=None, prefetch_batches=0, batch_format="pyarrow")
+    with ray_seam.closed_after(iter(batches)) as tables:
+        while True:
+            try:
+                table = next(tables, None)
+            except Exception as error:  # Ray's own, and whatever Ray Data lets through
+                raise _stopped(error) from error
+            if table is None:
+                return
+            for row in table.to_pylist():
+                with understood():
+                    made = MadeRow.from_bytes(row["made"])
+                yield _Row(int(row["row"]), made, memoryview(row["files"]))
 
 
 def _stopped(error: Exception) -> DiffpipeError:
