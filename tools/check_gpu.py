@@ -2,30 +2,31 @@
 
     python tools/check_gpu.py [--device auto] [--budget 480] [--output docs/gpu.json] [--quick]
 
-It needs the repository, and a Python with what pyproject.toml lists (the extra `torchao` too) and the torch that fits the
-card; diffpipe itself may be installed or not, and nothing is fetched: models are the demo model, the tests' tiny ones,
-and a Flux of a billion random parameters (2.4 GB on disk, not with --quick), all written into a folder that is removed at
-the end. `--device paper` is the tests' device without hardware (tests/paper/device.py).
+It needs the repository, and a Python with what pyproject.toml lists (the extra `torchao` too) and the torch that fits
+the card; diffpipe itself may be installed or not, and nothing is fetched. Models are the demo model, the tests' tiny
+ones and, but with --quick, a Flux of a billion random parameters (2.4 GB), written into a folder that is removed at the
+end. `--device paper` is the tests' device without hardware (tests/paper/device.py).
 
-A row that does not fit into the budget any more is `not run`; one that fails, hangs or ends its process is `failed` with
-its words, and the next goes on. Exit code 1 if any row failed, 2 if the device cannot be had.
+A row that does not fit into the budget any more is `not run`; one that fails, hangs or ends its process is `failed`
+with its words, and the next goes on. Exit code 1 if any row failed, 2 if the device cannot be had.
 
 What is compared, of results as numbers between 0 and 1 (pixels, frames, samples), by their mean difference:
 - with the CPU's result. On paper and on the CPU: the same bytes. Else float32 may differ by FLOOR (cuDNN convolves
   float32 in TF32), bfloat16 and float16 by FLOOR and ROUNDING times as much as the CPU's own result in that format
   differs from its float32: rounding in another order moves a result about as far as rounding at all.
 - offloading with everything resident on the device, and a run in a fresh process with the first: the same bytes. Where
-  offloading differs within the bound above it is `close`: kernels are chosen by how memory lies. On paper and on the CPU,
-  and for two runs of the same, that is a failure.
+  offloading differs within the bound above it is `close`: kernels are chosen by how memory lies. On paper and on the
+  CPU, and for two runs of the same, that is a failure.
 - the peak of memory that `diffpipe plan` predicts with the allocator's: within PREDICTED, of the large model.
 - A run with less memory than its peak must be made all the same, by steps down.
 
-The JSON, which tools/memory_docs.py makes a section of docs/memory.md from (bytes and seconds, null for not known):
-    {"format": 1, "date", "device", "quick", "budget", "seconds", "facts": {as gpu_process.facts}, "counts": {status: n},
+The JSON, of which tools/memory_docs.py makes a section of docs/memory.md (bytes and seconds; null for not known):
+    {"format": 1, "date", "device", "quick", "budget", "seconds", "facts": {as gpu_process.facts},
+     "counts": {status: number},
      "rows": [{"group", "name", "case", "dtype", "build": [words],
                "status": "ok" | "close" | "refused" | "failed" | "not run", "words": what was said, or what is wrong,
-               "seconds": {"build", "generate", "item"}, "peak", "left", "predicted", "measured", "stepped_down": [words],
-               "cpu": {"mean", "max", "bound"}, "resident": {"mean", "max"}}]}
+               "seconds": {"build", "generate", "item"}, "peak", "left", "predicted", "measured",
+               "stepped_down": [words], "cpu": {"mean", "max", "bound"}, "resident": {"mean", "max"}}]}
 `item`: seconds of the call alone. `left`: on the device when the pipeline is gone. `measured`: as measured.json has it.
 """
 
@@ -80,7 +81,8 @@ class Worker:
             self.process = subprocess.Popen(
                 words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, env=dict(self.environment)
             )
-        assert self.process.stdin and self.process.stdout
+        assert self.process.stdin
+        assert self.process.stdout
         try:
             self.process.stdin.write(json.dumps(request).encode() + b"\n")
             self.process.stdin.flush()
@@ -130,8 +132,8 @@ class Check:
         else:
             try:
                 line |= self._made(row)
-            except Lost as error:
-                line |= {"status": "failed", "words": str(error)}
+            except Exception as error:  # whatever a row leads to, the others are run
+                line |= {"status": "failed", "words": f"{type(error).__name__}: {error}"}
             self.durations[row.group, row.case] = time.monotonic() - started
         self.found[row.name] = line
         return line
@@ -283,7 +285,7 @@ def read(path: Path) -> Any:
 
 
 def environment(folder: Path, device: str) -> dict[str, str]:
-    """Of the processes: caches of their own, no network, this repository's diffpipe, and the paper device if asked for."""
+    """Of the processes: caches of their own, no network, this repository's diffpipe; the paper device if asked for."""
     paths = [ROOT / "src", ROOT / "tests", ROOT / "tools", *[ROOT / "tests/paper/site"] * device.startswith("paper")]
     own = {
         "DIFFPIPE_HOME": folder / "home",

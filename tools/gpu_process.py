@@ -228,7 +228,7 @@ def _run(command: list[str]) -> tuple[int, str]:
 
 @contextlib.contextmanager
 def _caught() -> Iterator[list[str]]:
-    """What is written to standard error within it, by libraries in C too: the one string of the list, once it is over."""
+    """What is written to standard error within it, by C too: the one string of the list, once it is over."""
     said: list[str] = []
     sys.stderr.flush()
     kept = os.dup(2)

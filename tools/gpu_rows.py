@@ -1,7 +1,7 @@
 """What tools/check_gpu.py runs, as rows: which families, switches, formats and limits, in the order of their worth.
 
-Imports nothing heavy. A row is one `diffpipe build` and one `diffpipe generate`; what it must make follows from it: what
-the CPU makes with the same switches, within rounding, and, where only the place of weights differs, what the device
+Imports nothing heavy. A row is one `diffpipe build` and one `diffpipe generate`. What it must make follows from it:
+what the CPU makes with the same switches, within rounding; and where only the place of weights differs, what the device
 makes with all of them on it.
 """
 
@@ -56,9 +56,10 @@ class Row:
     """A build and a generate. `case`: a name of CASES, or LARGE or DEMO. `build`: switches, as `diffpipe build` takes
     them.
 
-    `cpu`: it runs on the CPU, as what others are compared with. `room`: the share of the peak of the same without it that
-    the device has left; 0 for all. `fresh`: in a process of its own. `loose`: its switches change what rounds and nothing
-    else (kernels of attention, compiled blocks), and the CPU may not have them: it is compared with the CPU's plain run.
+    `cpu`: it runs on the CPU, as what others are compared with. `room`: the share of the peak of the same without it
+    that the device has left; 0 for all. `fresh`: in a process of its own. `loose`: its switches change what rounds and
+    nothing else (kernels of attention, compiled blocks), and the CPU may not have them: it is compared with the CPU's
+    plain run.
     """
 
     group: str
@@ -120,7 +121,7 @@ class Row:
     def ending(self) -> str:
         """Of its file: lossless ones, frames as pictures."""
         kind = CASES[self.case].kind if self.case in CASES else "image"
-        return {"image": ".png", "video": "", "audio": ".wav"}[kind]
+        return {"image": ".png", "video": ".frames", "audio": ".wav"}[kind]
 
     def needs(self) -> set[str]:
         """The folders of tiny checkpoints that it loads."""

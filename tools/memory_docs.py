@@ -3,7 +3,8 @@
     python tools/memory_docs.py            writes docs/memory.md
     python tools/memory_docs.py --check    exits 1 if it is not current
 
-Everything in it is computed from the recorded component tables and the rows of diffpipe.memory.knobs.
+Everything in it is computed from the recorded component tables and the rows of diffpipe.memory.knobs, but for what
+tools/check_gpu.py measured, where docs/gpu.json is there.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+
+import gpu_docs
 
 from diffpipe.building.request import Request
 from diffpipe.cache.store import Store
@@ -236,6 +239,9 @@ Host memory of the process, at its peak:
 {measured}
 Each built pipeline keeps the peaks of its own runs, and they correct later predictions.
 
+## On a GPU
+
+{gpu}
 ## What --memory auto chooses
 
 The fastest way that is predicted to fit, with all of the card free and host memory enough: its peak on the device, and
@@ -329,6 +335,7 @@ of the same model and class.
 def text() -> str:
     return TEXT.format(
         public=public_table(),
+        gpu=gpu_docs.section(),
         measured=measured_table(),
         choice=choice_table(),
         costs=costs_table(),
