@@ -216,10 +216,10 @@ def costs_table() -> str:
 
 def combinations_table() -> str:
     rows = (
-        (row.title, row.result, knobs.options(row.instead), row.source)
+        (row.title, row.result, knobs.options(row.instead), row.versions)
         for row in knobs.COMBINATIONS
     )  # fmt: skip
-    return table(("combination", "what happens", "use instead", "source"), rows)
+    return table(("combination", "what happens", "use instead", "last seen with"), rows)
 
 
 TEXT = """# Memory
@@ -266,6 +266,13 @@ diffusers#11605).
 These are refused before anything is loaded.
 
 {combinations}
+A test tries each row with the versions that it names, and fails when one works after all. Quantized weights are
+offloaded in every way: `sequential` moves them in diffusers' groups of one layer, as accelerate does not know quanto's,
+and gives the same. quanto multiplies by plain torch kernels on every device, in one order: activations by the 8-bit
+weights, then by the scale (in float16 the scale comes first).
+
+After a call, failed or not, a device holds of the pipeline what it held before it.
+
 A switch that a pipeline cannot take is left out with a notice: VAE slicing and tiling of classes without them,
 layerwise casting of {uncastable} ({why}), and quantization of what is quantized already.
 

@@ -351,7 +351,10 @@ def test_for_every_combination_there_is_one_that_works(placement: Placement, pip
 
 def test_what_works_is_not_refused() -> None:
     for placement in (
-        Placement(quantize="int8", cpu_offload="model"),
+        Placement(quantize="int8", cpu_offload="group"),
+        Placement(quantize="int4", cpu_offload="model"),
+        Placement(quantize="fp8", cpu_offload="sequential"),
+        Placement(quantize="int8", quantize_backend="torchao", layerwise_casting=True, cpu_offload="group"),
         Placement(layerwise_casting=True, cpu_offload="group"),
         Placement(cpu_offload="sequential"),
         Placement(quantize="int4", vae_tiling=True),

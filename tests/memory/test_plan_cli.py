@@ -36,7 +36,8 @@ def test_a_plan_of_a_known_model_that_the_hub_cannot_be_asked_for(cli: Cli) -> N
     assert "transformer FluxTransformer2DModel 11.90 B 11.1 GiB device, int8" in shown
     assert "decode 20.2 GiB 1.4 GiB vae" in shown
     assert "strategy: int8" in shown
-    assert "reason: the fastest of 18 ways that fit; as it is, it needs 37.4 GiB of 24.0 GiB" in shown
+    # Plain, cast, fp8, int8 and int4, in four places, tiled or not: all but the plain and the cast that are resident.
+    assert "reason: the fastest of 36 ways that fit; as it is, it needs 37.4 GiB of 24.0 GiB" in shown
     assert "layerwise casting, group offload 4.4 GiB 24.7 GiB 1.27 x fits" in shown
     assert "int8 20.2 GiB 12.4 GiB 1.25 x chosen, fits" in shown
     assert "layerwise casting, VAE tiling 24.4 GiB 15.5 GiB 1.12 x does not fit" in shown
@@ -97,12 +98,12 @@ def test_nothing_fits(cli: Cli) -> None:
 
 
 def test_a_combination_that_does_not_work_is_refused_before_anything_is_read(cli: Cli) -> None:
-    words = ("--quantize", "int8", "--cpu-offload", "sequential", "--device-memory", "8GiB")
+    words = ("--quantize", "int4", "--quantize-backend", "torchao", "--device-memory", "8GiB")
     done = cli.light("plan", "flux", "--model", "no/where", *words)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        "error: quanto + sequential offload does not work: TypeError when a quantized tensor is moved by itself "
-        "(diffusers#10526)\n  try: use --cpu-offload model and --quantize int8\n"
+        "error: torchao int4 does not work: each of its int4 formats is for one kind of accelerator "
+        "(torchao 0.18.0)\n  try: use --quantize int8\n"
     )
 
 

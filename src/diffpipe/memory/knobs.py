@@ -63,77 +63,45 @@ UNET_SHARE = 1 / 16  # of a U-Net's parameters for each latent: most of them wor
 class Combination:
     """Switches that do not work together. `where`: field -> values, all of which must hold; `pipelines`: prefixes of
     pipeline classes, () for all; `devices`: kinds of device, () for all; `instead`: the fields to change for one that
-    does.
+    does; `seen`: the packages it was last seen to fail with, and their versions.
     """
 
     title: str
     where: Mapping[str, tuple[Value, ...]]
     result: str
     instead: Switches
-    source: str
+    seen: Mapping[str, str]
     pipelines: tuple[str, ...] = ()
     devices: tuple[DeviceKind, ...] = ()
 
+    @property
+    def versions(self) -> str:
+        """What it was seen with, in words: "diffusers 0.42.1, torchao 0.18.0"."""
+        return ", ".join(f"{package} {version}" for package, version in self.seen.items())
 
-QUANTO: dict[str, tuple[Value, ...]] = {"quantize": ("fp8", "int8", "int4"), "quantize_backend": ("quanto",)}
+
+# A test tries each row for real, and fails where one works after all (tests/paper/test_combinations.py).
 COMBINATIONS = (
     Combination(
-        "quantization + layerwise casting",
-        {"quantize": ("fp8", "int8", "int4"), "layerwise_casting": (True,)},
-        "fails in both orders: quantized weights cannot be cast",
+        "quanto + layerwise casting",
+        {"quantize": ("fp8", "int8", "int4"), "quantize_backend": ("quanto",), "layerwise_casting": (True,)},
+        "fails in both orders: weights that quanto quantized cannot be cast",
         {"layerwise_casting": False},
-        "measured with optimum-quanto 0.2.7 and diffusers 0.42",
-    ),
-    Combination(
-        "quanto + sequential offload",
-        {**QUANTO, "cpu_offload": ("sequential",)},
-        "TypeError when a quantized tensor is moved by itself",
-        {"cpu_offload": "model", "quantize": "int8"},
-        "diffusers#10526",
-    ),
-    Combination(
-        "quanto + group offload on a GPU",
-        {**QUANTO, "cpu_offload": ("group",)},
-        "tensors end up on two devices",
-        {"cpu_offload": "model", "quantize": "int8"},
-        "diffusers#12610, diffusers#14038",
-        devices=("accelerator",),
-    ),
-    Combination(
-        "quanto int4 + model offload",
-        {**QUANTO, "quantize": ("int4",), "cpu_offload": ("model",)},
-        "fails: packed 4-bit weights cannot be moved",
-        {"quantize": "int8"},
-        "measured with optimum-quanto 0.2.7",
-    ),
-    Combination(
-        "sequential offload of Flux",
-        {"cpu_offload": ("sequential",)},
-        "meta tensor errors",
-        {"cpu_offload": "group"},
-        "diffusers#10869, diffusers#10958",
-        pipelines=("Flux",),
-    ),
-    Combination(
-        "torchao + group offload",
-        {"quantize": ("fp8", "int8", "int4"), "quantize_backend": ("torchao",), "cpu_offload": ("group",)},
-        "tensors end up on two devices when groups are streamed",
-        {"cpu_offload": "model"},
-        "diffusers#13281",
+        {"optimum-quanto": "0.2.7", "diffusers": "0.42.1"},
     ),
     Combination(
         "torchao int4",
         {"quantize": ("int4",), "quantize_backend": ("torchao",)},
         "each of its int4 formats is for one kind of accelerator",
         {"quantize": "int8"},
-        "torchao 0.18",
+        {"torchao": "0.18.0"},
     ),
     Combination(
         "sequential offload on the CPU",
         {"cpu_offload": ("sequential",)},
         "sets up, then fails: it needs an accelerator",
         {"cpu_offload": "none"},
-        "measured with accelerate 1.15",
+        {"accelerate": "1.15.0"},
         devices=("cpu",),
     ),
 )
@@ -189,7 +157,7 @@ def check(placement: Placement, pipeline: str = "", device: DeviceKind = "accele
     row = refused(placement, pipeline, device)
     if row:
         fields = working(placement, pipeline, device)
-        raise UsageError(f"{row.title} does not work: {row.result} ({row.source})", f"use {options(fields)}")
+        raise UsageError(f"{row.title} does not work: {row.result} ({row.versions})", f"use {options(fields)}")
 
 
 def working(placement: Placement, pipeline: str = "", device: DeviceKind = "accelerator") -> Switches:

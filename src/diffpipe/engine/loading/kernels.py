@@ -30,6 +30,7 @@ def use_plain_kernels(quantize: Quantize) -> None:
     Raises UsageError if this version of quanto does not take them or works otherwise.
     """
     quanto_seam.replace_kernels(unpack, matmul)
+    quanto_seam.let_move()
     _try(quantize)
 
 
@@ -58,11 +59,12 @@ def matmul(activations: torch.Tensor, weights: torch.Tensor, scales: torch.Tenso
 def dequantize(weights: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """8-bit weights in a wider format, without their scale.
 
-    float8 goes through a table of its 256 values, a block at a time: torch's own conversion takes four times as long.
+    On the CPU float8 goes through a table of its 256 values, a block at a time: torch's own conversion takes four times
+    as long there.
     """
     import torch
 
-    if weights.dtype != torch.float8_e4m3fn:
+    if weights.dtype != torch.float8_e4m3fn or weights.device.type != "cpu":
         return weights.to(dtype)
     table, wide = _values(dtype), torch.empty(weights.shape, dtype=dtype)
     blocks = torch.split(weights.contiguous().view(torch.uint8).view(-1), BLOCK)

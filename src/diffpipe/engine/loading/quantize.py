@@ -230,6 +230,11 @@ def template(rows: int, columns: int, dtype: torch.dtype, mode: str, backend: st
     return quantized(torch.empty((rows, columns), dtype=dtype, device="meta"), mode, backend)
 
 
+def is_wrapper(tensor: torch.Tensor) -> bool:
+    """Whether a tensor wraps others, as a quantized one does."""
+    return hasattr(type(tensor), "__tensor_flatten__")
+
+
 def inner_tensors(tensor: torch.Tensor, prefix: str) -> dict[str, torch.Tensor]:
     """The plain tensors that a quantized one wraps, by dotted name: "weight" -> "weight._data", "weight._scale"."""
     names, _ = cast(_Wrapper, tensor).__tensor_flatten__()

@@ -139,32 +139,42 @@ def _model_offload(pipe: DiffusionPipeline, device: str) -> DiffusionPipeline:
 
 
 def _sequential_offload(pipe: DiffusionPipeline, device: str) -> DiffusionPipeline:
-    pipe.enable_sequential_cpu_offload(device=device)
+    """Layer by layer. Accelerate, which does it for plain weights, does not know quanto's: where any are quantized,
+    groups of one layer do the same."""
+    from ..loading import quantize
+
+    if not any(quantize.is_wrapper(weight) for _, part in modules(pipe) for weight in part.parameters()):
+        pipe.enable_sequential_cpu_offload(device=device)
+        return pipe
+    for _, part in modules(pipe):
+        _offload_in_groups(part, device, blocks=False, stream=False)
     return pipe
 
 
 def _group_offload(pipe: DiffusionPipeline, device: str) -> DiffusionPipeline:
-    """Denoisers block by block, other components layer by layer; never to disk, which has given wrong results.
+    """Denoisers block by block, other components layer by layer; never to disk, which has given wrong results."""
+    for name, part in modules(pipe):
+        _offload_in_groups(part, device, blocks=kind_of(name) == "denoiser", stream=devices.has_streams(device))
+    return pipe
 
-    Components whose class forbids it (some video autoencoders) stay on the device.
-    """
+
+def _offload_in_groups(part: ModelMixin | PreTrainedModel, device: str, *, blocks: bool, stream: bool) -> None:
+    """Offload a component by blocks or by layers, unless its class forbids it (some video autoencoders): such a one
+    stays on the device."""
     import torch
     from diffusers.hooks import apply_group_offloading
 
-    for name, part in modules(pipe):
-        if not diffusers_seam.supports_group_offloading(part):
-            part.to(device)
-            continue
-        blocks = kind_of(name) == "denoiser"
-        apply_group_offloading(
-            part,
-            onload_device=torch.device(device),
-            offload_device=torch.device("cpu"),
-            offload_type="block_level" if blocks else "leaf_level",
-            num_blocks_per_group=1 if blocks else None,
-            use_stream=devices.has_streams(device),
-        )
-    return pipe
+    if not diffusers_seam.supports_group_offloading(part):
+        part.to(device)
+        return
+    apply_group_offloading(
+        part,
+        onload_device=torch.device(device),
+        offload_device=torch.device("cpu"),
+        offload_type="block_level" if blocks else "leaf_level",
+        num_blocks_per_group=1 if blocks else None,
+        use_stream=stream,
+    )
 
 
 OFFLOADS: Mapping[str, Callable[[DiffusionPipeline, str], DiffusionPipeline]] = {

@@ -18,6 +18,7 @@ from ..classes.lookup import first_line
 from ..classes.signature import tuple_arguments
 from ..loading import library_logs
 from ..placement.devices import out_of_memory
+from ..placement.settle import settled
 from . import ignored
 from .files import Text, no_text, write_all
 from .finite import finite_only
@@ -126,7 +127,8 @@ def _called(pipe: DiffusionPipeline, arguments: Arguments, quirk: Quirk | None) 
     """What the pipeline returns. Raises DiffpipeError for whatever it raises."""
     library_logs.hear_again()
     try:
-        return quirk(pipe, arguments) if quirk else pipe(**arguments)
+        with settled(pipe):
+            return quirk(pipe, arguments) if quirk else pipe(**arguments)
     except DiffpipeError:
         raise
     except Exception as error:  # pipelines raise whatever an argument they did not expect leads to

@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 HOOK = Seam(
     "accelerate",
     "module._hf_hook",
-    buys="calls of an offloaded pipeline run side by side: each component comes to the device once for all of them",
-    without="requests of an offloaded pipeline run one after another",
+    buys="calls of an offloaded pipeline run side by side: each component comes to the device once for all of them; "
+    "what a failed call left on the device of one that is offloaded layer by layer goes from it at once",
+    without="requests of an offloaded pipeline run one after another; what a failed call left stays until the next",
     file="accelerate/hooks.py",
     text="module._hf_hook = hook",
 )
@@ -35,3 +36,12 @@ def gated(parts: Mapping[str, torch.nn.Module], gate: Callable[[str, PreForward]
     finally:
         for hook in hooks.values():
             del hook.pre_forward
+
+
+def offload_layers(model: torch.nn.Module) -> None:
+    """Take the layers of an offloaded model from the device, where a call that failed left them."""
+    for module in model.modules():
+        there = (weight.device.type not in ("cpu", "meta") for weight in module.parameters(recurse=False))
+        hook: Any = getattr(module, "_hf_hook", None)
+        if hook is not None and any(there):
+            hook.post_forward(module, None)

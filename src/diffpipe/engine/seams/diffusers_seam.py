@@ -9,7 +9,7 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, cast, get_args
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 from .seam import Seam
 
@@ -89,6 +89,14 @@ GROUP_OFFLOADING = Seam(
     file="diffusers/models/modeling_utils.py",
     text="_supports_group_offloading = True",
 )
+GROUP_HOOKS = Seam(
+    "diffusers",
+    'module._diffusers_hook and its hook "group_offloading"',
+    buys="what a failed call left on the device of a pipeline that is offloaded in groups goes from it at once",
+    without="it stays there until the next call",
+    file="diffusers/hooks/group_offloading.py",
+    text='_GROUP_OFFLOADING = "group_offloading"',
+)
 ATTENTION = Seam(
     "diffusers",
     "_attention_backend of attention processors",
@@ -139,12 +147,16 @@ SEAMS = (
     RENAMED,
     REPEATED_BLOCKS,
     GROUP_OFFLOADING,
+    GROUP_HOOKS,
     ATTENTION,
     HOOKS,
     EXECUTION_DEVICE,
     NUM_TIMESTEPS,
     ALPHA_SIGMA,
 )
+
+# The attributes that hold a module's hooks, diffusers' and accelerate's.
+HOOK_ATTRIBUTES = frozenset({"_diffusers_hook", "_hf_hook", "_all_hooks"})
 
 # What a pipeline notes of its own progress in a call: no part of what it is asked for.
 PROGRESS = frozenset({"_num_timesteps", "_current_timestep", "_interrupt"})
@@ -227,6 +239,15 @@ def switches_attention(model: torch.nn.Module) -> bool:
     """Whether a model calls attention by way of diffusers, which can choose its kernel, anywhere."""
     processors = (getattr(module, "processor", None) for module in model.modules())
     return any(hasattr(processor, "_attention_backend") for processor in processors)
+
+
+def offload_groups(model: torch.nn.Module) -> None:
+    """Take the groups of an offloaded model from the device, where a call that failed left them."""
+    for module in model.modules():
+        registry: Any = getattr(module, "_diffusers_hook", None)
+        group = getattr(registry and registry.get_hook("group_offloading"), "group", None)
+        if group is not None and group.offload_leader is module:
+            group.offload_()
 
 
 # --- Loaded pipelines ---

@@ -56,7 +56,15 @@ INTERFACE = Seam(
     file="torch/_dynamo/device_interface.py",
     text="def get_interface_for_device(",
 )
-SEAMS = (COMPILER, CPP_COMPILER, BARE_LINEAR, INTERFACE)
+DISPATCH_KEYS = Seam(
+    "torch",
+    "torch._C._dispatch_key_for_device",
+    buys="quanto's products are computed in the same order on every device",
+    without="quanto's own kernels are taken on a device that is not the CPU: int8 and fp8 give other results there",
+    file="torch/library.py",
+    text="torch._C._dispatch_key_for_device(",
+)
+SEAMS = (COMPILER, CPP_COMPILER, BARE_LINEAR, INTERFACE, DISPATCH_KEYS)
 
 
 def has_cpp_compiler() -> bool:
@@ -90,6 +98,17 @@ def is_only_read(layer: torch.nn.Module) -> bool:
     from torch.nn.modules import linear
 
     return isinstance(layer, getattr(linear, "NonDynamicallyQuantizableLinear", ()))
+
+
+def dispatch_keys() -> tuple[str, ...]:
+    """Where torch looks for an operator's kernel, by its dispatcher's names: of the CPU, of the accelerator that torch
+    was built for (which need not be there), and of all others."""
+    import torch
+
+    accelerator = torch.accelerator.current_accelerator()
+    kinds = ("cpu",) if accelerator is None else ("cpu", accelerator.type)
+    key_of = getattr(torch._C, "_dispatch_key_for_device", None)
+    return ("CompositeExplicitAutograd", *(map(key_of, kinds) if key_of else ["CPU"]))
 
 
 # --- The compiler, imported when it is needed ---
