@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Generic, NamedTuple, ParamSpec, TypeVar, cast
 from ..seams import diffusers_seam
 
 if TYPE_CHECKING:
+    import torch
     from diffusers import DiffusionPipeline
 
 LARGEST = 64_000_000  # bytes of embeddings that are kept; FLUX.1's prompts take 4 MB each in bfloat16
@@ -34,36 +35,44 @@ def _settings(pipe: DiffusionPipeline) -> list[tuple[str, object]]:
     return [(name, value) for name, value in sorted(kept.items()) if _key(value) is not None]
 
 
-class _Kept(NamedTuple, Generic[T]):
-    """What was made, and how many bytes it takes."""
+class _Kept(NamedTuple):
+    """What was made, its tensors in host memory, and how many bytes it takes."""
 
-    made: T
+    made: object
     size: int
+
+
+class _OnHost(NamedTuple):
+    """A copy of a tensor in host memory, and the device that the tensor was on."""
+
+    tensor: torch.Tensor
+    device: torch.device
 
 
 class _Memory(Generic[T]):
     """What was made, by what it was made of, up to `largest` bytes. The least recently used are forgotten first.
 
-    Whoever asks gets copies, so that they may be changed in place.
+    Whoever asks gets copies, so that they may be changed in place. What is kept is kept in host memory: a device's is
+    for the pipeline, and nothing of a call stays there.
     """
 
     def __init__(self, largest: int) -> None:
         self.largest = largest
-        self.kept: OrderedDict[Hashable, _Kept[T]] = OrderedDict()
+        self.kept: OrderedDict[Hashable, _Kept] = OrderedDict()
 
     def __contains__(self, key: Hashable) -> bool:
         return key in self.kept
 
     def get(self, key: Hashable) -> T:
         self.kept.move_to_end(key)
-        return _copy(self.kept[key].made)
+        return cast(T, _from_host(self.kept[key].made))
 
     def keep(self, key: Hashable, made: T) -> None:
         """Keep it unless there is anything in it that cannot be copied."""
         size = _bytes(made)
         if size is None:
             return
-        self.kept[key] = _Kept(_copy(made), size)
+        self.kept[key] = _Kept(_to_host(made), size)
         while sum(kept.size for kept in self.kept.values()) > self.largest:
             self.kept.popitem(last=False)
 
@@ -114,10 +123,17 @@ def _bytes(value: object) -> int | None:
     return 0 if value is None or isinstance(value, str | bool | int | float) else None
 
 
-def _copy(value: T) -> T:
-    """The same value with tensors of its own."""
+def _to_host(value: object) -> object:
+    """The same value with copies of its tensors."""
     import torch
 
     if isinstance(value, torch.Tensor):
-        return cast(T, value.clone())
-    return cast(T, type(value)(map(_copy, value))) if isinstance(value, list | tuple) else value
+        return _OnHost(value.to("cpu", copy=True), value.device)
+    return type(value)(map(_to_host, value)) if isinstance(value, list | tuple) else value
+
+
+def _from_host(value: object) -> object:
+    """The inverse of `_to_host`, with new tensors."""
+    if isinstance(value, _OnHost):
+        return value.tensor.to(value.device, copy=True)
+    return type(value)(map(_from_host, value)) if isinstance(value, list | tuple) else value
