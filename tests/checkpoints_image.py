@@ -34,6 +34,8 @@ from diffusers import (
     AutoencoderKLFlux2,
     AutoencoderKLQwenImage,
     ControlNetModel,
+    DDPMPipeline,
+    DDPMScheduler,
     DDPMWuerstchenScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
@@ -53,6 +55,7 @@ from diffusers import (
     StableDiffusion3Pipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
+    UNet2DModel,
     UVit2DModel,
     VQModel,
     WuerstchenCombinedPipeline,
@@ -487,6 +490,13 @@ def _awake(model: Any) -> Any:
     return vary(model)
 
 
+def ddpm() -> DDPMPipeline:
+    """Without text, and so the quickest to build."""
+    small = {"sample_size": 8, "layers_per_block": 1, "block_out_channels": (4, 4), "norm_num_groups": 2}
+    blocks = {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2}
+    return DDPMPipeline(UNet2DModel(**small, **blocks), DDPMScheduler())
+
+
 def saved(make: Callable[[], Any]) -> Callable[[Path], Path]:
     """Saves what `make` makes from seed 0."""
 
@@ -521,5 +531,6 @@ MAKERS: tuple[Maker, ...] = tuple(
         ("amused", amused, "AmusedPipeline folder"),
         ("wuerstchen", wuerstchen, "WuerstchenCombinedPipeline folder"),
         ("z-image", z_image, "ZImagePipeline folder"),
+        ("ddpm", ddpm, "DDPMPipeline folder"),
     )
 )

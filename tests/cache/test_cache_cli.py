@@ -63,10 +63,14 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Forge:
-    """Command lines, forked, that can be killed: after some seconds of a processor, or before their Nth step."""
+    """Command lines, forked, that can be killed: after some seconds of a processor, or before their Nth step.
+
+    `kind`: the words of a build that say what the model is.
+    """
 
     folder: Path
     model: Path
+    kind: tuple[str, ...] = ("flux",)
 
     def run(
         self, cli: Cli, lines: list[list[object]], *, kill_after: float = 0, steps: bool = False, kill_at: int = 0
@@ -106,13 +110,19 @@ class Forge:
         return int(path.read_text() or 0) if path.exists() else 0
 
     def build(self, cli: Cli, *options: object, model: Path | None = None, **how: Any) -> Outcome:
-        (outcome,) = self.run(cli, [["build", "flux", "--model", model or self.model, "--json", *options]], **how)
+        (outcome,) = self.run(cli, [["build", *self.kind, "--model", model or self.model, "--json", *options]], **how)
         return outcome
 
 
 @pytest.fixture(scope="module")
 def forge(tmp_path_factory: pytest.TempPathFactory, checkpoints: Path) -> Forge:
     return Forge(tmp_path_factory.mktemp("forge"), checkpoints / "flux")
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory: pytest.TempPathFactory, checkpoints: Path) -> Forge:
+    """Builds that take half as long, with the same changes to the cache."""
+    return Forge(tmp_path_factory.mktemp("quick"), checkpoints / "ddpm", ("custom", "--class", "DDPMPipeline"))
 
 
 @pytest.fixture
@@ -127,31 +137,55 @@ def shifted(number: int) -> list[str]:
     return ["--scheduler-config", json.dumps({"shift": 1 + number / 1000}), "--name", f"shift-{number}"]
 
 
-def faults(home: Path) -> list[str]:
-    """Everything that `pipelines verify` would complain of, and entries that are there in part."""
-    store = Store(home)
+def reset(number: int) -> list[str]:
+    """The same for what is built quickly."""
+    return ["--scheduler-config", json.dumps({"clip_sample_range": 1 + number / 1000}), "--name", f"reset-{number}"]
+
+
+def faults(home: Path, whole: dict[str, object] | None = None) -> list[str]:
+    """Everything that `pipelines verify` would complain of, and entries that are there in part.
+
+    `whole`: how the files of each entry were when nothing was wrong with it; it is looked at again once they changed.
+    """
+    store, whole = Store(home), {} if whole is None else whole
     found = []
     for key in sorted(store.keys()):
+        files = state(home / "pipelines" / key)
+        if whole.get(key) == files:
+            continue
         entry = store.sound(key)
-        found += [f"{key[:8]}: {problem}" for problem in (problems(entry) if entry else ["not whole"])]
+        wrong = problems(entry) if entry else ["not whole"]
+        found += [f"{key[:8]}: {problem}" for problem in wrong]
+        if not wrong:
+            whole[key] = files
     return found + [f"{name} stands for no entry" for name, key in store.names().items() if store.get(key) is None]
 
 
-def test_killed_at_fifty_random_moments_the_cache_is_whole_and_the_next_build_succeeds(forge: Forge, own: Cli) -> None:
-    whole = [forge.build(own, *shifted(number)) for number in (1000, 1001, 1002)]
-    assert [one.code for one in whole] == [0, 0, 0]
-    length = 1.1 * min(one.seconds for one in whole)
+def state(folder: Path) -> list[tuple[object, ...]]:
+    """Every file and folder below, with what tells that it was changed or replaced."""
+    found = []
+    for path in sorted(folder.rglob("*")):
+        facts = path.lstat()
+        found.append((path, facts.st_ino, facts.st_size, facts.st_mode, facts.st_mtime_ns, facts.st_ctime_ns))
+    return found
+
+
+def test_killed_at_fifty_random_moments_the_cache_is_whole_and_the_next_build_succeeds(quick: Forge, own: Cli) -> None:
+    unhurt = [quick.build(own, *reset(number)) for number in (1000, 1001, 1002)]
+    assert [one.code for one in unhurt] == [0, 0, 0]
+    length = 1.1 * min(one.seconds for one in unhurt)
+    whole: dict[str, object] = {}
     moments = random.Random(20).sample([length * step / 500 for step in range(1, 501)], 50)
     killed = published = 0
     for number, moment in enumerate(moments):
-        outcome = forge.build(own, *shifted(number), kill_after=moment)
+        outcome = quick.build(own, *reset(number), kill_after=moment)
         assert outcome.code in (0, TIMED_OUT), outcome.err
         killed += outcome.code == TIMED_OUT
         published += len(Store(own.home).keys()) == 3 + number + 1
-        assert faults(own.home) == [], f"killed after {moment:.3f} s"
-        again = forge.build(own, *shifted(number))
+        assert faults(own.home, whole) == [], f"killed after {moment:.3f} s"
+        again = quick.build(own, *reset(number))
         assert again.code == 0, again.err
-        assert json.loads(again.out)["name"] == f"shift-{number}"
+        assert json.loads(again.out)["name"] == f"reset-{number}"
         assert Store(own.home).sound(json.loads(again.out)["key"])
     assert killed >= 25
     assert published <= 45  # most were killed while there was something left to do
@@ -159,19 +193,20 @@ def test_killed_at_fifty_random_moments_the_cache_is_whole_and_the_next_build_su
 
 
 @pytest.mark.parametrize("options", [[], ["--force"]], ids=["new", "replaced"])
-def test_killed_before_any_single_step_the_cache_is_whole(forge: Forge, own: Cli, options: list[str]) -> None:
+def test_killed_before_any_single_step_the_cache_is_whole(quick: Forge, own: Cli, options: list[str]) -> None:
     """Each change to the cache (a file opened for writing, a rename, a folder made) is once the one that never came."""
-    forge.build(own, *shifted(0))  # makes the cache's folders, so that the next ones take the same steps
-    steps = forge.build(own, *shifted(0 if options else 1000), *options, steps=True).steps
+    quick.build(own, *reset(0))  # makes the cache's folders, so that the next ones take the same steps
+    steps = quick.build(own, *reset(0 if options else 1000), *options, steps=True).steps
     assert steps > 10
+    whole: dict[str, object] = {}
     for number in range(1, steps + 1):
-        build = [*shifted(0 if options else number), *options]
-        outcome = forge.build(own, *build, steps=True, kill_at=number)
+        build = [*reset(0 if options else number), *options]
+        outcome = quick.build(own, *build, steps=True, kill_at=number)
         assert (outcome.code, outcome.steps) == (KILLED, number - 1), outcome.err
-        assert faults(own.home) == [], f"killed before step {number}"
+        assert faults(own.home, whole) == [], f"killed before step {number}"
         if options:
-            assert Store(own.home).find("shift-0")
-        assert forge.build(own, *build).code == 0
+            assert Store(own.home).find("reset-0")
+        assert quick.build(own, *build).code == 0
     assert own("pipelines", "verify").returncode == 0
 
 
@@ -193,11 +228,11 @@ def test_the_real_command_killed_at_random_moments(forge: Forge, own: Cli) -> No
     assert own("pipelines", "verify").returncode == 0
 
 
-def test_what_a_killed_build_left_is_pruned_once_it_is_old(forge: Forge, own: Cli) -> None:
-    forge.build(own, *shifted(0))
-    steps = forge.build(own, *shifted(1000), steps=True).steps
+def test_what_a_killed_build_left_is_pruned_once_it_is_old(quick: Forge, own: Cli) -> None:
+    quick.build(own, *reset(0))
+    steps = quick.build(own, *reset(1000), steps=True).steps
     for number in range(2, steps + 1, 2):
-        forge.build(own, *shifted(number), steps=True, kill_at=number)
+        quick.build(own, *reset(number), steps=True, kill_at=number)
     left = [path for path in own.home.rglob("*") if path.name.endswith(".tmp") or path.parent.name == "temporary"]
     assert left
     assert own("pipelines", "prune", "--json").stdout.count(".tmp") == 0  # a running build might still own them
