@@ -46,7 +46,8 @@ T5_XXL: dict[str, Any] = {"d_model": 4096, "d_ff": 10240, "d_kv": 64, "num_layer
     "use_cache": False}  # fmt: skip
 KL: dict[str, Any] = {"block_out_channels": [128, 256, 512, 512], "layers_per_block": 2, "sample_size": 1024,
     "down_block_types": ["DownEncoderBlock2D"] * 4, "up_block_types": ["UpDecoderBlock2D"] * 4}  # fmt: skip
-KL_16: dict[str, Any] = {**KL, "latent_channels": 16, "use_quant_conv": False, "use_post_quant_conv": False}
+KL_16: dict[str, Any] = {**KL, "latent_channels": 16, "use_quant_conv": False, "use_post_quant_conv": False,
+    "scaling_factor": 0.3611, "shift_factor": 0.1159}  # fmt: skip
 QWEN_VISION: dict[str, Any] = {"depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16,
     "out_hidden_size": 3584, "patch_size": 14, "spatial_merge_size": 2, "window_size": 112,
     "fullatt_block_indexes": [7, 15, 23, 31], "in_channels": 3}  # fmt: skip
@@ -132,7 +133,7 @@ MODELS: dict[str, dict[str, Any]] = {
                 "use_cache": False}),
             "projection_model": ("AudioLDM2ProjectionModel", {"text_encoder_dim": 512, "text_encoder_1_dim": 1024,
                 "langauge_model_dim": 768}),
-            "language_model": ("GPT2Model", {}),
+            "language_model": ("GPT2Model", {"max_new_tokens": 8}),
             "unet": ("AudioLDM2UNet2DConditionModel", {"sample_size": 64, "in_channels": 8, "out_channels": 8,
                 "block_out_channels": [128, 256, 384, 640], "attention_head_dim": 32,
                 "cross_attention_dim": [[None, 768, 1024]] * 4,

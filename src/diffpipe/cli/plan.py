@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +16,12 @@ from .build import BUILD, parameters, spec_of
 from .flags import option, with_parameters
 
 if TYPE_CHECKING:
+    from ..building.request import Request
+    from ..cache.store import Store
     from ..memory.estimate import Task
     from ..memory.plan import Machine, Option, Plan
     from ..memory.tables import Table
+    from ..memory.traced import Beside
 
 MAKING = "What is made"
 SIZES = [
@@ -27,6 +30,8 @@ SIZES = [
     option("frames", int | None, None, "Frames of a video. Default: the model's own.", panel=MAKING, metavar="INTEGER",
         min=1),
     option("batch", int, 1, "Samples made at once.", panel=MAKING, metavar="INTEGER", min=1),
+    option("trace", bool, False, "Run the model's classes without weights, and show what each stage holds beside "
+        "the estimate: in seconds, with torch.", panel=MAKING),
 ]  # fmt: skip
 NOT_HERE = {"name", "force"}  # options of build that mean nothing for a plan
 
@@ -70,6 +75,7 @@ def _plan(provider: Provider, values: Mapping[str, Any]) -> None:
     store = Store()
     request = Request(spec, row, store, values["offline"], check_classes=False)
     found, task, made = planned(spec, row, store, values["offline"], machine, lambda: request.pinned, values)
+    traced = _traced(request, found, task, made, store) if values["trace"] else ()
     for notice in made.notices:
         output.warn(notice)
     if made.unknown:
@@ -77,12 +83,28 @@ def _plan(provider: Provider, values: Mapping[str, Any]) -> None:
             f"the size of {', '.join(made.unknown)} is not known: every figure leaves it out, and more will be needed"
         )
     if values["json"]:
-        output.result_json(_as_json(found, task, machine, made))
+        shown = _as_json(found, task, machine, made)
+        output.result_json({**shown, "trace": _trace_json(traced)} if traced else shown)
     else:
-        _show(found, task, machine, made, spec.model)
+        _show(found, task, machine, made, spec.model, traced)
 
 
-def _show(found: Table, task: Task, machine: Machine, made: Plan, model: str) -> None:
+def _traced(request: Request, found: Table, task: Task, made: Plan, store: Store) -> tuple[Beside, ...]:
+    """What lives in each stage of the chosen placement, by running the pipeline's classes without weights."""
+    from ..engine.tracing.trace import trace
+    from ..memory.recipes import recipe
+    from ..memory.traced import beside
+
+    spec, row, placement = request.spec, request.row, made.chosen.placement
+    made_of = recipe(spec, row, found.pipeline, store, request.offline, lambda: request.pinned)
+    return beside(found.parts, placement, task, trace(made_of, task, row, placement))
+
+
+def _trace_json(traced: Sequence[Beside]) -> list[dict[str, Any]]:
+    return [{**asdict(one), "agrees": one.agrees} for one in traced]
+
+
+def _show(found: Table, task: Task, machine: Machine, made: Plan, model: str, traced: Sequence[Beside] = ()) -> None:
     from ..memory.knobs import describe
     from ..memory.plan import gib, places
 
@@ -105,6 +127,8 @@ def _show(found: Table, task: Task, machine: Machine, made: Plan, model: str) ->
     device = "memory" if machine.device == "cpu" else "device"
     stages = [(p.stage, gib(p.device), gib(p.host), p.component) for p in made.chosen.peaks]
     output.table(("stage", device, "host", "largest part at work"), stages)
+    if traced:
+        _show_trace(traced, device)
     guessed = [p.class_name for p in found.parts if p.kind in ("denoiser", "decoder") and not p.recorded]
     if guessed:
         output.result(f"by the general formula: nothing is recorded of {', '.join(dict.fromkeys(guessed))}")
@@ -120,6 +144,18 @@ def _show(found: Table, task: Task, machine: Machine, made: Plan, model: str) ->
     output.table(
         ("alternative", device, "host", "slow-down", "verdict"), [_row(one, made) for one in made.alternatives]
     )
+
+
+def _show_trace(traced: Sequence[Beside], device: str) -> None:
+    """Trace beside estimate: what each stage holds besides weights, and the peak with them."""
+    from ..memory.plan import gib
+
+    output.result("")
+    rows = [
+        (one.stage, gib(one.estimated), gib(one.traced), f"{one.off:+.0%}", gib(one.device), one.component)
+        for one in traced
+    ]
+    output.table(("besides weights", "estimated", "traced", "", f"{device} by trace", "at work"), rows)
 
 
 def _stored(found: Table, made: Plan, task: Task) -> int:

@@ -81,7 +81,7 @@ def built_table(manifest: Manifest, locations: Mapping[Role, str]) -> Table:
         name, class_name = component.name, component.class_name
         if model_files.WEIGHTLESS.search(class_name):
             continue
-        source, prefix = _place(manifest.sources, name)
+        source, prefix = place(manifest.sources, name)
         configs[name] = _local_config(source, locations.get(source.role, ""), f"{prefix}config.json")
         part = read_sizes(name, class_name, {}, configs[name])
         weighed = replace(part, parameters=component.parameters or None, stored=component.bytes)
@@ -164,8 +164,8 @@ def _read(pinned: Pinned, store: Store, offline: bool) -> Table:
     for name, (_, class_name) in layout.items():
         if model_files.WEIGHTLESS.search(class_name):
             continue
-        source, prefix = _place(pinned.sources, name)
-        read = _reader(source, pinned.locations[source.role], store, offline)
+        source, prefix = place(pinned.sources, name)
+        read = reader(source, pinned.locations[source.role], store, offline)
         configs[name] = read.config(f"{prefix}config.json")
         tensors = checkpoint[name] if name in checkpoint else _tensors(source, prefix, read)
         parts.append(_part(name, class_name, tensors, configs[name]))
@@ -177,7 +177,7 @@ def _read(pinned: Pinned, store: Store, offline: bool) -> Table:
     return Table(pinned.pipeline, tuple(same), origin, disk, missing, default_sizes(pinned.pipeline, configs))
 
 
-def _place(pinned: Sequence[Source], name: str) -> tuple[Source, str]:
+def place(pinned: Sequence[Source], name: str) -> tuple[Source, str]:
     """The source of a component's files and the folder in it ("" at its root)."""
     sources = {source.role: source for source in pinned}
     replacement = sources.get(Role.component(name))
@@ -189,7 +189,7 @@ def _place(pinned: Sequence[Source], name: str) -> tuple[Source, str]:
 
 
 @dataclass(frozen=True)
-class _Reader:
+class Reader:
     """How headers and settings of a source are read, here or on the hub."""
 
     header: Callable[[str], TensorHeader]
@@ -202,14 +202,14 @@ class _Reader:
             return {}
 
 
-def _reader(source: Source, location: str, store: Store, offline: bool) -> _Reader:
+def reader(source: Source, location: str, store: Store, offline: bool) -> Reader:
     if source.kind != "hub":
-        return _Reader(
+        return Reader(
             lambda path: read_safetensors(file_of(source, location, path)),
             lambda path: read_regular(file_of(source, location, path), LARGEST_TEXT).decode(),
         )
     repository = Repository.of(source)
-    return _Reader(
+    return Reader(
         lambda path: _cached_header(repository, path, store, offline),
         lambda path: hub.read_text(repository, path, offline) if path in source.files else "{}",
     )
@@ -236,7 +236,7 @@ def _write(path: Path, value: JsonObject) -> None:
         write_json(path, value)
 
 
-def _tensors(source: Source, prefix: str, read: _Reader) -> dict[str, TensorInfo]:
+def _tensors(source: Source, prefix: str, read: Reader) -> dict[str, TensorInfo]:
     """The tensors of a component's files; none where any of its weights are in another format."""
     paths = [path for path in source.files if path.startswith(prefix) and "/" not in path[len(prefix) :]]
     if any(path.endswith(UNREAD) for path in paths):
@@ -255,7 +255,7 @@ def _checkpoint(
     path = next(iter(base.files))
     if path.endswith(UNREAD):
         return {name: {} for name in parts_of_checkpoint(DENOISER_ONLY, layout)}
-    read = _reader(base, pinned.locations[base.role], store, offline)
+    read = reader(base, pinned.locations[base.role], store, offline)
     return part_checkpoint(read.header(path).tensors, layout)
 
 

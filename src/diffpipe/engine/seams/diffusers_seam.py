@@ -137,6 +137,14 @@ ALPHA_SIGMA = Seam(
     file="diffusers/schedulers/scheduling_dpmsolver_multistep.py",
     text="def _sigma_to_alpha_sigma_t(self, sigma",
 )
+FLOAT32_PARTS = Seam(
+    "diffusers",
+    "ModelMixin._keep_in_fp32_modules, and PreTrainedModel's two of transformers",
+    buys="plan --trace: layers that are loaded in float32 whatever the dtype count twice",
+    without="they are traced in the model's dtype",
+    file="diffusers/models/modeling_utils.py",
+    text="_keep_in_fp32_modules = None",
+)
 SEAMS = (
     SIGNATURE_TYPES,
     OPTIONAL_PARTS,
@@ -153,6 +161,7 @@ SEAMS = (
     EXECUTION_DEVICE,
     NUM_TIMESTEPS,
     ALPHA_SIGMA,
+    FLOAT32_PARTS,
 )
 
 # The attributes that hold a module's hooks, diffusers' and accelerate's.
@@ -279,3 +288,18 @@ def call_settings(pipe: DiffusionPipeline) -> dict[str, object]:
     Everything that begins with an underscore is taken, hooks and the like too.
     """
     return {name: value for name, value in vars(pipe).items() if name.startswith("_") and name not in PROGRESS}
+
+
+# --- Models ---
+
+
+def kept_in_float32(model: torch.nn.Module, dtype: str) -> frozenset[str]:
+    """The modules that a model's class loads in float32 when the rest is in `dtype`, by any part of their names.
+
+    transformers has one list for float16, and one for bfloat16 too; diffusers has one for all.
+    """
+    strict = getattr(model, "_keep_in_fp32_modules_strict", None)
+    names = getattr(model, "_keep_in_fp32_modules", None) or ()
+    if hasattr(type(model), "_keep_in_fp32_modules_strict"):
+        names = {*(names if dtype == "float16" else ()), *(strict or ())}
+    return frozenset(names) if dtype != "float32" else frozenset()
