@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+from contextlib import suppress
 from enum import IntEnum
 
 
@@ -73,5 +74,9 @@ def let_go(error: BaseException) -> None:
         one = waiting.pop()
         if one is not None and id(one) not in seen:
             seen.add(id(one))
-            traceback.clear_frames(one.__traceback__)
+            for frame, _ in traceback.walk_tb(one.__traceback__):
+                with suppress(RuntimeError):  # it still runs
+                    frame.clear()
+                    # What locals() once returned there is a copy, until Python 3.13: looking again empties it.
+                    len(frame.f_locals)
             waiting += [one.__cause__, one.__context__]
