@@ -147,7 +147,7 @@ def test_sizes_read_from_shapes() -> None:
     sizes = read_sizes("transformer", "AnyTransformer", shapes, {"num_attention_heads": 2, "attention_head_dim": 2})
     assert sizes == Sizes(
         "transformer", "AnyTransformer", "denoiser", parameters=104, linear=104, rows=26, cast=96,
-        block=64, outside=8, layer=64, live=68, besides=68 * 512,
+        block=64, outside=8, layer=64, live=68, besides=68 * 512, largest=64,
     )  # fmt: skip
 
 

@@ -1,15 +1,19 @@
 """Predicted memory of every stage, on the device and on the host, for a placement and what is to be made.
 
-The model, stage by stage (bytes; sizes in `Sizes`, all counted for the compute dtype):
+The model, stage by stage (bytes; sizes in `Sizes`, each component in the dtype that it is loaded in, see `loaded`):
 
-- weights: elements x bytes of the dtype. Quantized: fp8 and int8 one byte for each weight of a Linear and one scale for
+- weights: elements x bytes of the dtype, and 4 for those that the libraries keep in float32 (see loaded_dtypes).
+  Quantized: fp8 and int8 one byte for each weight of a Linear and one scale for
   each of its outputs; int4 half a byte, and a scale and a shift for each group of 128 (optimum-quanto 0.2.7,
   nn/qmodule.py). Layerwise casting: one byte for what it casts (diffusers/hooks/layerwise_casting.py).
-- encode: what the largest text encoder holds for its longest prompt.
+- encode: what the largest text encoder holds for its longest prompt; T5's kind, attention matrices too (sizes._t5).
 - denoise: tokens x elements for each token, which are linear in the tokens as SDPA's fused kernels never hold the
   attention matrix (github.com/Dao-AILab/flash-attention); twice where the two halves of guidance run as one batch.
 - decode: pixels x elements for each pixel: three feature maps of the upper levels at full size, and what convolutions
-  take besides. With tiling the pixels of one tile, and the whole picture in RGB.
+  take besides. With tiling the pixels of one tile, and the whole picture in RGB. Autoencoders that pipelines turn into
+  float32 for it weigh twice as much meanwhile.
+- host: weights that files hold as they are loaded are mapped, and count as host memory once they are used; others are
+  converted, and are the process's own. `Peak.mapped` is what the system may drop and read again from the files.
 
 `live` and `besides` were read off the real forward of the real classes on meta tensors (tools/record_components.py).
 """
@@ -18,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 from ..cache.measured import Measured
@@ -25,6 +30,7 @@ from ..core.build_spec import Placement
 from ..core.components import Kind, Stage
 from ..core.device_names import DeviceKind
 from ..core.quantization import GROUP, quantized_by_default
+from .loaded_dtypes import UPCASTING
 from .sizes import Sizes
 
 # What works in each stage after loading, one component after the other.
@@ -45,7 +51,8 @@ BESIDE: tuple[Kind, ...] = ("guide",)  # on the device while the denoiser works
 # they were quantized before they came.
 Form = Literal["plain", "fp8", "int8", "int4", "cast", "stored"]
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-STORED = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "I8": 1, "U8": 1}
+# What files hold -> what loads it as it is, "" for none. Whole numbers are never converted.
+FLOATS = {"F64": "", "F32": "float32", "BF16": "bfloat16", "F16": "float16", "F8_E4M3": "", "F8_E5M2": ""}
 
 # What cuDNN takes besides the living tensors: copies in its own layout and workspaces. For 2-D convolutions 2178
 # elements for each pixel where 768 live (memory_used_decode of AutoencoderKL in ComfyUI, comfy/sd.py); the public peaks
@@ -57,8 +64,9 @@ CONVOLUTION: Mapping[DeviceKind, Mapping[str, float]] = {
 }
 
 # Host memory of a process before it loads anything (resident, torch 2.13 and diffusers 0.42 on Linux, with the classes
-# of a pipeline imported: 0.40 to 0.44 GB measured), and what a CUDA context adds.
-PROCESS, CONTEXT = 450_000_000, 1_000_000_000
+# of a pipeline imported: 0.40 to 0.44 GB measured), of that the mapped files of libraries (0.09 to 0.13 GB measured),
+# and what a CUDA context adds.
+PROCESS, LIBRARIES, CONTEXT = 450_000_000, 110_000_000, 1_000_000_000
 # Device memory that no prediction may use: the CUDA context and kernels (300 to 600 MB), and a share of the whole for
 # the allocator's fragments (it rounds blocks up to 2 MB, and splits larger ones).
 RESERVE, FRAGMENTS = 600_000_000, 0.03
@@ -92,6 +100,7 @@ class Peak:
     """Bytes at a stage's worst moment: on the device, and in host memory (the same on the CPU).
 
     `moving`: of the device's, what is no weight (what measured peaks correct). `component`: the one that decides.
+    `mapped`: of the host's, mapped files: where memory is short the system drops them, and reads them again.
     """
 
     stage: Stage
@@ -99,6 +108,12 @@ class Peak:
     host: int
     moving: int = 0
     component: str = ""
+    mapped: int = 0
+
+    @property
+    def own(self) -> int:
+        """Of the host's, what only swap can hold in place of memory."""
+        return self.host - self.mapped
 
 
 def quantized_names(parts: Sequence[Sizes], placement: Placement) -> frozenset[str]:
@@ -120,20 +135,45 @@ def form(part: Sizes, placement: Placement, quantized: frozenset[str]) -> Form:
     return "cast" if placement.layerwise_casting and part.kind == "denoiser" else "plain"
 
 
+def loaded(part: Sizes, dtype: str) -> str:
+    """The dtype of most of a component's weights, and that computes, in a pipeline of a dtype."""
+    return part.dtype or dtype
+
+
 def weight_bytes(part: Sizes, kept: Form, dtype: str) -> int:
     """Bytes of a component's weights in a form. Raises ValueError where its size is unknown."""
     if part.parameters is None:
         raise ValueError(part.name)
     if kept == "stored":
         return part.stored or 0
-    width = BYTES[dtype]
+    width = BYTES[loaded(part, dtype)]
+    wide, linear, rows = wide_elements(part, dtype), part.linear, part.rows
+    if loaded(part, dtype) == "float16":  # what is float32 among others is not quantized
+        linear, rows = linear - part.wide_half, rows - part.rows_half
+    more = wide * (4 - width)
     if kept == "cast":
-        return part.cast + (part.parameters - part.cast) * width
+        return part.cast + (part.parameters - part.cast) * width + more
     if kept in ("fp8", "int8"):
-        return part.linear + part.rows * width + (part.parameters - part.linear) * width
+        return linear + rows * width + (part.parameters - linear) * width + more
     if kept == "int4":
-        return part.linear // 2 + part.linear // GROUP * 2 * width + (part.parameters - part.linear) * width
-    return part.parameters * width
+        return linear // 2 + linear // GROUP * 2 * width + (part.parameters - linear) * width + more
+    return part.parameters * width + more
+
+
+def wide_elements(part: Sizes, dtype: str) -> int:
+    """How many weights of a component are float32 in a pipeline of a dtype whatever the others are."""
+    return part.wide + (part.wide_half if loaded(part, dtype) == "float16" else 0)
+
+
+def converted(part: Sizes, dtype: str) -> bool:
+    """Whether a component's files are in another format than it is loaded in: then its weights are no mapped files."""
+    return not part.quantized and any(FLOATS.get(stored, loaded(part, dtype)) != loaded(part, dtype) for stored in part.dtypes)
+
+
+def upcast(part: Sizes, task: Task) -> bool:
+    """Whether a pipeline decodes with an autoencoder in float32 though it is float16."""
+    half = loaded(part, task.dtype) == "float16"
+    return part.upcast and half and UPCASTING.search(task.pipeline) is not None
 
 
 def weights(parts: Sequence[Sizes], placement: Placement, dtype: str) -> dict[str, int]:
@@ -167,7 +207,7 @@ def tokens(part: Sizes, task: Task) -> int:
 
 def moving(part: Sizes, placement: Placement, task: Task) -> int:
     """Bytes that a component holds while it works, besides its weights."""
-    width = BYTES[task.dtype]
+    width = BYTES[loaded(part, task.dtype)]
     if part.kind == "denoiser":
         return (tokens(part, task) * part.live + part.besides) * width * task.batch * task.halves
     if part.kind == "decoder":
@@ -176,7 +216,7 @@ def moving(part: Sizes, placement: Placement, task: Task) -> int:
 
 
 def _decoding(part: Sizes, placement: Placement, task: Task) -> int:
-    width = 4 if part.upcast and task.dtype == "float16" else BYTES[task.dtype]
+    width = 4 if upcast(part, task) else BYTES[loaded(part, task.dtype)]
     video = part.temporal > 1 and task.frames > 1
     samples = 1 if placement.vae_slicing else task.batch
     pixels = task.width * task.height
@@ -234,44 +274,64 @@ class _Run:
         """Bytes of the weights of these kinds of components."""
         return sum(self.kept[part.name] for part in self.parts if part.kind in kinds)
 
+    @cached_property
+    def stored(self) -> frozenset[str]:
+        """The components whose weights the build wrote anew, as they are needed."""
+        return quantized_names(self.parts, self.placement)
+
+    def own(self, part: Sizes) -> int:
+        """Bytes of a component's weights that are in no mapped file: what was converted."""
+        if part.name in self.stored:
+            return 0
+        dtype = self.task.dtype
+        if converted(part, dtype):
+            return self.kept[part.name]
+        wide = 4 * wide_elements(part, dtype) if BYTES[loaded(part, dtype)] < 4 else 0
+        return wide + (part.cast if form(part, self.placement, self.stored) == "cast" else 0)
+
+    def mapped(self, leaving_out: Collection[Kind] = ()) -> int:
+        """Bytes of weights that are mapped files, of all but some kinds of components."""
+        return sum(self.kept[part.name] - self.own(part) for part in self.parts if part.kind not in leaving_out)
+
     def loading(self) -> Peak:
         """Files that are as they are needed are mapped, and copied to a GPU one after the other; others are read and
         converted."""
-        read = self._converted(quantized_names(self.parts, self.placement))
-        host = sum(self.kept[part.name] for part in read)
+        own = sum(map(self.own, self.parts))
+        read = (p for p in self.parts if p.name not in self.stored and converted(p, self.task.dtype))
+        files = max((part.stored or 0 for part in read), default=0)
         if self.task.device != "cpu":
-            host = self.whole if self.offloaded else max(host, *self.kept.values(), 0)
-        host += max((part.stored or 0 for part in read), default=0)
-        return Peak("load", self.resident, self.process + host)
+            each = max((self.kept[part.name] - self.own(part) for part in self.parts), default=0)
+            files = max(files, self.mapped() if self.offloaded else each)
+        return Peak("load", self.resident, self.process + own + files, mapped=LIBRARIES + files)
 
     def at(self, stage: Stage) -> Peak:
         """A stage's worst moment: that of the component at work which needs most."""
-        worst = Peak(stage, self.resident, self.process + (self.whole if self.offloaded else 0))
+        worst = Peak(stage, self.resident, self.process + (self.whole if self.offloaded else 0), mapped=self.behind)
         beside = self.weights(BESIDE) if stage == "denoise" else 0
         for part in self.parts:
             if part.kind in AT_WORK[stage]:
                 alive = round(moving(part, self.placement, self.task) * self.factors.get(stage, 1.0))
-                there = self.resident
+                there, more = self.resident, self.kept[part.name] if upcast(part, self.task) else 0
                 if self.offloaded:
                     there = shown_at_once(part, self.kept[part.name], self.placement.cpu_offload) + beside
-                if there + alive > worst.device:
-                    worst = replace(worst, device=there + alive, moving=alive, component=part.name)
+                if there + more + alive > worst.device:
+                    worst = replace(worst, device=there + more + alive, moving=alive, component=part.name)
         return worst
+
+    @property
+    def behind(self) -> int:
+        """Bytes of mapped files that a process behind a GPU keeps. Sequential offload copies from the files; what model
+        and group offload bring back, or pin, are copies."""
+        return LIBRARIES + (self.mapped() if self.placement.cpu_offload == "sequential" else 0)
 
     def in_one_memory(self, peak: Peak) -> Peak:
         """A peak on the CPU, where what is on the device is in the process. Mapped files are not, until their weights
         are used."""
-        host = peak.host
+        host, mapped = peak.host, peak.mapped
         if peak.stage != "load":
-            mapped = 0 if self._converted() else self.weights(UNUSED[peak.stage])
-            host = self.process + peak.device - mapped
-        return replace(peak, host=host, device=host)
-
-    def _converted(self, stored: frozenset[str] = frozenset()) -> list[Sizes]:
-        """The components whose files are in another format than the compute dtype. `stored`: those whose weights the
-        build wrote anew, as they are needed."""
-        width = BYTES[self.task.dtype]
-        return [p for p in self.parts if p.name not in stored and any(STORED.get(dtype) != width for dtype in p.dtypes)]
+            mapped = LIBRARIES + self.mapped(UNUSED[peak.stage])
+            host = self.process + peak.device - (self.mapped() + LIBRARIES - mapped)
+        return replace(peak, host=host, device=host, mapped=mapped)
 
 
 def unknown(parts: Sequence[Sizes]) -> tuple[str, ...]:

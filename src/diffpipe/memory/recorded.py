@@ -13,6 +13,9 @@ from .sizes import Settings, Sizes, levels
 
 LARGEST = 1 << 20  # bytes of the file
 SIZES = ("width", "height", "frames", "steps")
+# What was measured of a component, and what follows from the names of its tensors, which a manifest does not keep.
+MEASURED = ("live", "live_video", "live_frame", "besides", "recorded")
+NAMED = ("linear", "rows", "cast", "block", "outside", "layer", "wide", "wide_half", "rows_half", "largest")
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,8 @@ def as_recorded(part: Sizes) -> Sizes:
     known = _by_class().get(part.class_name)
     if known is None or known.parameters != part.parameters:
         return part
-    held = {name: getattr(known, name) for name in ("live", "live_video", "live_frame", "besides", "recorded")}
+    names = MEASURED if part.layer else (*MEASURED, *NAMED)
+    held = {name: getattr(known, name) for name in names}
     return replace(part, **held)
 
 

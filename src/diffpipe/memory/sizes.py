@@ -12,6 +12,7 @@ from ..core.canonical import JsonObject, JsonValue
 from ..core.components import Kind, kind_of
 from ..core.parsing import Fields
 from ..core.quantization import left
+from . import loaded_dtypes
 
 # Tables of vectors, which are 2-D and no Linear: the names transformers and diffusers give to nn.Embedding.
 EMBEDDING = re.compile(
@@ -33,7 +34,7 @@ BLOCK = re.compile(r"^(?:[^.]+\.)*?[^.]+\.\d+\.")
 # before and after its activation, and the concatenation of both). Of the first width, for each latent of a U-Net
 # (SDXL: 15.8) and each pixel of a decoder (three maps of twice that width: SDXL, FLUX.1, SD 3.5) or of a 3-D one
 # (Qwen-Image: 18 for a picture, Wan: 52.7 for a video, whose frames are cached between its chunks). Of the hidden size,
-# for each of 512 tokens of a text encoder (T5: 24).
+# for each of at most 512 tokens of a text encoder (CLIP: 16; T5: see `_t5`).
 LIVE = {"transformer": 17, "unet": 16, "decoder": 6, "decoder3d": 18, "video": 53, "encoder": 24}
 PROMPT = 512  # tokens
 
@@ -53,6 +54,9 @@ class Sizes:
     (decoder) of one sample, `live_video`: for each pixel of a video, `live_frame`: for each pixel of each frame
     besides, `besides`: in any case. `stored`: bytes in the files, `dtypes` theirs. `recorded`: whether `live` was
     measured (tools/record_components.py) or follows from LIVE. `quantized`: by which method the files are already.
+    `wide`: elements that are float32 beside 16-bit ones, in none of `linear`; `wide_half`: weights in `linear` that are
+    so beside float16 alone, `rows_half` their outputs. `largest`: the largest weight in `linear`. `dtype`: what its row
+    loads it in, whatever --dtype says; "" for that.
     """
 
     name: str
@@ -77,6 +81,11 @@ class Sizes:
     dtypes: tuple[str, ...] = ()
     recorded: bool = False
     quantized: str = ""
+    wide: int = 0
+    wide_half: int = 0
+    rows_half: int = 0
+    largest: int = 0
+    dtype: str = ""
 
     @classmethod
     def from_json(cls, data: Fields) -> Sizes:
@@ -91,6 +100,7 @@ class Sizes:
             dtypes=data.texts("dtypes", ()),
             recorded=data.truth("recorded", False),
             quantized=data.text("quantized", "", most=200),
+            dtype=data.text("dtype", "", most=200),
             temporal=data.integer("temporal", 1, least=1),
             **{name: data.integer(name, 0) for name in COUNTS},
         )
@@ -104,7 +114,7 @@ class Sizes:
 
 COUNTS = (
     "linear", "rows", "cast", "block", "outside", "layer", "step", "tile", "live", "live_video", "live_frame",
-    "besides",
+    "besides", "wide", "wide_half", "rows_half", "largest",
 )  # fmt: skip
 
 
@@ -124,7 +134,9 @@ def is_cast(name: str) -> bool:
 def read_sizes(name: str, class_name: str, tensors: Mapping[str, Sequence[int]], config: Settings) -> Sizes:
     """A component's sizes from tensor name -> shape and its config.json. Steps are in latents: see `set_steps`."""
     counts = {tensor: math.prod(shape) for tensor, shape in tensors.items()}
-    linear = [tensor for tensor, shape in tensors.items() if is_linear(tensor, shape)]
+    wide = {tensor for tensor in tensors if loaded_dtypes.kept(class_name, tensor)}
+    linear = [tensor for tensor, shape in tensors.items() if is_linear(tensor, shape) and tensor not in wide]
+    half = [tensor for tensor in linear if loaded_dtypes.kept_beside_float16(class_name, tensor)]
     blocks: dict[str, int] = {}
     for tensor, count in counts.items():
         if found := BLOCK.match(tensor):
@@ -142,6 +154,10 @@ def read_sizes(name: str, class_name: str, tensors: Mapping[str, Sequence[int]],
         outside=total - sum(blocks.values()),
         layer=max(counts.values(), default=0),
         quantized=_text(_object(config, "quantization_config"), "quant_method"),
+        wide=sum(counts[tensor] for tensor in wide),
+        wide_half=sum(counts[tensor] for tensor in half),
+        rows_half=sum(tensors[tensor][0] for tensor in half),
+        largest=max((counts[tensor] for tensor in linear), default=0),
     )
     held = HELD.get(sizes.kind)
     return held(sizes, config) if held else sizes
@@ -180,9 +196,33 @@ def _decoder(part: Sizes, config: Settings) -> Sizes:
 
 
 def _encoder(part: Sizes, config: Settings) -> Sizes:
+    if loaded_dtypes.T5.fullmatch(part.class_name):
+        return replace(part, besides=_t5(config))
     inner = _object(config, "text_config") or config
     width = _number(inner, "d_model", "hidden_size", "n_embd") or 1024
-    return replace(part, besides=LIVE["encoder"] * width * PROMPT)
+    tokens = min(PROMPT, _number(inner, "max_position_embeddings") or PROMPT)  # CLIP: 77
+    return replace(part, besides=LIVE["encoder"] * width * tokens)
+
+
+BUCKETS = 13  # elements of 4 bytes for each pair of tokens: six tables of int64 and what compares them
+
+
+def _t5(config: Settings) -> int:
+    """Elements that an encoder of T5's kind holds at its worst moment, for the longest prompt, padded.
+
+    It adds a learned bias to attention, which the fused kernels take as a mask of every head: one matrix of tokens x
+    tokens for each head as the layers share it, one with the padding masked, and one as it is laid out for the kernel
+    (transformers 5.23, T5Attention.compute_bias and create_position_bias_mask of integrations/sdpa_attention.py);
+    with them the queries, keys, values, the output, and four states. Softmax is the kernel's own: torch's fused kernels
+    take such a mask on CUDA and on the CPU; the unfused one would hold five more. Between attentions: the shared
+    matrix, four tensors of the feed-forward's width, and four states. Before the first: the table of distances.
+    """
+    width, heads = _number(config, "d_model") or 512, _number(config, "num_heads") or 8
+    inner = heads * (_number(config, "d_kv") or 64)
+    forward = _number(config, "d_ff") or 2048
+    matrix = heads * PROMPT**2
+    attending = 3 * matrix + 4 * (inner + width) * PROMPT
+    return max(attending, matrix + 4 * (forward + width) * PROMPT, BUCKETS * PROMPT**2)
 
 
 HELD: Mapping[Kind, Callable[[Sizes, Settings], Sizes]] = {

@@ -7,7 +7,7 @@ is kept under headers/ in the cache, so that a second plan, or one without the n
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -32,7 +32,7 @@ from .sizes import Settings, Sizes, read_sizes, set_steps
 
 UNREAD = (".bin", ".pt", ".pth", ".ckpt", ".gguf")  # files whose tensors no header lists
 LARGEST = 1 << 20  # bytes of a table that is kept
-FORMAT = 1  # of what is kept: raise it when sizes are read in another way
+FORMAT = 2  # of what is kept: raise it when sizes are read in another way
 
 
 @dataclass(frozen=True)
@@ -59,15 +59,20 @@ def table(spec: BuildSpec, row: PipelineType, store: Store, offline: bool, pinne
     try:
         known = pinned()
         found = _read(known, store, offline)
+        if known.sources[0].kind == "hub":
+            _keep(kept, found, known.sources[0].commit)
     except DiffpipeError as error:
         away = error.exit_code == Exit.FAILED or (offline and isinstance(error, NotFoundError))
         instead = (_kept(kept) or _recorded(spec, row)) if away else None
         if instead is None:
             raise
-        return instead
-    if known.sources[0].kind == "hub":
-        _keep(kept, found, known.sources[0].commit)
-    return found
+        found = instead
+    return replace(found, parts=_in_float32(found.parts, row.float32))
+
+
+def _in_float32(parts: Sequence[Sizes], names: Collection[str]) -> tuple[Sizes, ...]:
+    """The components, those named as they are loaded: in float32."""
+    return tuple(replace(part, dtype="float32") if part.name in names else part for part in parts)
 
 
 def built_table(manifest: Manifest, locations: Mapping[Role, str]) -> Table:
@@ -77,6 +82,7 @@ def built_table(manifest: Manifest, locations: Mapping[Role, str]) -> Table:
     """
     configs: dict[str, Settings] = {}
     parts: list[Sizes] = []
+    stored = manifest.stored
     for component in manifest.components:
         name, class_name = component.name, component.class_name
         if model_files.WEIGHTLESS.search(class_name):
@@ -84,11 +90,12 @@ def built_table(manifest: Manifest, locations: Mapping[Role, str]) -> Table:
         source, prefix = place(manifest.sources, name)
         configs[name] = _local_config(source, locations.get(source.role, ""), f"{prefix}config.json")
         part = read_sizes(name, class_name, {}, configs[name])
-        weighed = replace(part, parameters=component.parameters or None, stored=component.bytes)
+        made = stored.how.mode if stored and name in stored.components else part.quantized
+        weighed = replace(part, parameters=component.parameters or None, stored=component.bytes, quantized=made)
         parts.append(replace(weighed, dtypes=component.dtypes))
-    whole = map(as_recorded, set_steps(parts, configs))
+    whole = _in_float32([as_recorded(part) for part in set_steps(parts, configs)], manifest.config.float32)
     sizes = default_sizes(manifest.pipeline, configs)
-    return Table(manifest.pipeline, tuple(whole), "kept from its build", sizes=sizes)
+    return Table(manifest.pipeline, whole, "kept from its build", sizes=sizes)
 
 
 def _local_config(source: Source, location: str, path: str) -> Settings:
