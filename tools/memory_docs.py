@@ -20,12 +20,16 @@ import gpu_docs
 from diffpipe.building.request import Request
 from diffpipe.cache.store import Store
 from diffpipe.catalog import BUILTIN
+from diffpipe.catalog.plugins import float32_of_class
 from diffpipe.core.build_spec import BuildSpec, Placement
+from diffpipe.core.choices import Quantize
 from diffpipe.memory import estimate, knobs, ladder
+from diffpipe.memory.build_need import BuildNeed, build_need
 from diffpipe.memory.estimate import Task, peaks, weight_bytes, weights
 from diffpipe.memory.plan import Machine, Plan, gib, option, plan
 from diffpipe.memory.recorded import recorded
 from diffpipe.memory.sizes import Sizes
+from diffpipe.memory.tables import in_float32
 from diffpipe.memory.tables import table as read_table
 
 FILE = Path(__file__).resolve().parents[1] / "docs/memory.md"
@@ -123,8 +127,9 @@ MEASURED = (
 
 
 def parts_of(model: str) -> tuple[Sizes, ...]:
-    """The recorded components of a model."""
-    return recorded()[model].components
+    """The recorded components of a model, as they are loaded."""
+    known = recorded()[model]
+    return in_float32(known.components, float32_of_class(known.pipeline))
 
 
 def task_of(model: str) -> Task:
@@ -190,6 +195,41 @@ def on_the_cpu(model: str, side: int, dtype: str) -> float:
     return max(peak.host for peak in peaks(demo if model == "demo" else FLUX_1B, Placement(), task)) / 1e9
 
 
+# What builds took, in GB: at the worst moment, of that mapped files, and the most that was the process's own (RssAnon
+# and RssFile of /proc, read every 10 ms); FLUX.1-dev of its real size, the others with fewer layers, of random numbers.
+XL_UNET = Sizes(
+    "unet", "UNet2DConditionModel", "denoiser", parameters=441_048_324, linear=320_946_176, rows=296_704,
+    largest=8_388_608, live=4096, step=8,
+)  # fmt: skip
+BUILDS: tuple[tuple[str, str, int, Quantize, tuple[float, float, float]], ...] = (
+    ("SDXL's U-Net, 0.44 B, from float32 to bfloat16", "F32", 4, "int8", (3.086, 1.872, 1.297)),
+    ("the same from float16 to bfloat16", "F16", 2, "int8", (2.208, 0.992, 1.316)),
+    ("FLUX.1-dev in bfloat16, as its files", "BF16", 2, "fp8", (0.0, 0.0, 0.86)),
+)
+
+
+def needs(held: str, each: int, mode: Quantize) -> BuildNeed:
+    """What one of BUILDS is predicted to need."""
+    if held == "BF16":
+        parts, task = parts_of("flux-dev"), task_of("flux-dev")
+    else:
+        parts = (replace(XL_UNET, dtypes=(held,), stored=each * (XL_UNET.parameters or 0)),)
+        task = Task("StableDiffusionXLPipeline")
+    need = build_need(parts, Placement(quantize=mode), task)
+    assert need
+    return need
+
+
+def build_table() -> str:
+    rows = []
+    for what, held, each, mode, measured in BUILDS:
+        need = needs(held, each, mode)
+        pairs = zip((need.host, need.mapped, need.own), measured, strict=True)
+        shown = (f"{mine / 1e9:.2f} ({true:.2f})" if true else f"{mine / 1e9:.2f}" for mine, true in pairs)
+        rows.append((f"{what}, {mode}", *shown))
+    return table(("predicted (measured)", "at its peak", "of it mapped files", "its own, at most"), rows)
+
+
 def choice_table() -> str:
     rows = []
     for model, known in recorded().items():
@@ -246,6 +286,25 @@ where a model multiplies and softmaxes by itself, its matrices count. Prompts ar
 convolutions take besides is added as in the estimate. Nothing is downloaded but settings, and nothing is computed:
 FLUX.1-dev at 1024 x 1024 takes 3 seconds on one core, after 5 for the imports. On a device for tests whose memory is
 counted, real runs of tiny models hold the traced bytes to the byte (`tests/engine/test_tracing.py`).
+
+What a row or a class has loaded in float32 (Wan's and Allegro's autoencoders; the last projections of T5 beside
+float16) counts as that, whatever `--dtype` says, and so does SDXL's autoencoder while it decodes in float16.
+
+## Host memory: mapped files, and the process's own
+
+Weights that are in their files as they are loaded are mapped: where memory is short the system drops them, and reads
+them again. `plan` says how much of the host's memory at each stage is such files (`mapped` in `--json`); the rest is
+the process's own, which nothing but swap can hold. Weights in another format than `--dtype` are converted as they are
+loaded, and are the process's own. Files that are read once, on their way to a GPU, need not fit into host memory.
+
+A build that quantizes loads the whole pipeline once, on the CPU, and `plan` says what that takes ("to build", `build`
+in `--json`). Measured on two cores with torch 2.13, GB:
+
+{build}
+Where weights are converted, nearly all of it is theirs: files that are as `--dtype` has them (`--variant fp16
+--dtype float16`, where a model has them) need hardly any. A build that needs a quarter more of its own memory than
+there is, with swap, is refused with exit code 5 before anything is fetched; what needs more than is free is warned of.
+`--force` tries it.
 
 ## On a GPU
 
@@ -352,6 +411,7 @@ def text() -> str:
         public=public_table(),
         gpu=gpu_docs.section(),
         measured=measured_table(),
+        build=build_table(),
         choice=choice_table(),
         costs=costs_table(),
         combinations=combinations_table(),

@@ -34,13 +34,16 @@ def test_a_plan_of_a_known_model_that_the_hub_cannot_be_asked_for(cli: Cli) -> N
     ]
     shown = [" ".join(line.split()) for line in lines]
     assert "transformer FluxTransformer2DModel 11.90 B 11.1 GiB device, int8" in shown
-    assert "decode 20.2 GiB 1.4 GiB vae" in shown
+    assert "load 16.0 GiB 12.4 GiB 11.2 GiB" in shown
+    assert "decode 20.2 GiB 1.4 GiB 0.1 GiB vae" in shown
+    # All that is in the files as it is loaded stays there: measured, 0.86 GB of the process's own.
+    assert "to build: 32.2 GiB of host memory, of it mapped files 31.4 GiB" in shown
     assert "strategy: int8" in shown
     # Plain, cast, fp8, int8 and int4, in four places, tiled or not: all but the plain and the cast that are resident.
     assert "reason: the fastest of 36 ways that fit; as it is, it needs 37.4 GiB of 24.0 GiB" in shown
-    assert "layerwise casting, group offload 4.4 GiB 24.7 GiB 1.27 x fits" in shown
+    assert "layerwise casting, group offload 4.4 GiB 31.6 GiB 1.27 x fits" in shown
     assert "int8 20.2 GiB 12.4 GiB 1.25 x chosen, fits" in shown
-    assert "layerwise casting, VAE tiling 24.4 GiB 15.5 GiB 1.12 x does not fit" in shown
+    assert "layerwise casting, VAE tiling 24.4 GiB 31.6 GiB 1.12 x does not fit" in shown
 
 
 def test_a_plan_of_a_local_folder(cli: Cli, checkpoints: Path) -> None:

@@ -23,6 +23,8 @@ from ..catalog.rows import PipelineType
 from ..core.build_spec import BuildSpec
 from ..core.manifest import Located, Manifest, StoredWeights, WeightsSummary
 from ..core.source import Role, Source, file_of, place_of
+from ..memory.build_need import BuildNeed
+from ..memory.build_need import check as check_memory
 from ..sources import hub_client
 from ..sources.key import Report, Resolved
 from ..storage.digests import identity
@@ -47,13 +49,15 @@ class Built:
 
 @dataclass(frozen=True)
 class Options:
-    """How to go about a build, none of which changes what is built. `reason`: why its placement was chosen."""
+    """How to go about a build, none of which changes what is built. `reason`: why its placement was chosen. `need`:
+    host memory that it is predicted to take where it quantizes."""
 
     name: str
     force: bool = False
     offline: bool = False
     quiet: bool = False
     reason: str = ""
+    need: BuildNeed | None = None
 
 
 def build(
@@ -135,6 +139,8 @@ def _make(resolved: Resolved, row: PipelineType, store: Store, options: Options,
     have = checked.fetched or fetch(resolved, options.offline, options.quiet, say, only="lora")
     check_loras(checked, resolved, have, options.offline, say)
     shared = _shared_weights(resolved, store, options.force)
+    if options.need and not shared and (notice := check_memory(options.need, options.force)):
+        say(f"warning: {notice}")
     sources = still_needed(resolved.sources, shared.components) if shared else resolved.sources
     needed = replace(resolved, sources=sources)
     locations = checked.fetched or fetch(needed, options.offline, options.quiet, say, have=have)

@@ -68,6 +68,13 @@ def _quirks_of_class(pipeline: str) -> Mapping[str, str]:
     return {name: function for name, function in hooks.items() if name != "call"}
 
 
+def float32_of_class(pipeline: str) -> tuple[str, ...]:
+    """The components that work in float32 in pipelines of a class that have no row of their own: what loads them for
+    any row does so for these, too."""
+    rows = (row for provider in BUILTIN.values() for row in provider.types if row.pipeline == pipeline)
+    return next((row.float32 for row in rows if row.float32), ())
+
+
 def _registered() -> Iterator[tuple[str, EntryPoint]]:
     """What packages register, with each package's name. One whose metadata is damaged is told on stderr and skipped."""
     seen = set()

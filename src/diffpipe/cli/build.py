@@ -218,7 +218,8 @@ COMMON = [
     ),
     option(
         "force", bool, False,
-        "Look up branches and tags again, and build even if it is in the cache.", "--force", panel=BUILD,
+        "Look up branches and tags again, and build even if it is in the cache, or if more memory than there is would "
+        "be needed.", "--force", panel=BUILD,
     ),
     option("offline", bool, False, "Use only what is on this machine.", "--offline", panel=BUILD),
     *reporting(BUILD, "Print the result as a JSON object."),
@@ -270,7 +271,9 @@ def _build(provider: Provider, values: Mapping[str, Any]) -> None:
     if choice.reason:
         output.say(f"memory: {describe(choice.spec.placement)}: {choice.reason}")
     default = provider.name if row is provider.types[0] else f"{provider.name}-{row.name}"
-    options = Options(values["name"] or default, values["force"], values["offline"], values["quiet"], choice.reason)
+    options = Options(
+        values["name"] or default, values["force"], values["offline"], values["quiet"], choice.reason, choice.need
+    )
     with output.reading("reading") as report, output.warnings_shown():
         built = build(request, choice.spec, options, output.say, report)
     entry, short = built.entry, built.entry.key[:SHORT]

@@ -18,6 +18,7 @@ from .flags import option, with_parameters
 if TYPE_CHECKING:
     from ..building.request import Request
     from ..cache.store import Store
+    from ..memory.build_need import BuildNeed
     from ..memory.estimate import Task
     from ..memory.plan import Machine, Option, Plan
     from ..memory.tables import Table
@@ -68,6 +69,7 @@ def _plan(provider: Provider, values: Mapping[str, Any]) -> None:
     output.set_up(quiet=values["quiet"], verbose=values["verbose"], log_file=values["log_file"])
     from ..building.request import Request
     from ..cache.store import Store
+    from ..memory.build_need import build_need
     from ..memory.choose import machine_of, planned
 
     spec, row = spec_of(provider, values)
@@ -76,6 +78,7 @@ def _plan(provider: Provider, values: Mapping[str, Any]) -> None:
     request = Request(spec, row, store, values["offline"], check_classes=False)
     found, task, made = planned(spec, row, store, values["offline"], machine, lambda: request.pinned, values)
     traced = _traced(request, found, task, made, store) if values["trace"] else ()
+    need = build_need(found.parts, made.chosen.placement, task, loras=bool(spec.loras))
     for notice in made.notices:
         output.warn(notice)
     if made.unknown:
@@ -83,10 +86,10 @@ def _plan(provider: Provider, values: Mapping[str, Any]) -> None:
             f"the size of {', '.join(made.unknown)} is not known: every figure leaves it out, and more will be needed"
         )
     if values["json"]:
-        shown = _as_json(found, task, machine, made)
+        shown = _as_json(found, task, machine, made, need)
         output.result_json({**shown, "trace": _trace_json(traced)} if traced else shown)
     else:
-        _show(found, task, machine, made, spec.model, traced)
+        _show(found, task, machine, made, need, spec.model, traced)
 
 
 def _traced(request: Request, found: Table, task: Task, made: Plan, store: Store) -> tuple[Beside, ...]:
@@ -104,7 +107,15 @@ def _trace_json(traced: Sequence[Beside]) -> list[dict[str, Any]]:
     return [{**asdict(one), "agrees": one.agrees} for one in traced]
 
 
-def _show(found: Table, task: Task, machine: Machine, made: Plan, model: str, traced: Sequence[Beside] = ()) -> None:
+def _show(
+    found: Table,
+    task: Task,
+    machine: Machine,
+    made: Plan,
+    need: BuildNeed | None,
+    model: str,
+    traced: Sequence[Beside] = (),
+) -> None:
     from ..memory.knobs import describe
     from ..memory.plan import gib, places
 
@@ -125,8 +136,8 @@ def _show(found: Table, task: Task, machine: Machine, made: Plan, model: str, tr
     output.table(("component", "class", "parameters", "weights", "where it lives"), rows)
     output.result("")
     device = "memory" if machine.device == "cpu" else "device"
-    stages = [(p.stage, gib(p.device), gib(p.host), p.component) for p in made.chosen.peaks]
-    output.table(("stage", device, "host", "largest part at work"), stages)
+    stages = [(p.stage, gib(p.device), gib(p.host), gib(p.mapped), p.component) for p in made.chosen.peaks]
+    output.table(("stage", device, "host", "of it mapped files", "largest part at work"), stages)
     if traced:
         _show_trace(traced, device)
     guessed = [p.class_name for p in found.parts if p.kind in ("denoiser", "decoder") and not p.recorded]
@@ -138,6 +149,8 @@ def _show(found: Table, task: Task, machine: Machine, made: Plan, model: str, tr
     more = f", and {readable(stored)} of quantized weights" if stored else ""
     output.result("")
     output.result(f"to download: {download}; on disk: {disk}{more}")
+    if need:
+        output.result(f"to build: {gib(need.host)} of host memory, of it mapped files {gib(need.mapped)}")
     output.result(f"strategy: {describe(made.chosen.placement)}")
     output.result(f"reason: {made.reason}")
     output.result("")
@@ -180,7 +193,7 @@ def _count(number: int | None) -> str:
     return "unknown" if number is None else f"{number / 1e9:.2f} B" if number >= 1e9 else f"{number / 1e6:.1f} M"
 
 
-def _as_json(found: Table, task: Task, machine: Machine, made: Plan) -> dict[str, Any]:
+def _as_json(found: Table, task: Task, machine: Machine, made: Plan, need: BuildNeed | None) -> dict[str, Any]:
     """All of it in bytes; `null` for what is not known."""
     from ..memory.plan import UNLIMITED, places
 
@@ -210,6 +223,7 @@ def _as_json(found: Table, task: Task, machine: Machine, made: Plan) -> dict[str
         "download": found.download,
         "disk": found.disk,
         "stored": _stored(found, made, task),
+        "build": asdict(need) if need else None,
         "strategy": _option_json(made.chosen),
         "reason": made.reason,
         "needed": made.needed,

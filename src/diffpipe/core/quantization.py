@@ -20,6 +20,10 @@ GROUP = 128  # weights of a row that share a scale in int4: quanto's default, an
 GROUPS = (128, 96, 64, 32)
 INT4_ROWS = 16  # out_features must be a multiple of it for tinygemm, which quanto takes on CUDA for groups of 128
 
+# The call that a quantized component is compared with the original on: the smallest picture that the released families
+# make, in pixels to a side, and frames of a video.
+SAMPLE_SIDE, SAMPLE_FRAMES = 256, 9
+
 # The components that are quantized where none are named.
 BY_DEFAULT = re.compile(r"(prior_)?(transformer|unet|prior|text_encoder)(_\d+)?")
 

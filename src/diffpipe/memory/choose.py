@@ -14,6 +14,7 @@ from ..core.device_names import DeviceKind
 from ..core.errors import DiffpipeError, Exit, UsageError
 from ..sources.pin import Pinned
 from . import knobs
+from .build_need import BuildNeed, build_need
 from .estimate import Task, correction
 from .machine import accelerator, device_kind, free, host_free
 from .plan import UNLIMITED, Machine, Plan, plan
@@ -25,11 +26,15 @@ NOTHING: Sizes = {}
 
 @dataclass(frozen=True)
 class Choice:
-    """A build request with the placement it gets; why, where it was chosen; and what the user should hear of it."""
+    """A build request with the placement it gets; why, where it was chosen; and what the user should hear of it.
+
+    `need`: host memory that the build takes, None where it loads nothing.
+    """
 
     spec: BuildSpec
     reason: str = ""
     notices: tuple[str, ...] = ()
+    need: BuildNeed | None = None
 
 
 def choose(spec: BuildSpec, row: PipelineType, store: Store, offline: bool, pinned: Callable[[], Pinned]) -> Choice:
@@ -45,19 +50,23 @@ def choose(spec: BuildSpec, row: PipelineType, store: Store, offline: bool, pinn
         return Choice(spec)
     if asked.memory == "manual":
         knobs.check(asked, spec.pipeline or row.pipeline, device_kind(spec.device))
-        taken, notices = knobs.takable(asked, table(spec, row, store, offline, pinned).parts)
-        return Choice(replace(spec, placement=taken), notices=notices)
+        found = table(spec, row, store, offline, pinned)
+        taken, notices = knobs.takable(asked, found.parts)
+        task = task_of(found, row, NOTHING, spec.dtype, "cpu")
+        need = build_need(found.parts, taken, task, loras=bool(spec.loras))
+        return Choice(replace(spec, placement=taken), notices=notices, need=need)
     # Without a GPU it will run on the CPU, so the limit is the host's.
     here = "cpu" if device_kind(spec.device) == "cpu" else spec.device
     machine = machine_of(here, asked.device_memory)
-    _, _, made = planned(spec, row, store, offline, machine, pinned)
+    found, task, made = planned(spec, row, store, offline, machine, pinned)
     if not made.chosen.fits:
         raise DiffpipeError(made.reason, "free some memory, or name the switches yourself", Exit.OUT_OF_MEMORY)
     notices = made.notices
     if made.unknown:
         notices += (f"the size of {', '.join(made.unknown)} is not known: more will be needed than was planned for",)
     placement = replace(made.chosen.placement, memory="auto", device_memory=asked.device_memory)
-    return Choice(replace(spec, placement=placement), made.reason, notices)
+    need = build_need(found.parts, placement, task, loras=bool(spec.loras))
+    return Choice(replace(spec, placement=placement), made.reason, notices, need)
 
 
 def planned(

@@ -12,8 +12,8 @@ The model, stage by stage (bytes; sizes in `Sizes`, each component in the dtype 
 - decode: pixels x elements for each pixel: three feature maps of the upper levels at full size, and what convolutions
   take besides. With tiling the pixels of one tile, and the whole picture in RGB. Autoencoders that pipelines turn into
   float32 for it weigh twice as much meanwhile.
-- host: weights that files hold as they are loaded are mapped, and count as host memory once they are used; others are
-  converted, and are the process's own. `Peak.mapped` is what the system may drop and read again from the files.
+- host: weights that files hold as they are loaded are mapped, and count once they are used; others are converted, and
+  the process's own.
 
 `live` and `besides` were read off the real forward of the real classes on meta tensors (tools/record_components.py).
 """
@@ -63,9 +63,8 @@ CONVOLUTION: Mapping[DeviceKind, Mapping[str, float]] = {
     "cpu": {"2d": 2.0, "3d": 2.0},
 }
 
-# Host memory of a process before it loads anything (resident, torch 2.13 and diffusers 0.42 on Linux, with the classes
-# of a pipeline imported: 0.40 to 0.44 GB measured), of that the mapped files of libraries (0.09 to 0.13 GB measured),
-# and what a CUDA context adds.
+# Host memory of a process before it loads anything (torch 2.13 and diffusers 0.42 on Linux, with a pipeline's classes
+# imported: 0.40 to 0.44 GB measured, of it 0.09 to 0.13 mapped files of libraries), and what a CUDA context adds.
 PROCESS, LIBRARIES, CONTEXT = 450_000_000, 110_000_000, 1_000_000_000
 # Device memory that no prediction may use: the CUDA context and kernels (300 to 600 MB), and a share of the whole for
 # the allocator's fragments (it rounds blocks up to 2 MB, and splits larger ones).
@@ -166,8 +165,10 @@ def wide_elements(part: Sizes, dtype: str) -> int:
 
 
 def converted(part: Sizes, dtype: str) -> bool:
-    """Whether a component's files are in another format than it is loaded in: then its weights are no mapped files."""
-    return not part.quantized and any(FLOATS.get(stored, loaded(part, dtype)) != loaded(part, dtype) for stored in part.dtypes)
+    """Whether a component's files are in another format than it is loaded in: its weights are no mapped files then."""
+    return not part.quantized and any(
+        FLOATS.get(stored, loaded(part, dtype)) != loaded(part, dtype) for stored in part.dtypes
+    )
 
 
 def upcast(part: Sizes, task: Task) -> bool:
@@ -235,14 +236,21 @@ def peaks(
 
     Components of unknown size count as nothing here: `unknown` names them, and whoever shows a prediction must say so.
     """
-    kept = weights(parts, placement, task.dtype)
-    run = _Run(tuple(part for part in parts if part.name in kept), kept, placement, task, factors or {})
+    run = run_of(parts, placement, task, factors)
     found = (run.loading(), *map(run.at, AT_WORK))
     return tuple(map(run.in_one_memory, found)) if task.device == "cpu" else found
 
 
+def run_of(
+    parts: Sequence[Sizes], placement: Placement, task: Task, factors: Mapping[Stage, float] | None = None
+) -> Run:
+    """A run of the components whose size is known."""
+    kept = weights(parts, placement, task.dtype)
+    return Run(tuple(part for part in parts if part.name in kept), kept, placement, task, factors or {})
+
+
 @dataclass(frozen=True)
-class _Run:
+class Run:
     """A run in a placement: the components of known size, and what their weights take as they are kept."""
 
     parts: tuple[Sizes, ...]
@@ -289,15 +297,19 @@ class _Run:
         wide = 4 * wide_elements(part, dtype) if BYTES[loaded(part, dtype)] < 4 else 0
         return wide + (part.cast if form(part, self.placement, self.stored) == "cast" else 0)
 
+    def unpacked(self, part: Sizes) -> int:
+        """Bytes of a quantized component's largest layer as it computes, twice (measured on the CPU with int8)."""
+        return 2 * part.largest * BYTES[loaded(part, self.task.dtype)] if part.name in self.stored else 0
+
     def mapped(self, leaving_out: Collection[Kind] = ()) -> int:
         """Bytes of weights that are mapped files, of all but some kinds of components."""
         return sum(self.kept[part.name] - self.own(part) for part in self.parts if part.kind not in leaving_out)
 
     def loading(self) -> Peak:
-        """Files that are as they are needed are mapped, and copied to a GPU one after the other; others are read and
-        converted."""
+        """Files are mapped, and copied to a GPU one after the other, or read and converted."""
         own = sum(map(self.own, self.parts))
-        read = (p for p in self.parts if p.name not in self.stored and converted(p, self.task.dtype))
+        loose = [part for part in self.parts if part.name not in self.stored]
+        read = (p for p in loose if converted(p, self.task.dtype) or form(p, self.placement, self.stored) == "cast")
         files = max((part.stored or 0 for part in read), default=0)
         if self.task.device != "cpu":
             each = max((self.kept[part.name] - self.own(part) for part in self.parts), default=0)
@@ -310,7 +322,8 @@ class _Run:
         beside = self.weights(BESIDE) if stage == "denoise" else 0
         for part in self.parts:
             if part.kind in AT_WORK[stage]:
-                alive = round(moving(part, self.placement, self.task) * self.factors.get(stage, 1.0))
+                held = moving(part, self.placement, self.task) + self.unpacked(part)
+                alive = round(held * self.factors.get(stage, 1.0))
                 there, more = self.resident, self.kept[part.name] if upcast(part, self.task) else 0
                 if self.offloaded:
                     there = shown_at_once(part, self.kept[part.name], self.placement.cpu_offload) + beside
@@ -320,8 +333,8 @@ class _Run:
 
     @property
     def behind(self) -> int:
-        """Bytes of mapped files that a process behind a GPU keeps. Sequential offload copies from the files; what model
-        and group offload bring back, or pin, are copies."""
+        """Bytes of mapped files behind a GPU. Sequential offload copies from the files; model and group offload keep
+        copies, as they bring weights back or pin them."""
         return LIBRARIES + (self.mapped() if self.placement.cpu_offload == "sequential" else 0)
 
     def in_one_memory(self, peak: Peak) -> Peak:

@@ -43,14 +43,14 @@ KEPT: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 # The same of transformers, for float16 alone (PreTrainedModel, `_keep_in_fp32_modules`): of T5 and its kin, whose last
 # projections overflow in it.
-T5 = re.compile(r"(U|M)?T5(EncoderModel|ForConditionalGeneration|Model)")
+T5 = re.compile(r"U?M?T5(EncoderModel|ForConditionalGeneration|Model)")
 KEPT_BESIDE_FLOAT16 = ("wo",)
 
-# Pipelines that decode in float32 where the weights are float16 and the autoencoder's settings say `force_upcast`. Those
-# of the other classes decode in float16 all the same.
+# Pipelines that decode in float32 where the weights are float16 and the autoencoder's settings say `force_upcast`. Of
+# the other classes, those too decode in float16.
 UPCASTING = re.compile(
     r"StableDiffusionXL|StableDiffusionUpscale|StableVideoDiffusion|AnimateDiffSDXL|AuraFlow|Kolors|"
-    r"LEditsPPPipelineStableDiffusionXL"
+    r"LEditsPPPipelineStableDiffusionXL|TextToVideoZeroSDXL"
 )
 
 

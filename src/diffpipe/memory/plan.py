@@ -75,6 +75,11 @@ class Option:
     def host(self) -> int:
         return max(peak.host for peak in self.peaks)
 
+    @property
+    def host_held(self) -> int:
+        """Bytes of host memory that must be free: without files that are read once, on their way to a device."""
+        return max(peak.own if peak.stage == "load" else peak.host for peak in self.peaks)
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -99,8 +104,8 @@ def option(
     found = peaks(parts, placement, task, factors)
     slow = slow_down(parts, placement, task)
     fits = taken(found, machine) <= usable(machine.memory, machine.device)
-    fits = fits and max(p.host for p in found) <= machine.host - HOST_RESERVE
-    return Option(placement, found, slow, fits)
+    one = Option(placement, found, slow, fits)
+    return replace(one, fits=fits and (one.host_held <= machine.host - HOST_RESERVE))
 
 
 def taken(found: Sequence[Peak], machine: Machine) -> int:
@@ -220,8 +225,8 @@ def _reason(chosen: Option, count: int, plain: Option, machine: Machine) -> str:
 def _needs(one: Option, machine: Machine) -> str:
     """What a placement needs and what there is, of whichever memory is short."""
     words = f"{gib(needed(taken(one.peaks, machine), machine.device))} of {gib(machine.memory)}"
-    if machine.device != "cpu" and one.host > machine.host - HOST_RESERVE:
-        words += f" and {gib(one.host + HOST_RESERVE)} of {gib(machine.host)} of host memory"
+    if machine.device != "cpu" and one.host_held > machine.host - HOST_RESERVE:
+        words += f" and {gib(one.host_held + HOST_RESERVE)} of {gib(machine.host)} of host memory"
     return words
 
 

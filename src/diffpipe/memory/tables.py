@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..cache.store import Store
+from ..catalog.plugins import float32_of_class
 from ..catalog.rows import PipelineType
 from ..core.build_spec import BuildSpec
 from ..core.canonical import JsonObject, JsonValue, digest
@@ -67,10 +68,10 @@ def table(spec: BuildSpec, row: PipelineType, store: Store, offline: bool, pinne
         if instead is None:
             raise
         found = instead
-    return replace(found, parts=_in_float32(found.parts, row.float32))
+    return replace(found, parts=in_float32(found.parts, row.float32 or float32_of_class(found.pipeline)))
 
 
-def _in_float32(parts: Sequence[Sizes], names: Collection[str]) -> tuple[Sizes, ...]:
+def in_float32(parts: Sequence[Sizes], names: Collection[str]) -> tuple[Sizes, ...]:
     """The components, those named as they are loaded: in float32."""
     return tuple(replace(part, dtype="float32") if part.name in names else part for part in parts)
 
@@ -93,7 +94,8 @@ def built_table(manifest: Manifest, locations: Mapping[Role, str]) -> Table:
         made = stored.how.mode if stored and name in stored.components else part.quantized
         weighed = replace(part, parameters=component.parameters or None, stored=component.bytes, quantized=made)
         parts.append(replace(weighed, dtypes=component.dtypes))
-    whole = _in_float32([as_recorded(part) for part in set_steps(parts, configs)], manifest.config.float32)
+    wide = manifest.config.float32 or float32_of_class(manifest.pipeline)
+    whole = in_float32([as_recorded(part) for part in set_steps(parts, configs)], wide)
     sizes = default_sizes(manifest.pipeline, configs)
     return Table(manifest.pipeline, whole, "kept from its build", sizes=sizes)
 

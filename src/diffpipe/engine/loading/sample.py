@@ -6,19 +6,18 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from ...core.flag import Arguments, Flag, nearest
+from ...core.quantization import SAMPLE_FRAMES, SAMPLE_SIDE
 from ..classes.signature import tuple_arguments
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
     from PIL import Image
 
-SIDE = 256  # pixels of the picture that is begun: the smallest that the released families make
-FRAMES = 9
 SECONDS = 2.0
 STEPS = 2  # with one, the shifted schedule of Qwen-Image divides 0 by 0
 PROMPT = "a lighthouse at dusk"
 
-SIZES = {"height": SIDE, "width": SIDE, "num_frames": FRAMES}
+SIZES = {"height": SAMPLE_SIDE, "width": SAMPLE_SIDE, "num_frames": SAMPLE_FRAMES}
 FIXED = {"strength": 1.0, "audio_length_in_s": SECONDS, "audio_end_in_s": SECONDS}
 WANTED = ("prompt", "image", "mask_image")  # given even where they can be left out
 
@@ -57,7 +56,7 @@ def _needed(flag: Flag) -> object:
     if flag.kind in ("image", "mask"):
         return _picture(flag)
     if flag.kind == "video":
-        return [_picture(flag)] * FRAMES
+        return [_picture(flag)] * SAMPLE_FRAMES
     if flag.kind == "audio":
         return torch.sin(torch.arange(32000) / 10.0).repeat(2, 1)
     if flag.kind == "text":
@@ -72,7 +71,7 @@ def _picture(flag: Flag) -> Image.Image:
     """A gradient (a mask: its bright half) in the mode that the pipeline wants."""
     from PIL import Image
 
-    gradient = Image.linear_gradient("L").resize((SIDE, SIDE))
+    gradient = Image.linear_gradient("L").resize((SAMPLE_SIDE, SAMPLE_SIDE))
     if flag.kind == "mask" or "mask" in flag.name:
         return gradient.point(lambda level: 255 if level > 127 else 0)
     return gradient.convert(flag.mode or "RGB")

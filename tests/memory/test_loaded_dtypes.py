@@ -1,0 +1,105 @@
+"""What a plan counts of weights against real loads, of every family, as its row and its classes have them loaded."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+
+import cases_image
+import cases_video
+import diffusers
+import pytest
+import torch
+import transformers
+from cases import Case
+
+from diffpipe.building.build import Options, build
+from diffpipe.building.request import Request
+from diffpipe.cache.store import Store
+from diffpipe.catalog import BUILTIN
+from diffpipe.catalog.plugins import quirks
+from diffpipe.core.build_spec import BuildSpec, Placement
+from diffpipe.core.manifest import Located
+from diffpipe.core.source import place_of
+from diffpipe.engine.loading import load
+from diffpipe.memory import loaded_dtypes
+from diffpipe.memory.estimate import Task, moving, peaks, upcast, weights
+from diffpipe.memory.sizes import Sizes
+from diffpipe.memory.tables import table
+
+# One case of each checkpoint; of custom, whose row says nothing of a class, what rows of the class load in float32.
+CASES = {
+    (case.checkpoint, case.provider): case
+    for case in (*cases_image.CASES, *cases_video.CASES)
+    if not case.build and (case.provider != "custom" or case.checkpoint.startswith("wan"))
+}
+WIDE = ("wan", "allegro")  # of these, bfloat16 keeps some in float32 too
+
+
+def both(case: Case, checkpoints: Path, store: Store, dtype: str) -> tuple[dict[str, int], dict[str, int]]:
+    """Component -> bytes of its weights as a plan counts them, and as they are once they were loaded."""
+    row = BUILTIN[case.provider].type(case.type)
+    assert row is not None
+    spec = BuildSpec(case.provider, row.name, str(checkpoints / case.checkpoint), dtype=dtype, device="cpu")  # type: ignore[arg-type]
+    request = Request(spec, row, store, offline=True)
+    counted = weights(table(spec, row, store, True, lambda: request.pinned).parts, Placement(), dtype)
+    entry = build(request, spec, Options("x", offline=True, quiet=True), lambda _: None).entry
+    lies = {role: place_of(location) for role, location in entry.locations().items()}
+    pipe = load.load(entry.manifest(), Located(lies), "cpu", quirks(entry.manifest()))
+    modules = {name: part for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)}
+    return counted, {name: _bytes(module, dtype) for name, module in modules.items()}
+
+
+def _bytes(module: torch.nn.Module, dtype: str) -> int:
+    """Tables of whole numbers, which are no weights, count as if they were."""
+    tensors = {id(tensor): tensor for tensor in module.state_dict(keep_vars=True).values()}.values()
+    width = getattr(torch, dtype).itemsize
+    return sum(tensor.numel() * (tensor.itemsize if tensor.is_floating_point() else width) for tensor in tensors)
+
+
+@pytest.mark.parametrize(("checkpoint", "provider"), CASES)
+def test_weights_are_counted_as_they_are_loaded(
+    checkpoint: str, provider: str, checkpoints: Path, tmp_path: Path
+) -> None:
+    for dtype in ("float16", "bfloat16") if checkpoint.startswith(WIDE) else ("float16",):
+        counted, true = both(CASES[checkpoint, provider], checkpoints, Store(tmp_path), dtype)
+        assert counted == true
+
+
+def test_what_the_libraries_keep_in_float32_is_what_their_classes_say() -> None:
+    kept = {
+        name: tuple(wide)
+        for name in dir(diffusers)
+        if isinstance(cls := getattr(diffusers, name), type) and issubclass(cls, diffusers.ModelMixin)
+        if (wide := getattr(cls, "_keep_in_fp32_modules", None))
+    }
+    assert kept == loaded_dtypes.KEPT
+    for name in ("T5EncoderModel", "UMT5EncoderModel", "MT5EncoderModel"):
+        assert loaded_dtypes.T5.fullmatch(name)
+        assert tuple(getattr(transformers, name)._keep_in_fp32_modules) == loaded_dtypes.KEPT_BESIDE_FLOAT16
+
+
+def test_pipelines_that_decode_in_float32_are_those_whose_code_says_so() -> None:
+    classes = [cls for name in dir(diffusers) if isinstance(cls := getattr(diffusers, name), type)]
+    pipelines = [cls for cls in classes if issubclass(cls, diffusers.DiffusionPipeline)]
+    turning = re.compile(r"self\.vae\.dtype == torch\.float16 and self\.vae\.config\.force_upcast")
+    said = {cls.__name__ for cls in pipelines if turning.search(inspect.getsource(cls))}
+    assert said == {cls.__name__ for cls in pipelines if loaded_dtypes.UPCASTING.search(cls.__name__)}
+
+
+def test_an_autoencoder_that_a_pipeline_turns_into_float32_weighs_and_holds_twice_as_much() -> None:
+    vae = Sizes("vae", "AutoencoderKL", "decoder", parameters=1000, upcast=True, live=10, step=8, dtypes=("F16",))
+    half, xl, other = (
+        Task(name, 64, 64, dtype=dtype)
+        for name, dtype in (
+            ("StableDiffusionXLPipeline", "bfloat16"),
+            ("StableDiffusionXLPipeline", "float16"),
+            ("FluxPipeline", "float16"),
+        )
+    )
+    assert [upcast(vae, task) for task in (half, xl, other)] == [False, True, False]
+    assert moving(vae, Placement(), xl) == 2 * moving(vae, Placement(), half)
+    peak = {task.pipeline + task.dtype: peaks([vae], Placement(), task)[3] for task in (half, xl, other)}
+    weights_of = {name: one.device - one.moving for name, one in peak.items()}
+    assert list(weights_of.values()) == [2000, 4000, 2000]
