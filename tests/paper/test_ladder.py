@@ -238,6 +238,7 @@ class Limit:
 
 T, S = "VAE tiling, VAE slicing", "VAE tiling, VAE slicing, attention slicing"
 MODEL, GROUP, SEQUENTIAL = ({"cpu_offload": way} for way in ("model", "group", "sequential"))
+CAST = {**GROUP, "layerwise_casting": True}
 TO_GROUP = [
     ("load", "model offload"),
     ("denoise", f"model offload, {T}"),
@@ -272,7 +273,7 @@ LIMITS = {
         Limit({}, "load", -1, [("load", "model offload")]),
         Limit({**TILED, **MODEL}, "run", -1, TO_GROUP),
         Limit({**SLICED, **GROUP}, "run", -1, TO_CAST),
-        Limit({**SLICED, **SEQUENTIAL}, "run", 0, TO_SEQUENTIAL),
+        Limit({**SLICED, **CAST}, "run", -1, TO_SEQUENTIAL),
         Limit({}, "nothing", 1000, encoding(TO_SEQUENTIAL), made=False),
     ],
     "flux": [
@@ -310,7 +311,7 @@ def test_a_step_is_taken_for_each_limit_and_makes_what_is_made_when_built_so(
 def test_what_failed_or_was_stopped_leaves_nothing_on_the_device(
     on_paper: Callable[..., Any], checkpoints: Path, tmp_path: Path
 ) -> None:
-    placements = [{}, MODEL, GROUP, SEQUENTIAL, {**GROUP, "layerwise_casting": True}]
+    placements = [{}, MODEL, GROUP, SEQUENTIAL, CAST]
     name = "stable-diffusion"
     for failed, stopped, again, same in on_paper(interrupted, name, checkpoints / name, tmp_path, placements):
         assert max(failed, stopped) <= 0  # what hooks moved layer by layer is given up whole
