@@ -112,6 +112,16 @@ def test_which_devices_have_streams_is_asked_of_them(backends: dict[str, Backend
     assert devices.has_streams(device) is streams
 
 
+@pytest.mark.parametrize(("device", "used"), [("cuda:1", ["cuda:1"]), ("cuda:0", []), ("cuda", []), ("cpu", [])])
+def test_the_device_is_the_one_that_streams_go_to(
+    monkeypatch: pytest.MonkeyPatch, device: str, used: list[str]
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(torch.accelerator, "set_device_index", lambda index: asked.append(str(index)))
+    devices.use(device)
+    assert asked == used
+
+
 @pytest.fixture
 def two(monkeypatch: pytest.MonkeyPatch) -> None:
     found = (Device("cuda:0", "NVIDIA L4", 24), Device("cuda:1", "NVIDIA T4", 16))
@@ -147,6 +157,12 @@ def test_what_results_depend_on_is_the_kind_of_device(two: None) -> None:
         (RuntimeError("MPS backend out of memory (MPS allocated: 18.1 GB)"), True),
         (RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"), True),
         (MemoryError(), True),
+        (torch.AcceleratorError("CUDA error: out of memory"), True),  # of pinned memory, and of a context
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"), True),
+        (RuntimeError("level_zero backend failed with error: 40 (UR_RESULT_ERROR_OUT_OF_RESOURCES)"), True),
+        (torch.AcceleratorError("CUDA error: an illegal memory access was encountered"), False),
+        (ValueError("the prompt asks for a robot out of memory"), False),
         (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
     ],
 )

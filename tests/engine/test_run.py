@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from PIL import Image
 
-from diffpipe.core.errors import DiffpipeError, Exit, UsageError
+from diffpipe.core.errors import DeviceLost, DiffpipeError, Exit, UsageError
 from diffpipe.core.flag import Flag
 from diffpipe.core.request import Request
 from diffpipe.engine.media import read_image, write_image
@@ -23,6 +23,9 @@ from diffpipe.engine.running.run import PipelineCall, run
 
 class Pipe:
     """A pipeline of the old kind that draws the noise its generator gives."""
+
+    device = torch.device("cpu")
+    components: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, fault: Exception | None = None) -> None:
         self.fault = fault
@@ -51,6 +54,8 @@ def made_by(pipe: Any, tmp_path: Path, seed: int, **options: Any) -> Path:
 
 class Slow:
     """A pipeline that makes a picture for each prompt, in as many seconds as there are prompts twice over."""
+
+    device = torch.device("cpu")
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 100.0
@@ -107,6 +112,27 @@ def test_a_failing_call_is_two_lines_and_leaves_no_file(tmp_path: Path, fault: E
     assert "\n" not in failed.value.message
     assert failed.value.hint
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("lost", [True, False])
+def test_a_device_that_failed_is_not_used_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: bool) -> None:
+    """After such an error everything that is asked of a GPU raises it again; after others, such as one of a kernel that
+    is not there, nothing does."""
+    fault = torch.AcceleratorError("CUDA error: an illegal memory access was encountered\nCompile with ...")
+
+    def synchronize() -> None:
+        if lost:
+            raise fault
+
+    monkeypatch.setattr(torch, "xpu", SimpleNamespace(synchronize=synchronize, _is_in_bad_fork=lambda: True))
+    torch.get_device_module.cache_clear()
+    pipe = Pipe(fault)
+    pipe.device = torch.device("xpu")
+    with pytest.raises(DiffpipeError) as failed:
+        made_by(pipe, tmp_path, 1)
+    torch.get_device_module.cache_clear()
+    assert (type(failed.value) is DeviceLost) is lost
+    assert failed.value.message.endswith("failed: CUDA error: an illegal memory access was encountered")
 
 
 def test_unmasked_pixels_stay_the_sources_own() -> None:

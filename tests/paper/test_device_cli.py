@@ -9,6 +9,7 @@ from pathlib import Path
 from conftest import Cli
 from PIL import Image
 
+from diffpipe.core.errors import Exit
 from paper.device import REPORT
 
 SIZE = ("--num-inference-steps", "2", "--width", "16", "--height", "16", "--max-sequence-length", "16")
@@ -45,3 +46,14 @@ def test_functions_can_be_called_where_the_device_is(on_paper: Callable[..., obj
 def test_it_is_what_auto_takes_first(paper: Cli) -> None:
     found = json.loads(paper("doctor", "--json", check=True).stdout)
     assert "paper:0" in json.dumps(found["devices"])
+
+
+def test_kernels_of_attention_are_tried_on_the_device_before_anything_is_fetched(paper: Cli, checkpoints: Path) -> None:
+    """The device has torch's own kernels and none of CUDA's: nothing but asking tells."""
+    build = ("build", "flux", "--model", checkpoints / "flux", "--device", "paper", "--name", "attention")
+    paper(*build, "--attention-backend", "native-flash", check=True)
+    done = paper(*build, "--attention-backend", "native-cudnn")
+    assert done.returncode == Exit.USAGE
+    words = "error: --attention-backend native-cudnn cannot be used in bfloat16 on paper: "
+    assert done.stderr.splitlines()[-2].startswith(words)
+    assert done.stderr.splitlines()[-1].strip() == "try: use native"

@@ -24,12 +24,12 @@ from subprocesses import until
 
 from diffpipe.cache.store import Store
 from diffpipe.cli import workers
-from diffpipe.core.errors import CacheError, DiffpipeError, Exit, UsageError
+from diffpipe.core.errors import CacheError, DeviceLost, DiffpipeError, Exit, UsageError
 from diffpipe.core.flag import Flag
 from diffpipe.core.manifest import Manifest
 from diffpipe.core.request import Artifact, Outcome, Request
 from diffpipe.core.source import Role
-from diffpipe.memory import machine
+from diffpipe.memory import device_facts, machine
 from diffpipe.memory.device_facts import Device
 from diffpipe.runners.job import Callbacks, Job
 from diffpipe.runners.outcomes import as_diffpipe_error
@@ -38,7 +38,7 @@ from diffpipe.runners.wire import Answer
 from diffpipe.runners.worker import channel, client, clients, lifecycle, memory_check, places, runner, server
 from diffpipe.runners.worker.channel import Channel
 from diffpipe.runners.worker.client import Client
-from diffpipe.runners.worker.fingerprint import fingerprint
+from diffpipe.runners.worker.fingerprint import SETTINGS, fingerprint
 from diffpipe.runners.worker.lifecycle import Link, Running, Unusable
 from diffpipe.runners.worker.protocol import Answered, FilePiece, Make, Ready, Status, Welcome, from_client
 from diffpipe.runners.worker.typed_paths import absolute
@@ -83,7 +83,7 @@ class FakeSession:
             error = None
             try:
                 self.make(request, settings)
-            except CacheError:
+            except (CacheError, DeviceLost):
                 raise
             except Exception as caught:
                 error = as_diffpipe_error(caught)
@@ -96,6 +96,8 @@ class FakeSession:
             raise DiffpipeError("no memory", "less", Exit.OUT_OF_MEMORY)
         if what == "disk":
             raise CacheError(f"cannot write {request.paths[0]}: full", "free some space")
+        if what == "device":
+            raise DeviceLost("CUDA error: unspecified launch failure")
         if what == "bug":
             raise RuntimeError("oh")
         if what == "short of memory":
@@ -237,6 +239,17 @@ def test_a_full_disk_ends_the_run_and_not_the_worker(store: Store, start: Callab
     assert (caught.value.message, caught.value.exit_code) == ("cannot write 0.png: full", Exit.CACHE)
     assert not Path("1.png").exists()
     assert run(store, [request(2)])[0].error is None
+
+
+def test_every_variable_that_decides_on_devices_is_compared() -> None:
+    assert [name for name in device_facts.VARIABLES if not name.startswith(SETTINGS)] == []
+
+
+def test_a_worker_whose_device_failed_ends(store: Store, start: Callable[..., server.Worker]) -> None:
+    worker = start()
+    with pytest.raises(DiffpipeError, match="the device failed: CUDA error: unspecified launch failure"):
+        run(store, [request(0, "device"), request(1)])
+    until(lambda: worker.stopping)
 
 
 def test_a_pipeline_that_cannot_be_loaded(

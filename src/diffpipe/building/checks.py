@@ -167,7 +167,7 @@ def _check_speed(cls: type, resolved: Resolved, layout: Layout, offline: bool) -
         for name, pair in layout.items()
         if kind_of(name) == "denoiser"
     }
-    speed.check(cls, asked, denoisers, devices.choose_device(resolved.spec.device))
+    speed.check(cls, asked, denoisers, devices.choose_device(resolved.spec.device), resolved.config.dtype)
 
 
 def check_loras(checked: Checked, resolved: Resolved, locations: Mapping[Role, str], offline: bool, say: Say) -> None:

@@ -58,6 +58,16 @@ class CacheError(DiffpipeError):
     exit_code = Exit.CACHE
 
 
+class DeviceLost(DiffpipeError):
+    """The device failed, and does nothing more for this process: what comes after would fail, too."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            f"the device failed: {reason}",
+            "run it again: a batch goes on with --resume; where that fails, too, see the driver's log",
+        )
+
+
 class DrawnTogether(DiffpipeError):
     """A call for several items drew noise that is not each item's own: they are to be made one by one."""
 

@@ -64,6 +64,7 @@ class Session:
         start.start(manifest, located)
         self.manifest = manifest
         self.device = devices.choose_device(manifest.config.device)
+        devices.use(self.device)
         log.info("imports took %.2f s; device %s", time.perf_counter() - started, self.device)
         started = time.perf_counter()
         quirks, unquantized = plugins.quirks(manifest), plugins.unquantized(manifest)

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeAlias
 
-from ..core.errors import DiffpipeError, Exit, let_go
+from ..core.errors import DeviceLost, DiffpipeError, Exit, let_go
 from ..core.flag import MEDIA_KINDS
 from ..core.item_warnings import ItemWarnings
 from ..core.manifest import Manifest
@@ -42,14 +42,16 @@ def outcomes_of(group: list[Request], make: Make, before: ItemWarnings | None = 
 
     `before`: what was warned of as the pipeline was loaded, which is true of all that it makes.
 
-    Raises DiffpipeError for what would fail the others too: a full disk, a store that refuses results.
+    Raises DiffpipeError for what would fail the others too: a full disk, a store that refuses results, a device that
+    failed.
     """
     warnings = ItemWarnings(before, group)
     try:
         with warnings:
             made = make(group)
     except Exception as error:  # whatever happens to one item must not cost the others
-        if getattr(error := of_the_system(error) or error, "exit_code", None) in (Exit.CACHE, Exit.ACCESS):
+        error = of_the_system(error) or error
+        if isinstance(error, DeviceLost) or getattr(error, "exit_code", None) in (Exit.CACHE, Exit.ACCESS):
             raise error
         let_go(error)  # an outcome may be kept while the next item is made
         if len(group) > 1:

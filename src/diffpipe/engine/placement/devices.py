@@ -54,8 +54,20 @@ def choose_device(wanted: str) -> str:
     raise UsageError(f"there is no device {wanted!r} here", f"available: {', '.join(names)}")
 
 
-# How errors begin or what they say that are of no class of their own: the CPU's allocator, and Apple's.
-OUT_OF_MEMORY = ("can't allocate memory", "MPS backend out of memory")
+def use(device: str) -> None:
+    """Have a device be the one that this thread's streams, and kernels of packages, go to where they name none."""
+    import torch
+
+    if torch.device(device).index:  # of the first it is true already
+        torch.accelerator.set_device_index(torch.device(device))
+
+
+# What errors say that are of no class of their own: the CPU's allocator, Apple's, drivers that could give no memory for
+# a context, pinned memory or a kernel, and the libraries of CUDA, ROCm and oneAPI.
+OUT_OF_MEMORY = (
+    "can't allocate memory", "out of memory", "STATUS_ALLOC_FAILED", "DEVICE_ALLOCATION_FAILED",
+    "HOST_ALLOCATION_FAILED", "rocblas_status_memory_error", "UR_RESULT_ERROR_OUT_OF_",
+)  # fmt: skip
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -64,7 +76,20 @@ def out_of_memory(error: BaseException) -> bool:
 
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    return any(words in str(error) for words in OUT_OF_MEMORY)
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
+
+
+def is_lost(device: str) -> bool:
+    """Whether a device failed so that it does nothing more for this process, as after an access to wrong memory: it
+    says so again to whoever waits for it."""
+    backend = _backend(device)
+    if backend is None or not hasattr(backend, "synchronize"):
+        return False
+    try:
+        backend.synchronize()
+    except RuntimeError as error:
+        return not out_of_memory(error)
+    return False
 
 
 def memory_now(device: str) -> str:

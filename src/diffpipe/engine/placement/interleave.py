@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Generic, ParamSpec, TypeVar
 
 from ..loading import library_logs
 from ..seams import accelerate_seam, diffusers_seam
-from . import apply
+from . import apply, devices
 from .devices import RandomStates
 
 if TYPE_CHECKING:
@@ -86,6 +86,7 @@ class _Call(Generic[T]):
         self.turn.acquire()
         try:
             if not self.stopped:
+                devices.use(str(diffusers_seam.device_of(pipe)))
                 self.made.append(work(pipe))
         except BaseException as error:  # it is raised where the result is asked for
             self.error = error

@@ -91,10 +91,12 @@ def check(
     speed: Speed,
     denoisers: Mapping[str, tuple[type[ModelMixin], JsonObject]],
     device: str,
+    dtype: str,
 ) -> None:
     """Whether a pipeline's denoisers can be made faster so, before any weight is fetched.
 
-    `denoisers`: component -> its class and config.json. `device`: where it will run. Raises UsageError.
+    `denoisers`: component -> its class and config.json. `device`: where it will run. `dtype`: that of its weights.
+    Raises UsageError.
     """
     if not denoisers:
         raise UsageError(f"{pipeline.__name__} has no transformer or U-Net to make faster", _leave_out(speed))
@@ -103,7 +105,7 @@ def check(
         if speed.compile:
             _check_compile(cls, device)
         if speed.attention_backend:
-            _check_attention(name, model, speed.attention_backend, device)
+            _check_attention(name, model, speed.attention_backend, device, dtype)
         if speed.step_cache:
             _check_cache(pipeline, model, speed.step_cache)
 
@@ -126,7 +128,7 @@ def _check_compile(cls: type[ModelMixin], device: str) -> None:
         raise UsageError("--compile needs triton, which is not installed", "pip install triton, or leave out --compile")
 
 
-def _check_attention(name: str, model: ModelMixin, backend: str, device: str) -> None:
+def _check_attention(name: str, model: ModelMixin, backend: str, device: str, dtype: str) -> None:
     if not diffusers_seam.switches_attention(model):
         raise UsageError(
             f"--attention-backend: the {name} ({type(model).__name__}) calls torch's attention itself",
@@ -136,9 +138,23 @@ def _check_attention(name: str, model: ModelMixin, backend: str, device: str) ->
         raise UsageError(f"--attention-backend {backend} needs a GPU", f"on the CPU: {', '.join(ON_CPU)}")
     try:
         _set_attention(model, BACKENDS[backend])
-    except (RuntimeError, ValueError, ImportError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UsageError(f"--attention-backend {backend} cannot be used here: {reason}", "use native") from None
+        if device != "cpu":
+            _try_attention(BACKENDS[backend], device, dtype)
+    except Exception as error:  # what packages raise that have kernels of their own
+        where = "here" if device == "cpu" else f"in {dtype} on {device}"
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UsageError(f"--attention-backend {backend} cannot be used {where}: {reason}", "use native") from None
+
+
+def _try_attention(backend: str, device: str, dtype: str) -> None:
+    """Compute a little attention on a device: only it knows for which devices, formats and versions of packages a
+    backend has kernels. Raises whatever the backend does."""
+    import torch
+    from diffusers.models.attention_dispatch import AttentionBackendName, dispatch_attention_fn
+
+    tokens = torch.ones(1, 128, 2, 64, dtype=getattr(torch, dtype), device=device)  # batch, tokens, heads, sizes
+    with torch.no_grad():
+        dispatch_attention_fn(tokens, tokens, tokens, backend=AttentionBackendName(backend)).cpu()
 
 
 def _check_cache(pipeline: type[DiffusionPipeline], model: ModelMixin, cache: str) -> None:

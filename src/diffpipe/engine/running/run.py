@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
-from ...core.errors import DiffpipeError, Exit
+from ...core.errors import DeviceLost, DiffpipeError, Exit
 from ...core.flag import Arguments, OutputKind
 from ...core.request import Artifact, Request
 from ...storage.disk import of_the_system
@@ -17,8 +17,9 @@ from ..classes import outputs
 from ..classes.lookup import first_line
 from ..classes.signature import tuple_arguments
 from ..loading import library_logs
-from ..placement.devices import out_of_memory
+from ..placement import devices
 from ..placement.settle import settled
+from ..seams import diffusers_seam
 from . import ignored
 from .files import Text, no_text, write_all
 from .finite import finite_only
@@ -63,8 +64,18 @@ def run(pipe: DiffusionPipeline, call: PipelineCall) -> list[list[Artifact]]:
     """Call the pipeline once and write what it makes to each request's paths, in order.
 
     Raises DiffpipeError for a failing call, with exit code 5 when memory ran out; DrawnTogether where several requests
-    cannot have each its own noise in one call.
+    cannot have each its own noise in one call; DeviceLost where none can be made any more.
     """
+    try:
+        return _run(pipe, call)
+    except Exception as error:  # a device tells of its failure at any later call
+        cause = error.__cause__ or error
+        if isinstance(cause, RuntimeError) and devices.is_lost(diffusers_seam.device_of(pipe).type):
+            raise DeviceLost(first_line(cause)) from error
+        raise
+
+
+def _run(pipe: DiffusionPipeline, call: PipelineCall) -> list[list[Artifact]]:
     started = time.perf_counter()
     steps = Steps(pipe, call.arguments[0], call.on_step, call.previews)
     arguments = {**_prepared(pipe, call), **steps.callback()}
@@ -136,7 +147,7 @@ def _called(pipe: DiffusionPipeline, arguments: Arguments, quirk: Quirk | None) 
 
 
 def _failed(pipe: DiffusionPipeline, error: Exception) -> DiffpipeError:
-    if out_of_memory(error):
+    if devices.out_of_memory(error):
         hint = "make a smaller picture, or build with a smaller --dtype"
         return DiffpipeError("memory ran out", hint, Exit.OUT_OF_MEMORY)
     return of_the_system(error) or DiffpipeError(

@@ -17,9 +17,9 @@ from ...core.parsing import Fields
 
 # What of a process's environment changes the bytes that torch computes, or the device it computes on.
 SETTINGS = (
-    "ATEN_", "CUBLAS_", "CUDA_", "DIFFUSERS_", "DNNL_", "FLASH_ATTENTION_", "HIP", "HSA_", "KMP_", "LD_PRELOAD",
-    "MIOPEN_", "MKL_", "NVIDIA_", "OMP_", "ONEDNN_", "OPENBLAS_", "PYTORCH_", "ROCBLAS_", "ROCR_", "TORCH", "TRITON_",
-    "XFORMERS_", "ZE_",
+    "ATEN_", "CUBLAS", "CUDA_", "CUDNN_", "DIFFUSERS_", "DNNL_", "FLASH_ATTENTION_", "GPU_", "HIP", "HSA_", "KMP_",
+    "LD_PRELOAD", "MIOPEN_", "MKL_", "NVIDIA_", "OMP_", "ONEAPI_", "ONEDNN_", "OPENBLAS_", "PYTORCH_", "ROCBLAS_",
+    "ROCR_", "SYCL_", "TORCH", "TRITON_", "XFORMERS_", "ZE_",
 )  # fmt: skip
 
 

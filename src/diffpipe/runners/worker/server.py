@@ -27,7 +27,7 @@ from ...cache import measured
 from ...cache.entry import Entry
 from ...cache.store import Store
 from ...cache.verify import locate
-from ...core.errors import DiffpipeError, Exit
+from ...core.errors import DeviceLost, DiffpipeError, Exit
 from ...core.request import Outcome, Request
 from ...memory.machine import resident
 from ..inputs import reader
@@ -143,6 +143,9 @@ class Worker:
                 assert self.session
                 line = f"{log_line(outcome)}; {self.session.memory_now()}"
                 client.send(Answered(Answer.of(outcome), line))
+        except DeviceLost as error:  # this process can do nothing more; the next worker may
+            client.fail(error)
+            self.stopping = True
         except DiffpipeError as error:
             client.fail(error)
         except Exception as error:
