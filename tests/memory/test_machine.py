@@ -228,6 +228,16 @@ def test_torch_is_asked_once_for_each_choice_of_devices(
     assert (machine.accelerators(), asked(log)) == ((), 3)  # that there is none is known, too
 
 
+def test_names_for_completion_are_those_that_are_kept(bare: Path, install: Install) -> None:
+    smi(bare, "GPU-aa11-22, 8000")
+    log = install(SMALL, LARGE)
+    kinds = ["auto", "cpu", "cuda", "mps", "xpu"]
+    assert machine.names() == kinds
+    assert asked(log) == 0
+    assert len(machine.accelerators()) == 2
+    assert machine.names() == [*kinds, "cuda:0", "cuda:1"]
+
+
 def test_what_was_kept_and_is_damaged_is_asked_again(bare: Path, install: Install) -> None:
     smi(bare, "GPU-aa11-22, 8000")
     log = install(SMALL)

@@ -16,7 +16,6 @@ from ..catalog.rows import PipelineType, Provider
 from ..catalog.schedulers import every_scheduler, schedulers_of
 from ..core.build_spec import BuildSpec, Placement, Speed
 from ..core.choices import AttentionBackend, CpuOffload, Dtype, Memory, Quantize, QuantizeBackend, StepCache
-from ..core.device_names import DEVICES
 from ..core.errors import DiffpipeError, UsageError
 from ..core.flag import MEDIA_KINDS
 from ..memory import machine
@@ -60,7 +59,7 @@ def _help(provider: Provider) -> str:
 
 
 def _devices(incomplete: str) -> list[str]:
-    return [name for name in DEVICES if name.startswith(incomplete)]
+    return [name for name in machine.names() if name.startswith(incomplete)]
 
 
 def _components(ctx: typer.Context, incomplete: str) -> list[str]:
@@ -128,7 +127,9 @@ COMMON = [
         "Scheduler settings, merged onto the shipped ones.", panel=CHANGES, metavar="JSON",
     ),
     option(
-        "device", str, "auto", "Where it runs: auto, cpu, cuda, cuda:1, mps, xpu.", panel=CHANGES, metavar="DEVICE",
+        "device", str, "auto",
+        "Where it runs: auto, cpu, cuda, cuda:1, mps, xpu, or another device that torch has here.", panel=CHANGES,
+        metavar="DEVICE",
         autocompletion=_devices,
     ),
     option(

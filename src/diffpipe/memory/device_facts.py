@@ -134,6 +134,12 @@ def _known(place: Path) -> tuple[Device, ...]:
     return found
 
 
+def remembered() -> tuple[Device, ...]:
+    """Those that are kept, without asking torch: for completion, which nobody waits for. () where nothing is."""
+    evidence = signs()
+    return (_kept(_place(evidence)) if evidence else None) or ()
+
+
 def keep(found: Sequence[Device]) -> None:
     """Keep what torch sees for processes without it; nothing on a machine without any sign of a GPU."""
     if evidence := signs():

@@ -33,6 +33,12 @@ def accelerator(wanted: str) -> Device | None:
     return next((one for one in there if one.name in (wanted, f"{wanted}:0")), None)
 
 
+def names() -> list[str]:
+    """What a device may be called: the kinds that torch comes with, then devices that are known to be here."""
+    here = (one.name for one in device_facts.remembered())
+    return list(dict.fromkeys([*DEVICES, *here]))
+
+
 def device_kind(wanted: str) -> DeviceKind:
     """What kind of device a name will be here."""
     return "cpu" if wanted == "cpu" or (wanted == "auto" and not accelerators()) else "accelerator"

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import os
+import shutil
+import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -34,6 +37,7 @@ BACKENDS: Mapping[str, str] = {
     "sage": "sage",
     "xformers": "xformers",
 }
+COMPILERS = ("gcc", "clang")  # that triton looks for on Linux, to build what starts its kernels
 ON_CPU = ("native", "native-math", "native-flash", "flex")
 
 
@@ -126,6 +130,8 @@ def _check_compile(cls: type[ModelMixin], device: str) -> None:
         raise UsageError(f"--compile: torch compiles nothing for {family(device)}", "leave out --compile")
     if triton and importlib.util.find_spec("triton") is None:
         raise UsageError("--compile needs triton, which is not installed", "pip install triton, or leave out --compile")
+    if triton and sys.platform == "linux" and not (os.environ.get("CC") or any(map(shutil.which, COMPILERS))):
+        raise UsageError("--compile needs a C compiler here: triton calls one", "install gcc, or leave out --compile")
 
 
 def _check_attention(name: str, model: ModelMixin, backend: str, device: str, dtype: str) -> None:
