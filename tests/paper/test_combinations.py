@@ -254,13 +254,17 @@ def left_by_calls(folder: str, offload: str, arguments: dict[str, Any]) -> list[
 SMALL = {"width": 16, "height": 16, "num_inference_steps": 2, "output_type": "np"}
 
 
+SOUND = {"audio_length_in_s": 0.1, "num_inference_steps": 1}
+
+
 @pytest.mark.parametrize(
     ("family", "offload", "arguments"),
     [
         ("qwen", "model", SMALL),  # a method that remembers: it holds rotary tables
         ("z-image", "none", SMALL),  # a plain object of the model that keeps them
         ("wan", "group", {**SMALL, "num_frames": 5}),  # a solver that keeps its last samples
-        ("audioldm", "model", {"audio_length_in_s": 0.1, "num_inference_steps": 1}),  # a decoder that stays
+        ("audioldm", "model", SOUND),  # a pipeline that takes nothing back
+        ("audioldm2", "model", SOUND),  # one that offloads in its own way
     ],
 )
 def test_a_call_leaves_on_the_device_what_was_there(
@@ -269,3 +273,90 @@ def test_a_call_leaves_on_the_device_what_was_there(
     settled, plain = on_paper(left_by_calls, checkpoints / family, offload, arguments)
     assert settled == 0
     assert plain > 1000  # else there is nothing to settle, and this family stands for nothing
+
+
+def left_by_a_chunk(folder: str) -> int:
+    """Bytes on the device beyond those of the loaded pipeline after two calls side by side."""
+    from diffusers import DiffusionPipeline
+
+    from diffpipe.core.build_spec import Placement
+    from diffpipe.engine.placement import apply, interleave
+    from diffpipe.engine.placement.settle import settled
+    from paper import device
+
+    pipe = DiffusionPipeline.from_pretrained(folder, local_files_only=True)
+    pipe.set_progress_bar_config(disable=True)
+    apply.apply(pipe, Placement(cpu_offload="model"), "paper")
+    gc.collect()
+    before = device.memory.now
+
+    def call(own: Any) -> None:
+        with settled(own):
+            own("a cat", **SMALL)
+
+    interleave.run(pipe, [call, call])
+    gc.collect()
+    return device.memory.now - before
+
+
+def test_calls_side_by_side_leave_nothing_when_all_are_done(checkpoints: Path, on_paper: Callable[..., Any]) -> None:
+    assert on_paper(left_by_a_chunk, checkpoints / "z-image") == 0
+
+
+def kept_tensors() -> dict[str, list[str]]:
+    """Where what a model keeps is, before `settled`, in it and after it; and the buffer of a streamed group."""
+    import functools
+
+    import torch
+    from diffusers import DiffusionPipeline, ModelMixin
+    from diffusers.configuration_utils import ConfigMixin, register_to_config
+    from diffusers.hooks import apply_group_offloading
+
+    from diffpipe.engine.placement.settle import settled
+
+    class Model(ModelMixin, ConfigMixin):
+        @register_to_config
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2))
+            self.table, self.lists, self.tables = torch.ones(2), [torch.ones(2)], {"of": {"a": torch.ones(2)}}
+
+        @functools.lru_cache  # noqa: B019
+        def remembered(self) -> torch.Tensor:
+            return self.table.to("paper")
+
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            self.table, self.new = self.table.to("paper"), self.remembered()
+            self.lists[0] = self.table
+            self.lists.append(self.table)
+            self.tables["of"]["b"] = self.table
+            return self.layers(inputs)  # type: ignore[no-any-return]
+
+    class Pipeline(DiffusionPipeline):
+        def __init__(self, model: Model) -> None:
+            super().__init__()
+            self.register_modules(model=model)
+
+    model = Model().eval()
+    pipe = Pipeline(model)
+    apply_group_offloading(
+        model, torch.device("paper"), offload_type="block_level", num_blocks_per_group=1, use_stream=True
+    )
+
+    def places() -> list[str]:
+        every = (model.table, *model.lists, *model.tables["of"].values(), *vars(model).get("new", torch.ones(0)))
+        return [one.device.type for one in (*every, model.layers[1].running_mean)]
+
+    before = places()
+    with torch.no_grad(), settled(pipe):
+        model(torch.ones(3, 2, device="paper"))
+        inside = places()
+    remembered = [str(Model.remembered.cache_info().currsize)]
+    return {"before": before, "inside": inside, "after": places(), "remembered": remembered}
+
+
+def test_what_is_kept_outside_of_weights_is_what_it_was(on_paper: Callable[..., Any]) -> None:
+    found = on_paper(kept_tensors)
+    assert found["inside"] == ["paper"] * 3 + ["cpu"] + ["paper"] * 4
+    assert found["before"] == found["after"] == ["cpu"] * 4
+    assert found["remembered"] == ["0"]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Generic, ParamSpec, TypeVar
 
 from ..loading import library_logs
 from ..seams import accelerate_seam, diffusers_seam
-from . import apply, devices
+from . import apply, devices, settle
 from .devices import RandomStates
 
 if TYPE_CHECKING:
@@ -38,13 +38,14 @@ def run(pipe: DiffusionPipeline, works: Sequence[Callable[[DiffusionPipeline], T
     """What each work makes of its copy of the pipeline, in order. Raises what the first that failed raised."""
     turns: _Turns[T] = _Turns()
     calls = [_Call(work, _copied(pipe)) for work in works]
-    try:
-        with accelerate_seam.gated(dict(apply.modules(pipe)), turns.gated):
-            turns.take(calls)
-    finally:
-        for call in calls:
-            call.stop()
-        pipe.maybe_free_model_hooks()
+    with settle.settled(pipe):
+        try:
+            with accelerate_seam.gated(dict(apply.modules(pipe)), turns.gated):
+                turns.take(calls)
+        finally:
+            for call in calls:
+                call.stop()
+            pipe.maybe_free_model_hooks()
     return [call.result() for call in calls]
 
 
@@ -55,6 +56,7 @@ def _copied(pipe: DiffusionPipeline) -> DiffusionPipeline:
     own = copy.copy(pipe)
     vars(own).pop("encode_prompt", None)  # that of prompt_cache, which belongs to the other one
     own.maybe_free_model_hooks = lambda: None
+    settle.leave(own)
     for name, part in pipe.components.items():
         if isinstance(part, SchedulerMixin):
             setattr(own, name, copy.deepcopy(part))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,10 +14,13 @@ from ..seams import accelerate_seam, diffusers_seam
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
+log = logging.getLogger("diffpipe.engine")
+
 LIBRARIES = ("diffusers", "transformers")  # of whose objects the attributes are looked through
 DEEPEST = 3  # lists in lists that are looked through
 Container: TypeAlias = "dict[Any, Any] | list[Any]"
 MISSING = object()
+LEFT = "diffpipe_left"  # an attribute of a pipeline
 PLAIN = frozenset({str, int, float, bool, tuple, type(None), types.FunctionType, types.MethodType})
 
 
@@ -28,26 +32,34 @@ def settled(pipe: DiffusionPipeline) -> Iterator[None]:
     the last samples of a solver), kept by models, their helpers and schedulers, are again what they were before the
     call: nothing, or on the host. Functions that remember what they returned forget it.
     """
-    if diffusers_seam.device_of(pipe).type == "cpu":
+    if LEFT in vars(pipe) or diffusers_seam.device_of(pipe).type == "cpu":
         yield
         return
     before = [(container, container.copy()) for container in _containers(pipe)]
     try:
         yield
     except BaseException:
-        for part in _modules(pipe):
-            diffusers_seam.offload_groups(part)
-            accelerate_seam.offload_layers(part)
+        try:
+            _settle(pipe, before)
+        except Exception:  # a device that failed for good: what it failed of is to be told
+            log.debug("what the call left could not be taken back", exc_info=True)
         raise
-    finally:
-        if diffusers_seam.is_offloaded_by_model(pipe) and any(map(_has_weights_there, _modules(pipe))):
-            pipe.maybe_free_model_hooks()
-        for container, kept in before:
-            _restore(container, kept)
-        kinds: set[Any] = {type(module) for part in _modules(pipe) for module in part.modules()}
-        for kind in kinds:
-            for forget in _memories(kind):
-                forget()
+    _settle(pipe, before)
+
+
+def _settle(pipe: DiffusionPipeline, before: list[tuple[Container, Container]]) -> None:
+    _offload(pipe)
+    for container, kept in before:
+        _restore(container, kept)
+    kinds: set[Any] = {type(module) for part in _modules(pipe) for module in part.modules()}
+    for kind in kinds:
+        for forget in _memories(kind):
+            forget()
+
+
+def leave(pipe: DiffusionPipeline) -> None:
+    """Have `settled` do nothing for a pipeline that shares its models with others which run at the same time."""
+    vars(pipe)[LEFT] = True
 
 
 def _modules(pipe: DiffusionPipeline) -> list[Any]:
@@ -56,8 +68,15 @@ def _modules(pipe: DiffusionPipeline) -> list[Any]:
     return [part for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
 
 
-def _has_weights_there(module: Any) -> bool:
-    return any(weight.device.type not in ("cpu", "meta") for weight in module.parameters())
+def _offload(pipe: DiffusionPipeline) -> None:
+    """Take what a call left of an offloaded pipeline's components from the device."""
+    if diffusers_seam.is_offloaded_by_model(pipe):
+        if any(map(accelerate_seam.is_there, _modules(pipe))):
+            pipe.maybe_free_model_hooks()
+        return
+    for part in _modules(pipe):
+        diffusers_seam.offload_groups(part)
+        accelerate_seam.offload(part)
 
 
 def _containers(pipe: DiffusionPipeline) -> Iterator[Container]:

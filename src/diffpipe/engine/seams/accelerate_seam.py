@@ -15,8 +15,8 @@ HOOK = Seam(
     "accelerate",
     "module._hf_hook",
     buys="calls of an offloaded pipeline run side by side: each component comes to the device once for all of them; "
-    "what a failed call left on the device of one that is offloaded layer by layer goes from it at once",
-    without="requests of an offloaded pipeline run one after another; what a failed call left stays until the next",
+    "what a call left on the device of one that is offloaded layer by layer, or in a way of its own, goes from it",
+    without="requests of an offloaded pipeline run one after another; what a call left stays until the next",
     file="accelerate/hooks.py",
     text="module._hf_hook = hook",
 )
@@ -38,10 +38,21 @@ def gated(parts: Mapping[str, torch.nn.Module], gate: Callable[[str, PreForward]
             del hook.pre_forward
 
 
-def offload_layers(model: torch.nn.Module) -> None:
-    """Take the layers of an offloaded model from the device, where a call that failed left them."""
+def offload(model: torch.nn.Module) -> None:
+    """Take from the device what a call left there of a model that comes to it whole, or layer by layer."""
+    from accelerate.hooks import CpuOffload
+
     for module in model.modules():
-        there = (weight.device.type not in ("cpu", "meta") for weight in module.parameters(recurse=False))
         hook: Any = getattr(module, "_hf_hook", None)
-        if hook is not None and any(there):
+        whole = isinstance(hook, CpuOffload)
+        if hook is None or not is_there(module, recurse=whole):
+            continue
+        if whole:
+            hook.init_hook(module)
+        else:
             hook.post_forward(module, None)
+
+
+def is_there(module: torch.nn.Module, *, recurse: bool = True) -> bool:
+    """Whether weights of a module are on a device."""
+    return any(weight.device.type not in ("cpu", "meta") for weight in module.parameters(recurse))

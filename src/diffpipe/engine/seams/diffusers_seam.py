@@ -92,8 +92,8 @@ GROUP_OFFLOADING = Seam(
 GROUP_HOOKS = Seam(
     "diffusers",
     'module._diffusers_hook and its hook "group_offloading"',
-    buys="what a failed call left on the device of a pipeline that is offloaded in groups goes from it at once",
-    without="it stays there until the next call",
+    buys="what a call left on the device of a pipeline that is offloaded in groups goes from it at once",
+    without="after a call that failed a group stays there until the next, and where groups are streamed their buffers",
     file="diffusers/hooks/group_offloading.py",
     text='_GROUP_OFFLOADING = "group_offloading"',
 )
@@ -251,12 +251,18 @@ def switches_attention(model: torch.nn.Module) -> bool:
 
 
 def offload_groups(model: torch.nn.Module) -> None:
-    """Take the groups of an offloaded model from the device, where a call that failed left them."""
+    """Take from the device what a call left of the groups of an offloaded model: all of a group, where it failed; where
+    groups are streamed, always their modules' buffers."""
     for module in model.modules():
         registry: Any = getattr(module, "_diffusers_hook", None)
         group = getattr(registry and registry.get_hook("group_offloading"), "group", None)
-        if group is not None and group.offload_leader is module:
+        if group is None or group.offload_leader is not module:
+            continue
+        weights = (*group.parameters, *group.buffers, *(one for part in group.modules for one in part.parameters()))
+        if any(weight.device != group.offload_device for weight in weights):
             group.offload_()
+        for buffer in (buffer for part in group.modules for buffer in part.buffers()):
+            buffer.data = buffer.data.to(group.offload_device)
 
 
 # --- Loaded pipelines ---
