@@ -447,6 +447,13 @@ def test_the_order_of_stepping_down() -> None:
     ]
 
 
+def test_weights_that_are_stored_quantized_stay_so() -> None:
+    stored = replace(SDXL, stored=True)
+    offloads = [f"int8, {way} offload" for way in ("model", "group", "sequential")]
+    assert steps(Placement(quantize="int8"), stored, loading=True) == offloads
+    assert steps(Placement(quantize="int8"), stored)[2:] == [f"{step}, {SLICED}" for step in offloads]
+
+
 def test_what_helps_nothing_while_loading_is_not_taken_there() -> None:
     offloads = ["model offload", "group offload", "layerwise casting, group offload", "sequential offload"]
     assert steps(Placement(), SDXL, loading=True) == offloads

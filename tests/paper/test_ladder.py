@@ -328,7 +328,7 @@ def test_a_batch_goes_on_while_the_pipeline_does_not_fit_as_it_was_built(
     assert found["said"][3:] == [f"item-1: {unfit}", f"item-2: {unfit}"]
     assert found["loads"] == [{**SLICED, **MODEL}, {}, MODEL, {}]
     problem = "the pipeline does not fit into the memory of paper as it was built"
-    assert found["refused"] == [5, problem, "build with --cpu-offload model, or make it smaller"]
+    assert found["refused"] == [5, problem, "build with --cpu-offload model, or with a smaller --dtype"]
 
 
 def test_items_of_a_chunk_step_down_by_themselves(

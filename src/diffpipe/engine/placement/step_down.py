@@ -168,7 +168,7 @@ class LoadedPipeline:
         if following is not None:
             before = placement.to_json()
             changed = {name: value for name, value in following.to_json().items() if before.get(name) != value}
-            hint = f"build with {options(changed)}, or make it smaller"
+            hint = f"build with {options(changed)}, or {'with a smaller --dtype' if loading else 'make it smaller'}"
         return DiffpipeError(message, hint, Exit.OUT_OF_MEMORY)
 
 
