@@ -403,6 +403,11 @@ this was tried on AMD's, Intel's or Apple's GPUs.
 Each run notes the peaks of its stages in measured.json beside the pipeline's manifest: those that raised the
 high-water mark of the process (VmHWM) or of torch's allocator. `plan` and `--memory auto` take them for every pipeline
 of the same model and class.
+
+The log (`-v`, `--log-file`) tells the peak of host memory in the two parts that `plan` has: "peak host memory 1636 MB,
+of it mapped files 1159 MB"; for builds that quantize, too. The sum is the kernel's own high-water mark. Which of it was
+mapped files (RssFile, RssShmem) is read twenty times a second, and that of the largest sum seen is told. Linux alone
+tells them apart: elsewhere the log has the sum, on Windows nothing.
 """
 
 

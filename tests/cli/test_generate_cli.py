@@ -532,7 +532,7 @@ def _read(terminal: int) -> bytes:
 LOG = [
     r"diffpipe\.run: imports took \d+\.\d\d s; device cpu",
     r"diffpipe\.run: FluxPipeline loaded in \d+\.\d\d s \(float32\)",
-    r"diffpipe\.run: seed 1: \d+\.\d\d s -> x\.png; peak host memory \d+ MB",
+    r"diffpipe\.run: seed 1: \d+\.\d\d s -> x\.png; peak host memory \d+ MB, of it mapped files \d+ MB",
 ]
 
 

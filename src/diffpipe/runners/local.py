@@ -57,7 +57,7 @@ class Session:
         stay_offline()
         started = time.perf_counter()
         from ..engine.loading import load, start
-        from ..engine.placement import devices, interleave, meter
+        from ..engine.placement import devices, host_memory, interleave, meter
         from ..engine.placement.step_down import LoadedPipeline
         from ..engine.running import prompt_cache
 
@@ -79,7 +79,8 @@ class Session:
             return watching.watch(pipe)
 
         built = manifest.config.placement
-        with ItemWarnings() as self.heard:
+        self.host = host_memory.Watch()
+        with self.host, ItemWarnings() as self.heard:
             self.pipeline = LoadedPipeline(loaded, built, self.device, stored=located.weights is not None)
         pipe = self.pipeline.as_built()
         self._side_by_side = self.quirk is None and pipe is not None and interleave.possible(pipe)
@@ -118,7 +119,9 @@ class Session:
         """Peak memory so far, for the log."""
         from ..engine.placement import devices
 
-        return devices.memory_now(self.device)
+        peak = devices.peak_memory(self.device)
+        parts = (self.host.words(), "" if peak is None else f"peak device memory {peak / 1e6:.0f} MB")
+        return "; ".join(filter(None, parts))
 
     def _described(self, about: metadata.About | None) -> metadata.Run | None:
         """What the files of a run say, None for nothing."""
@@ -172,7 +175,8 @@ class Session:
             settings.on_warning(f"{group[0].id or f'seed {group[0].seed}'}: {text}")
 
         try:
-            return self.pipeline.make(work, warn, step_down=settings.step_down and len(group) == 1)
+            with self.host:
+                return self.pipeline.make(work, warn, step_down=settings.step_down and len(group) == 1)
         except DrawnTogether as error:
             self.drawn_together = True
             settings.on_warning(f"{error.message}: they are made one by one, as --batch-size 1 does")
@@ -192,7 +196,8 @@ class Session:
         pipe = self.pipeline.as_built()
         found: list[Outcome | None] = [None] * len(requests)
         if pipe is not None:
-            found = interleave.run(pipe, [functools.partial(alone, request) for request in requests])
+            with self.host:
+                found = interleave.run(pipe, [functools.partial(alone, request) for request in requests])
         del pipe  # a step down must not find it on the device
         seconds = (time.perf_counter() - started) / len(requests)
         if None in found:

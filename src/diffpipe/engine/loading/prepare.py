@@ -13,6 +13,7 @@ from ...core.components import is_text_encoder
 from ...core.configuration import Quantization
 from ...core.errors import UsageError
 from ...core.manifest import Located, Manifest, StoredComponent, WeightsSummary
+from ..placement import host_memory
 from . import adapters, adapters_beside, fidelity, load, quantize, stored
 
 if TYPE_CHECKING:
@@ -44,6 +45,19 @@ def store_components(
     that the pipeline calls, how far they are from the originals. Raises UsageError if nothing is left to quantize,
     DiffpipeError where what comes out is not a number, or noise.
     """
+    with host_memory.Watch() as watch:
+        made = _stored_components(manifest, located, quirks, folder, say)
+    log.info("quantized %s; %s", ", ".join(made.components), watch.words())
+    return made
+
+
+def _stored_components(
+    manifest: Manifest,
+    located: Located,
+    quirks: Mapping[str, str],
+    folder: Path,
+    say: Callable[[str], None],
+) -> WeightsSummary:
     asked = manifest.config.quantization
     assert asked
     pipe = load.load(manifest, located, "cpu", quirks)

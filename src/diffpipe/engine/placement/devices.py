@@ -92,19 +92,6 @@ def is_lost(device: str) -> bool:
     return False
 
 
-def memory_now(device: str) -> str:
-    """Peak memory so far, for the log: of this process, and of the device where it has its own."""
-    parts = []
-    if sys.platform != "win32":
-        import resource
-
-        unit = 1 if sys.platform == "darwin" else 1024  # getrusage(2): bytes on macOS, kilobytes on Linux
-        parts.append(f"peak host memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6:.0f} MB")
-    if (peak := peak_memory(device)) is not None:
-        parts.append(f"peak device memory {peak / 1e6:.0f} MB")
-    return ", ".join(parts)
-
-
 def peak_memory(device: str) -> int | None:
     """The most bytes of a device's memory that tensors took so far; None where torch does not count them (CPU, MPS)."""
     count = getattr(_backend(device), "max_memory_allocated", None)

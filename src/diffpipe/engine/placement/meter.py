@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, ParamSpec, TypeVar
 
 from ...core.components import Stage
 from . import apply as placing
-from . import devices
+from . import devices, host_memory
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -39,16 +38,7 @@ def _raised(before: int | None, now: int | None) -> int | None:
 
 def marks(device: str) -> Marks:
     """The most memory held so far: on a GPU by torch's tensors, on the host by this process."""
-    return Marks(devices.peak_memory(device), _peak_of_process())
-
-
-def _peak_of_process() -> int | None:
-    """The most bytes that this process held, where Linux says so (proc(5), VmHWM)."""
-    try:
-        status = Path("/proc/self/status").read_text(encoding="ascii")
-        return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM:"))
-    except (OSError, StopIteration, ValueError):
-        return None
+    return Marks(devices.peak_memory(device), host.most if (host := host_memory.held()) else None)
 
 
 class Meter:
