@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import inspect
+import ast
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import cases_image
 import cases_video
 import diffusers
 import pytest
+import record_components
 import torch
 import transformers
 from cases import Case
@@ -25,7 +28,7 @@ from diffpipe.core.source import place_of
 from diffpipe.engine.loading import load
 from diffpipe.memory import loaded_dtypes
 from diffpipe.memory.estimate import Task, moving, peaks, upcast, weights
-from diffpipe.memory.sizes import Sizes
+from diffpipe.memory.sizes import Sizes, read_sizes
 from diffpipe.memory.tables import table
 
 # One case of each checkpoint; of custom, whose row says nothing of a class, what rows of the class load in float32.
@@ -67,25 +70,27 @@ def test_weights_are_counted_as_they_are_loaded(
         assert counted == true
 
 
+def classes_of(folder: str) -> Iterator[tuple[str, str]]:
+    """The classes of the modules of diffusers under a folder, each with its text: none is imported."""
+    for path in Path(diffusers.__file__).parent.joinpath(folder).rglob("*.py"):
+        _, *parts = re.split(r"^class (\w+)", path.read_text("utf-8"), flags=re.MULTILINE)
+        yield from zip(parts[::2], parts[1::2], strict=True)
+
+
 def test_what_the_libraries_keep_in_float32_is_what_their_classes_say() -> None:
-    kept = {
-        name: tuple(wide)
-        for name in dir(diffusers)
-        if isinstance(cls := getattr(diffusers, name), type) and issubclass(cls, diffusers.ModelMixin)
-        if (wide := getattr(cls, "_keep_in_fp32_modules", None))
-    }
-    assert kept == loaded_dtypes.KEPT
+    said = re.compile(r"^    _keep_in_fp32_modules = (\[[^\]]+\])", re.MULTILINE)
+    kept = {name: found[1] for name, text in classes_of("models") if (found := said.search(text))}
+    assert {name: tuple(ast.literal_eval(parts)) for name, parts in kept.items()} == loaded_dtypes.KEPT
     for name in ("T5EncoderModel", "UMT5EncoderModel", "MT5EncoderModel"):
         assert loaded_dtypes.T5.fullmatch(name)
         assert tuple(getattr(transformers, name)._keep_in_fp32_modules) == loaded_dtypes.KEPT_BESIDE_FLOAT16
 
 
 def test_pipelines_that_decode_in_float32_are_those_whose_code_says_so() -> None:
-    classes = [cls for name in dir(diffusers) if isinstance(cls := getattr(diffusers, name), type)]
-    pipelines = [cls for cls in classes if issubclass(cls, diffusers.DiffusionPipeline)]
     turning = re.compile(r"self\.vae\.dtype == torch\.float16 and self\.vae\.config\.force_upcast")
-    said = {cls.__name__ for cls in pipelines if turning.search(inspect.getsource(cls))}
-    assert said == {cls.__name__ for cls in pipelines if loaded_dtypes.UPCASTING.search(cls.__name__)}
+    pipelines = {name: text for name, text in classes_of("pipelines") if re.search("Pipeline(?!Output)", name)}
+    said = {name for name, text in pipelines.items() if turning.search(text)}
+    assert said == {name for name in pipelines if loaded_dtypes.UPCASTING.search(name) and "Onnx" not in name}
 
 
 def test_an_autoencoder_that_a_pipeline_turns_into_float32_weighs_and_holds_twice_as_much() -> None:
@@ -103,3 +108,26 @@ def test_an_autoencoder_that_a_pipeline_turns_into_float32_weighs_and_holds_twic
     peak = {task.pipeline + task.dtype: peaks([vae], Placement(), task)[3] for task in (half, xl, other)}
     weights_of = {name: one.device - one.moving for name, one in peak.items()}
     assert list(weights_of.values()) == [2000, 4000, 2000]
+
+
+# Of the settings of T5-XXL (FLUX.1, SD 3), of AudioLDM 2's T5, and one with few heads and a wide feed-forward.
+T5S = (
+    {"d_model": 4096, "d_ff": 10240, "d_kv": 64, "num_heads": 64},
+    {"d_model": 1024, "d_ff": 2816, "d_kv": 64, "num_heads": 16},
+    {"d_model": 1024, "d_ff": 16384, "d_kv": 128, "num_heads": 8},
+)
+
+
+@pytest.mark.parametrize("name", ["T5EncoderModel", "UMT5EncoderModel"])
+@pytest.mark.parametrize("settings", T5S, ids=["XXL", "large", "wide"])
+def test_what_an_encoder_of_t5s_kind_holds_of_512_tokens_with_padding(
+    name: str, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against the largest sum of living tensors in the real forward on tensors without memory."""
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", record_components.fused_attention)
+    model = record_components.build(name, {**settings, "num_layers": 2, "feed_forward_proj": "gated-gelu"})
+    padding = record_components.meta(1, 1, 1, 512, dtype=torch.bool)
+    ids = record_components.meta(1, 512, dtype=torch.long)
+    true = record_components.Peak().watch(model, lambda: model(input_ids=ids, attention_mask=padding))
+    counted = read_sizes("text_encoder", name, {}, settings)
+    assert moving(counted, Placement(), Task()) == pytest.approx(true, rel=0.15)
