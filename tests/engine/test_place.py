@@ -10,7 +10,8 @@ import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -36,10 +37,11 @@ from diffpipe.cache.verify import locate
 from diffpipe.catalog import BUILTIN
 from diffpipe.cli.inspect_file import rows
 from diffpipe.core.build_spec import BuildSpec, Placement, Speed
-from diffpipe.core.errors import DiffpipeError, Exit
+from diffpipe.core.errors import DeviceLost, DiffpipeError, Exit
 from diffpipe.core.request import Artifact, Outcome, Request
 from diffpipe.engine.media import read_text
 from diffpipe.engine.placement import apply, interleave, meter, speed
+from diffpipe.engine.placement.step_down import LoadedPipeline
 from diffpipe.engine.running.media_arguments import read_media
 from diffpipe.results import document, metadata
 from diffpipe.runners import local
@@ -477,6 +479,19 @@ def test_an_item_that_failed_leaves_nothing_to_the_next_under_offload(
     faults.at("denoise", lambda count, pipe: True)
     run = runner_of(checkpoints / "stable-diffusion", tmp_path, cpu_offload="model")("offload", 9, step_down=False)
     assert run.bytes() == [*plain[:7], plain[8]]
+
+
+def test_what_a_device_failed_of_is_told_where_nothing_can_be_taken_back_from_it() -> None:
+    def gone() -> None:
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    def work(pipe: Any, placed: Placement) -> None:
+        raise DeviceLost("an illegal memory access")
+
+    dead = SimpleNamespace(components={}, maybe_free_model_hooks=gone)
+    pipeline = LoadedPipeline(lambda placed, look: cast(Any, dead), Placement(), "cpu", stored=False)
+    with pytest.raises(DeviceLost, match="an illegal memory access"):
+        pipeline.make(work, lambda line: None)
 
 
 # Chunks

@@ -90,13 +90,18 @@ class LoadedPipeline:
     def _clear(self) -> None:
         """Take from the device what a failed call left there, and in the state of hooks.
 
-        No public way takes back layers that hooks brought one by one: a pipeline that has any there is given up, and
-        loaded when it is needed again.
+        A pipeline that still has layers there which hooks brought one by one is given up, and loaded when it is needed
+        again; so is one on a device that failed for good, as what it failed of is to be told.
         """
         assert self.pipe is not None
-        self.pipe.maybe_free_model_hooks()
         hooked = self.placement.cpu_offload in ("group", "sequential")
-        if hooked and placing.bytes_on_device(self.pipe) > self.resident:
+        try:
+            self.pipe.maybe_free_model_hooks()
+            left = hooked and placing.bytes_on_device(self.pipe) > self.resident
+        except Exception:
+            log.debug("what the call left could not be taken back", exc_info=True)
+            left = True
+        if left:
             self.pipe = None
 
     def _placed(self, placement: Placement) -> DiffusionPipeline | None:
