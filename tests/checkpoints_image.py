@@ -217,7 +217,7 @@ QWEN_LATENTS = 8
 
 def qwen_autoencoder(levels: int, channels: int) -> AutoencoderKLQwenImage:
     model = AutoencoderKLQwenImage(
-        base_dim=8 if levels == 4 else 4,
+        base_dim=8 if levels == 4 else 2,
         z_dim=QWEN_LATENTS,
         dim_mult=[1, 1, 2, 2, 2][:levels],
         num_res_blocks=1,

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from filelock import FileLock
-from fork_server import HANGS, ForkServer, packages
+from fork_server import HANGS, ForkServer, Running, packages
 from hypothesis import settings
 from inputs import inputs as inputs  # a fixture
 
@@ -189,6 +189,18 @@ class Cli:
             return self.fresh(*args, cwd=cwd, env=env, check=check, stdin=stdin, first=first)
         done, _ = server.run(words, cwd=cwd or self.cwd, env=environment, stdin=stdin, first=first)
         return _checked(done, check)
+
+    def begin(
+        self, *args: object, cwd: Path | None = None, env: Mapping[str, str] | None = None, **streams: int
+    ) -> Running | subprocess.Popen[str]:
+        """Start ``diffpipe ARGS``. `streams`: those of subprocess.Popen; nothing on stdin, and pipes, unless told
+        otherwise."""
+        words, environment = [*map(str, args)], self.environment(env)
+        streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **streams}
+        if FRESH or not fork_server("ready").takes(environment):
+            line = [sys.executable, "-m", "diffpipe", *words]
+            return subprocess.Popen(line, cwd=cwd or self.cwd, env=environment, text=True, **streams)
+        return Running(fork_server("ready"), words, cwd=cwd or self.cwd, env=environment, **streams)
 
     def fresh(
         self,

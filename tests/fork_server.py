@@ -30,9 +30,9 @@ import time
 import weakref
 from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 HANGS = 900.0  # seconds after which a command that has not ended never will, however busy the machine is
 # Variables that are read when they are used.
@@ -70,12 +70,16 @@ class Child:
         return int(self._ask("memory", HANGS))
 
     def wait(self, timeout: float = HANGS) -> int:
-        """The exit code, or the negative number of the signal that ended it, as subprocess has it."""
+        """The exit code, or the negative number of the signal that ended it, as subprocess has it. It is killed where
+        that takes longer."""
         try:
-            return int(self._ask("code", timeout))
+            return self.code_within(timeout)
         except subprocess.TimeoutExpired:
             os.kill(self.pid, signal.SIGKILL)
             raise
+
+    def code_within(self, timeout: float) -> int:
+        return int(self._ask("code", timeout))
 
     def _ask(self, name: str, timeout: float) -> Any:
         """What the pipe, of one JSON object a line, says of something."""
@@ -93,6 +97,80 @@ class Child:
             self._answers = -1
             self._ended(self.imported or [])
         return self._known[name]
+
+
+class Running:
+    """A command that runs in a fork: of subprocess.Popen, with streams of text, what tests use."""
+
+    def __init__(
+        self,
+        server: ForkServer,
+        arguments: Iterable[str],
+        *,
+        cwd: Path,
+        env: Mapping[str, str],
+        stdin: int = subprocess.DEVNULL,
+        stdout: int = subprocess.PIPE,
+        stderr: int = subprocess.PIPE,
+    ) -> None:
+        with ExitStack() as theirs:
+            kinds = enumerate((stdin, stdout, stderr))
+            (self.stdin, self.stdout, self.stderr), ends = zip(*(_stream(theirs, *kind) for kind in kinds), strict=True)
+            self.child = server.start(arguments, cwd=cwd, env=env, streams=ends)
+        self.pid = self.child.pid
+        self.returncode: int | None = None
+
+    def __enter__(self) -> Running:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for stream in filter(None, (self.stdin, self.stdout, self.stderr)):
+            with suppress(BrokenPipeError):
+                stream.close()
+        self.wait()
+
+    def poll(self) -> int | None:
+        if self.returncode is None:
+            with suppress(subprocess.TimeoutExpired):
+                self.returncode = self.child.code_within(0)
+        return self.returncode
+
+    def wait(self, timeout: float = HANGS) -> int:
+        self.returncode = self.child.wait(timeout)
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def communicate(self, timeout: float = HANGS) -> tuple[str, str]:
+        """What is left on stdout and stderr, "" for what is no pipe."""
+        if self.stdin:
+            self.stdin.close()
+        with ThreadPoolExecutor(2) as pool:
+            texts = [pool.submit(one.read) if one and not one.closed else None for one in (self.stdout, self.stderr)]
+            self.wait(timeout)
+        for stream in filter(None, (self.stdout, self.stderr)):
+            stream.close()
+        out, err = (text.result() if text else "" for text in texts)
+        return out, err
+
+
+def _stream(theirs: ExitStack, number: int, kind: int) -> tuple[IO[str] | None, int]:
+    """This side's end of a stream, if it is a pipe, and the command's; `theirs` closes what is not needed here."""
+    if kind >= 0:
+        return None, kind
+    if kind == subprocess.DEVNULL:
+        ours, end = None, os.open(os.devnull, os.O_RDWR)
+    else:
+        read, write = os.pipe()
+        (mine, mode), end = ((write, "w"), read) if number == 0 else ((read, "r"), write)
+        ours = os.fdopen(mine, mode, encoding="utf-8")
+    theirs.callback(os.close, end)
+    return ours, end
 
 
 class ForkServer:
@@ -162,7 +240,7 @@ class ForkServer:
         return subprocess.CompletedProcess(words, code, *(text.result() for text in texts)), child.imported
 
     def _learn(self, imported: list[str]) -> None:
-        if not self.never & packages(imported):
+        if not (self.never | NEVER_LEARNT) & packages(imported):
             self.learnt += imported
 
     def close(self) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from conftest import Cli, Done, Warm
+from fork_server import Running
 from PIL import Image, ImageChops
 
 SMALL = ("--width", 64, "--height", 64, "--num-inference-steps", 1)
@@ -169,10 +170,8 @@ def test_failing_fast_stops_at_the_first(warm: Warm, bad: Path) -> None:
 # Crashes
 
 
-def start(cli: Cli, work: Path, *words: object, **options: Any) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "diffpipe", *map(str, words)]
-    given: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
-    return subprocess.Popen(command, cwd=work, env=cli.environment(), text=True, **given)
+def start(cli: Cli, work: Path, *words: object, **streams: int) -> Running | subprocess.Popen[str]:
+    return cli.begin(*words, cwd=work, **{"stdin": subprocess.PIPE, **streams})
 
 
 def test_a_batch_that_is_killed_again_and_again_ends_as_one_that_was_not(cli: Cli, warm: Warm, work: Path) -> None:
@@ -235,7 +234,7 @@ def test_two_runs_of_one_journal_are_kept_apart(cli: Cli, work: Path) -> None:
         (work / "p.txt").write_text("a fox\n")
         second = cli.light("generate", "demo", "--prompts-from", "p.txt", *SMALL, cwd=work)
         assert (second.returncode, errors(second)) == (2, ["another run is writing demo.journal.jsonl"])
-        out, _ = first.communicate("")
+        out, _ = first.communicate()
         assert (first.returncode, out) == (0, "")
 
 

@@ -344,8 +344,8 @@ def test_pictures_are_read_before_loading(cli: Cli, pictures: Path, command: str
 
 
 def test_two_processes_make_the_same_bytes(cli: Cli, work: Path) -> None:
-    for name in ("one", "two"):
-        done = cli.fresh("generate", "flux", *SMALL, "--seed", 5, "-o", f"{name}.png", cwd=work, check=True)
+    for name, run in (("one", cli), ("two", cli.fresh)):
+        done = run("generate", "flux", *SMALL, "--seed", 5, "-o", f"{name}.png", cwd=work, check=True)
         assert (done.stdout, done.stderr) == (f"{name}.png\n", "")
     assert (work / "one.png").read_bytes() == (work / "two.png").read_bytes()
 
@@ -494,26 +494,12 @@ def test_steps_show_on_a_terminal_unless_quiet(cli: Cli, work: Path, quiet: tupl
     import pty
 
     terminal, stderr = pty.openpty()
-    words = [
-        sys.executable,
-        "-m",
-        "diffpipe",
-        "generate",
-        "flux",
-        *map(str, SMALL),
-        "--count",
-        "2",
-        "--seed",
-        "1",
-        *quiet,
-    ]
-    with subprocess.Popen(
-        words, cwd=work, env=cli.environment({"TERM": "xterm"}), stdout=subprocess.PIPE, stderr=stderr
-    ) as done:
+    words = ("generate", "flux", *SMALL, "--count", 2, "--seed", 1, *quiet)
+    with cli.begin(*words, cwd=work, env={"TERM": "xterm"}, stderr=stderr) as done:
         os.close(stderr)
         shown = b"".join(iter(lambda: _read(terminal), b"")).decode()
         assert done.stdout
-        assert done.stdout.read() == b"flux-1.png\nflux-2.png\n"
+        assert done.stdout.read() == "flux-1.png\nflux-2.png\n"
     os.close(terminal)
     assert done.returncode == 0
     if quiet:
@@ -564,10 +550,7 @@ def test_a_token_is_in_no_error(warm: Warm, work: Path) -> None:
 
 def test_ctrl_c_ends_with_130_and_no_part_of_a_picture(cli: Cli, work: Path) -> None:
     steps = ("--prompt", "x", "--width", "256", "--height", "256", "--num-inference-steps", "2000", "--seed", "1")
-    words = [sys.executable, "-m", "diffpipe", "generate", "flux", *steps, "-o", "out/x.png", "--log-file", "log"]
-    with subprocess.Popen(
-        words, cwd=work, env=cli.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
+    with cli.begin("generate", "flux", *steps, "-o", "out/x.png", "--log-file", "log", cwd=work) as process:
         until(lambda: (work / "log").exists() and "loaded in" in (work / "log").read_text())
         time.sleep(0.3)  # into the steps
         process.send_signal(signal.SIGINT)

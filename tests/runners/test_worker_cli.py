@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from conftest import Cli, Done, Warm
+from fork_server import Running
 from PIL import Image
 from subprocesses import PATIENCE, first_on_path, runs, until
 
@@ -282,15 +283,8 @@ def test_the_client_imports_nothing_heavy(cli: Cli, workers: Callable[[str], int
 
 def test_a_stream_is_made_line_by_line(cli: Cli, workers: Callable[[str], int], work: Path) -> None:
     workers("demo")
-    words = [sys.executable, "-m", "diffpipe", "generate", "demo", "--prompts-from", "-", "-o", "st/", "-q"]
-    with subprocess.Popen(
-        [*words, *map(str, SIZE)],
-        cwd=work,
-        env=cli.environment(),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as run:
+    words = ("generate", "demo", "--prompts-from", "-", "-o", "st/", "-q", *SIZE)
+    with cli.begin(*words, cwd=work, stdin=subprocess.PIPE) as run:
         assert run.stdin
         assert run.stdout
         for number in range(3):
@@ -314,21 +308,14 @@ def test_resume_makes_what_is_left(cli: Cli, workers: Callable[[str], int], work
 
 
 @contextmanager
-def running(cli: Cli, work: Path, *words: object) -> Iterator[subprocess.Popen[str]]:
+def running(cli: Cli, work: Path, *words: object) -> Iterator[Running | subprocess.Popen[str]]:
     """A client that does not outlive the test."""
-    run = begun(cli, work, *words)
+    run = cli.begin("generate", *words, cwd=work)
     try:
         yield run
     finally:
         run.kill()
         run.communicate()
-
-
-def begun(cli: Cli, work: Path, *words: object) -> subprocess.Popen[str]:
-    line = [sys.executable, "-m", "diffpipe", "generate", *map(str, words)]
-    return subprocess.Popen(
-        line, cwd=work, env=cli.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
 
 
 # Clients at once, and clients that leave
@@ -353,8 +340,8 @@ def test_many_clients_at_once(cli: Cli, warm: Warm, workers: Callable[[str], int
     process = workers("demo")
     before = descriptors(process)
     words = [("demo", "--prompt", f"a fox {number}", "--seed", number, *SIZE, "-q") for number in range(8)]
-    several = [begun(cli, work, *one, "-o", f"many/{number}.png") for number, one in enumerate(words)]
-    slow = begun(cli, work, *SLOW, "-o", "killed.png")
+    several = [cli.begin("generate", *one, "-o", f"many/{number}.png", cwd=work) for number, one in enumerate(words)]
+    slow = cli.begin("generate", *SLOW, "-o", "killed.png", cwd=work)
     several[3].kill()
     until(lambda: list((work / "many").glob("*.png")))
     slow.kill()
@@ -384,9 +371,7 @@ def test_a_killed_worker_costs_a_batch_nothing(cli: Cli, warm: Warm, workers: Ca
     rows = [{"prompt": f"a fox {number}", "seed": number} for number in range(40)]
     (work / "k.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     words = ("generate", "demo", "--prompts-from", "k.jsonl", *SIZE)
-    env = cli.environment()
-    line = [sys.executable, "-m", "diffpipe", *map(str, words), "-o", "k/", *KEPT]
-    with subprocess.Popen(line, cwd=work, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+    with cli.begin(*words, "-o", "k/", *KEPT, cwd=work) as run:
         assert run.stdout
         for _ in range(5):
             run.stdout.readline()
@@ -564,7 +549,7 @@ def test_a_cache_of_its_own_has_workers_of_its_own(
 
 def test_two_that_start_one_at_the_same_moment(cli: Cli, work: Path) -> None:
     cli("worker", "stop", "--all", check=True)
-    both = [begun(cli, work, *FOX, "-o", f"{name}.png", *KEPT) for name in ("one", "two")]
+    both = [cli.begin("generate", *FOX, "-o", f"{name}.png", *KEPT, cwd=work) for name in ("one", "two")]
     for run in both:
         _, err = run.communicate(timeout=PATIENCE)
         assert (run.returncode, err) == (0, "")
