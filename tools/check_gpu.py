@@ -25,7 +25,7 @@ The JSON, of which tools/memory_docs.py makes a section of docs/memory.md (bytes
      "counts": {status: number},
      "rows": [{"group", "name", "case", "dtype", "build": [words],
                "status": "ok" | "close" | "refused" | "failed" | "not run", "words": what was said, or what is wrong,
-               "seconds": {"build", "generate", "item"}, "peak", "left", "predicted", "measured",
+               "seconds": {"build", "plan", "generate", "item"}, "peak", "left", "predicted", "measured",
                "stepped_down": [words], "cpu": {"mean", "max", "bound"}, "resident": {"mean", "max"}}]}
 `item`: seconds of the call alone. `left`: on the device when the pipeline is gone. `measured`: as measured.json has it.
 """
@@ -56,6 +56,7 @@ ROUNDING = 2.0
 PREDICTED = 0.15  # of the measured peak
 LEFT = 256 << 20  # bytes that may be left on the device: cuBLAS keeps workspaces; none on paper
 HANGS = 240.0  # seconds after which a row is given up
+GRACE = 30.0  # seconds that one begun within the budget may take beyond it
 GUESS = {"large": 20.0, "tiny": 4.0}  # seconds of a row unlike any before
 EXACT = ("cpu", "paper")  # devices whose results are the CPU's to the bit
 STEP = re.compile(r"trying again with (.*)")
@@ -169,9 +170,11 @@ class Check:
         commands.append(["generate", name, *flags, *output])
         worker = Worker(self.worker.environment, self.worker.log) if row.fresh else self.worker
         room = round(self.peak_of(row) * row.room) if row.room else None
-        answer = worker.ask(HANGS, do="row", commands=commands, device=device, room=room)
+        patience = min(HANGS, max(GRACE, self.began + self.budget + GRACE - time.monotonic()))
+        answer = worker.ask(patience, do="row", commands=commands, device=device, room=room)
         if row.fresh:
             worker.end()
+        answer["seconds"] = dict(zip((command[0] for command in commands), answer["seconds"], strict=False))
         return self._judged(row, answer)
 
     def _plan(self, build: Sequence[str], device: str) -> list[str]:
@@ -181,14 +184,13 @@ class Check:
     def _judged(self, row: Row, answer: Found) -> Found:
         """What an answer says of its row."""
         code, said = answer["codes"][-1], answer["said"].strip()
-        seconds = dict(zip(("build", *(["plan"] if row.case == LARGE else [])), answer["seconds"], strict=False))
-        line: Found = {"seconds": seconds, "peak": answer.get("peak"), "left": answer.get("left")}
-        line["stepped_down"] = STEP.findall(said)
+        line: Found = {"seconds": answer["seconds"], "peak": answer.get("peak"), "left": answer.get("left")}
+        line["stepped_down"] = list(dict.fromkeys(STEP.findall(said)))  # each is said twice
         if code:
             refused = code == REFUSED and len(answer["codes"]) == 1
             return {**line, "status": "refused" if refused else "failed", "words": _words(said, code)}
         item = json.loads(answer["printed"][-1].splitlines()[0])
-        line["seconds"] |= {"generate": answer["seconds"][-1], "item": item["seconds"]}
+        line["seconds"] |= {"item": item["seconds"]}
         self.made[row.name] = Path(item["path"])
         line |= self._memory(row, answer)
         problems = [*self._compared(row, line), *self._wrong_memory(row, line)]

@@ -42,6 +42,7 @@ QUANTIZERS = (
     ("--quantize", "int8"), ("--quantize", "fp8"), ("--quantize", "int4"),
     ("--quantize", "int8", "--quantize-backend", "torchao"), ("--quantize", "fp8", "--quantize-backend", "torchao"),
 )  # fmt: skip
+LOOSE = ("--compile", "--attention-backend")
 ATTENTION = (
     "native", "native-math", "native-efficient", "native-flash", "native-cudnn", "flex", "flash", "flash-3", "sage",
     "xformers",
@@ -57,9 +58,8 @@ class Row:
     them.
 
     `cpu`: it runs on the CPU, as what others are compared with. `room`: the share of the peak of the same without it
-    that the device has left; 0 for all. `fresh`: in a process of its own. `loose`: its switches change what rounds and
-    nothing else (kernels of attention, compiled blocks), and the CPU may not have them: it is compared with the CPU's
-    plain run.
+    that the device has left; 0 for all. `fresh`: in a process of its own. `loose`: of its switches, LOOSE change what
+    rounds and nothing else, and the CPU may not have them: what it is compared with goes without.
     """
 
     group: str
@@ -83,14 +83,17 @@ class Row:
         """How its weights are kept away from the device, "" if they are not."""
         return self.build[self.build.index("--cpu-offload") + 1] if "--cpu-offload" in self.build else ""
 
-    def without_offload(self) -> tuple[str, ...]:
-        """Its switches but the place of weights."""
-        at = self.build.index("--cpu-offload") if self.offload else len(self.build)
-        return (*self.build[:at], *self.build[at + 2 :])
+    def without(self, *options: str) -> tuple[str, ...]:
+        """Its switches but these."""
+        starts = [at for at, word in enumerate(self.build) if word.startswith("--")]
+        ends = [*starts[1:], len(self.build)]
+        kept = (self.build[at:end] for at, end in zip(starts, ends, strict=False) if self.build[at] not in options)
+        return tuple(word for words in kept for word in words)
 
     def on_cpu(self) -> Row:
         """The run on the CPU that makes the same, but for rounding."""
-        return Row("reference", self.case, self.dtype, () if self.loose else self.without_offload(), cpu=True)
+        left_out = ("--cpu-offload", *LOOSE) if self.loose else ("--cpu-offload",)
+        return Row("reference", self.case, self.dtype, self.without(*left_out), cpu=True)
 
     def plain(self, dtype: str) -> Row:
         """Its model on the CPU without any switch: in two formats they say what rounding does to its results."""
@@ -99,7 +102,7 @@ class Row:
     def resident(self) -> Row | None:
         """The run on the device that makes the same bytes; None where there is none."""
         same = (self.offload and self.case != LARGE) or self.fresh
-        build = self.without_offload() if self.offload else self.build
+        build = self.without("--cpu-offload")
         return Row(self.group, self.case, self.dtype, build, loose=self.loose) if same else None
 
     def command(self, checkpoints: Path, inputs: Path) -> tuple[list[str], list[str]]:
@@ -165,6 +168,7 @@ def _all(large: bool) -> Iterator[Row]:
         yield Row("determinism", case, build=build, fresh=True)
     yield Row("compiled", FLUX, build=("--compile",), loose=True)
     yield Row("compiled", FLUX, build=("--compile", "--cpu-offload", "model"), loose=True)
+    yield Row("compiled", FLUX, build=("--compile", "--quantize", "int8"), loose=True)
     if large:
         yield Row("speed", LARGE, build=("--compile",), loose=True)
     yield from (Row("step caches", FLUX, build=("--step-cache", name)) for name in STEP_CACHES)

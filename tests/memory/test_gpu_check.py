@@ -110,6 +110,13 @@ def test_rows_are_named_once_and_come_after_what_they_are_compared_with() -> Non
                 assert names.index(other.name) < names.index(row.name)
 
 
+def test_what_a_row_is_compared_with_goes_without_what_the_cpu_need_not_have() -> None:
+    row = Row("compiled", FLUX, build=("--compile", "--quantize", "int8", "--cpu-offload", "model"), loose=True)
+    assert row.on_cpu().build == ("--quantize", "int8")
+    assert row.resident() == Row("compiled", FLUX, build=("--compile", "--quantize", "int8"), loose=True)
+    assert Row("attention", FLUX, build=("--attention-backend", "flex")).on_cpu().build[0] == "--attention-backend"
+
+
 def test_a_worker_that_ends_is_lost_and_begun_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(check_gpu, "ROOT", tmp_path)
     (tmp_path / "tools").mkdir()
