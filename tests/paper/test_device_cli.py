@@ -57,3 +57,12 @@ def test_kernels_of_attention_are_tried_on_the_device_before_anything_is_fetched
     words = "error: --attention-backend native-cudnn cannot be used in bfloat16 on paper: "
     assert done.stderr.splitlines()[-2].startswith(words)
     assert done.stderr.splitlines()[-1].strip() == "try: use native"
+
+
+def test_an_autoencoder_that_decodes_in_float32_can_be_offloaded_in_groups(paper: Cli, checkpoints: Path) -> None:
+    """Streams copied SDXL's float16 weights to the device again as it decoded."""
+    for offload in ("none", "group"):
+        build = ("build", "stable-diffusion", "--type", "xl", "--model", checkpoints / "sdxl", "--dtype", "float16")
+        paper(*build, "--name", offload, "--device", "paper", "--cpu-offload", offload, check=True)
+        paper("generate", offload, *FLAGS[:-2], "--output", f"xl-{offload}.png", check=True)
+    assert pixels(paper.cwd / "xl-none.png") == pixels(paper.cwd / "xl-group.png")

@@ -153,9 +153,22 @@ def _sequential_offload(pipe: DiffusionPipeline, device: str) -> DiffusionPipeli
 
 def _group_offload(pipe: DiffusionPipeline, device: str) -> DiffusionPipeline:
     """Denoisers block by block, other components layer by layer; never to disk, which has given wrong results."""
+    streams = devices.has_streams(device)
     for name, part in modules(pipe):
-        _offload_in_groups(part, device, blocks=kind_of(name) == "denoiser", stream=devices.has_streams(device))
+        _offload_in_groups(
+            part, device, blocks=kind_of(name) == "denoiser", stream=streams and not _changes_dtype(part)
+        )
     return pipe
+
+
+def _changes_dtype(part: ModelMixin | PreTrainedModel) -> bool:
+    """Whether pipelines compute with a component in float32 though its weights are float16 (SDXL's autoencoder).
+
+    What is streamed comes to the device from pinned copies, which have the dtype that the weights had at first.
+    """
+    import torch
+
+    return part.dtype == torch.float16 and bool(getattr(part.config, "force_upcast", False))
 
 
 def _offload_in_groups(part: ModelMixin | PreTrainedModel, device: str, *, blocks: bool, stream: bool) -> None:
