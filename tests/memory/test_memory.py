@@ -14,6 +14,7 @@ from memory_docs import MEMORY, PUBLIC, chosen, estimated, on_the_cpu, parts_of,
 
 from diffpipe.cache.measured import Case, Measured
 from diffpipe.core.build_spec import Placement
+from diffpipe.core.choices import CpuOffload
 from diffpipe.core.components import kind_of
 from diffpipe.core.device_names import DeviceKind
 from diffpipe.core.errors import UsageError
@@ -21,6 +22,8 @@ from diffpipe.core.parsing import Fields
 from diffpipe.memory import knobs, ladder
 from diffpipe.memory.estimate import (
     BYTES,
+    LIBRARIES,
+    PROCESS,
     Task,
     correction,
     moving,
@@ -518,6 +521,54 @@ def test_a_placement_survives_json() -> None:
     assert Placement.from_json(Fields(placement.to_json())) == placement
     assert Placement().to_json() == {}
     assert [Sizes.from_json(Fields(part.to_json())) for part in FLUX] == list(FLUX)
+
+
+def test_what_is_in_files_as_it_is_loaded_is_mapped_once_it_is_used() -> None:
+    kept = weights(FLUX, Placement(), "bfloat16")
+    stages = {peak.stage: peak for peak in peaks(FLUX, Placement(), replace(TASK, device="cpu"))}
+    used = {
+        "load": 0,
+        "encode": kept["text_encoder"] + kept["text_encoder_2"],
+        "denoise": sum(kept.values()) - kept["vae"],
+        "decode": sum(kept.values()),
+    }
+    assert {stage: peak.mapped - LIBRARIES for stage, peak in stages.items()} == used
+    assert {peak.own - peak.moving for peak in stages.values()} == {PROCESS - LIBRARIES}
+
+
+def test_what_is_converted_is_the_process_s_own() -> None:
+    stages = peaks(FLUX, Placement(), replace(TASK, device="cpu", dtype="float32"))
+    whole = sum(weights(FLUX, Placement(), "float32").values())
+    assert {peak.own - peak.moving for peak in stages} == {PROCESS - LIBRARIES + whole}
+    read = max(part.stored or 0 for part in FLUX)  # the file that is read meanwhile
+    assert [peak.mapped - LIBRARIES for peak in stages] == [read, 0, 0, 0]
+
+
+@pytest.mark.parametrize(("offload", "share"), [("none", 0), ("model", 0), ("group", 0), ("sequential", 1)])
+def test_what_is_mapped_behind_a_gpu(offload: CpuOffload, share: int) -> None:
+    """Model offload brings back copies and group offload pins them; sequential offload copies from the files."""
+    kept = weights(FLUX, Placement(), "bfloat16")
+    load, *stages = peaks(FLUX, Placement(cpu_offload=offload), TASK)
+    assert {peak.mapped for peak in stages} == {LIBRARIES + share * sum(kept.values())}
+    through = max(kept.values()) if offload == "none" else sum(kept.values())
+    assert load.mapped == LIBRARIES + through
+
+
+def test_files_that_are_read_once_need_not_fit_into_host_memory() -> None:
+    small = Machine("accelerator", 80 * GIB, 8 * GIB)
+    one = option(Placement(), FLUX, TASK, small)
+    assert (one.fits, one.host > small.host) == (True, True)
+    assert not option(Placement(), FLUX, replace(TASK, dtype="float32"), small).fits
+
+
+def test_a_part_that_its_row_loads_in_float32_does_so_whatever_the_dtype() -> None:
+    vae = part("wan2.1-14b", "vae")
+    assert vae.dtype == "float32"
+    task = task_of("wan2.1-14b")
+    each = [replace(task, dtype=dtype) for dtype in ("bfloat16", "float16", "float32")]
+    assert {weights([vae], Placement(), one.dtype)["vae"] for one in each} == {4 * (vae.parameters or 0)}
+    (held,) = {moving(vae, Placement(), one) for one in each}
+    assert held == 2 * moving(replace(vae, dtype=""), Placement(), task)
 
 
 def test_float32_takes_twice_as_much() -> None:

@@ -64,6 +64,7 @@ def test_a_plan_of_a_local_folder(cli: Cli, checkpoints: Path) -> None:
     assert (made["task"]["width"], made["task"]["height"]) == (64, 1024)
     assert [peak["stage"] for peak in made["strategy"]["peaks"]] == ["load", "encode", "denoise", "decode"]
     assert (made["strategy"]["fits"], made["reason"]) == (True, "the switches asked for")
+    assert made["build"] is None  # nothing is quantized
 
 
 def test_a_plan_of_a_single_file(cli: Cli, checkpoints: Path) -> None:
