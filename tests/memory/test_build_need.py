@@ -45,6 +45,8 @@ def test_a_build_that_quantizes_nothing_loads_nothing() -> None:
     assert build_need(parts_of("flux-dev"), Placement(), task_of("flux-dev")) is None
     ready = [replace(part, quantized="bitsandbytes") for part in parts_of("flux-dev")]
     assert build_need(ready, INT8, task_of("flux-dev")) is None
+    absent = replace(INT8, quantize_components=("vaes",))
+    assert build_need(parts_of("flux-dev"), absent, task_of("flux-dev")) is None
 
 
 def told(need: BuildNeed, monkeypatch: pytest.MonkeyPatch, total: int | None, free: int | None, force: bool) -> str:

@@ -50,7 +50,7 @@ def build_need(parts: Sequence[Sizes], placement: Placement, task: Task, *, lora
     count as nothing.
     """
     parts = [part for part in parts if part.parameters is not None]
-    names = quantized_names(parts, placement)
+    names = quantized_names(parts, placement) & {part.name for part in parts}
     if not names:
         return None
     small = replace(task, width=SAMPLE_SIDE, height=SAMPLE_SIDE, frames=min(task.frames, SAMPLE_FRAMES), batch=1)
