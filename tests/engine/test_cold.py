@@ -196,7 +196,7 @@ def test_transformers_exports_the_same_whatever_its_version() -> None:
 # --- torch's compiler ---
 
 COMPILED = """
-    import json, sys
+    import json, os, sys
     from diffpipe.engine.loading import imports
     from diffpipe.engine.seams import torch_seam
     if sys.argv[2]:
@@ -217,50 +217,68 @@ COMPILED = """
 
     plain = diffusers.utils.torch_utils.is_compiled_module(torch.nn.Linear(1, 1)), int(apart(torch.zeros(())))
     waiting = waited and "torch._dynamo.convert_frame" not in sys.modules
-    exec(sys.argv[1])
-    import torch._dynamo, torch._dynamo.config, torch._dynamo.eval_frame
-    from torch._dynamo.trace_rules import _allowed_callable_ids
-    model = torch.compile(torch.nn.Linear(2, 2), backend="eager")
-    compiled = torch.compile(lambda x: apart(x) * 2, backend="eager")
-    same = [
-        torch._dynamo is sys.modules["torch._dynamo"],
-        torch._dynamo.config is sys.modules["torch._dynamo.config"],
-        torch._dynamo.eval_frame is sys.modules["torch._dynamo.eval_frame"],
-        torch._dynamo.config is torch._dynamo.eval_frame.config,
-        type(torch._dynamo.config.__spec__.loader).__name__ == "SourceFileLoader",
-        "__getattr__" not in vars(torch._dynamo),
-        id(BasicTransformerBlock) in _allowed_callable_ids(),
-        diffusers.utils.torch_utils.is_compiled_module(model),
-        model(torch.ones(1, 2)).shape == (1, 2),
-        int(compiled(torch.ones(()))) == 4,
-        seen == [False, False],
-    ]
-    with TransformGetItemToIndex():
-        pass
-    print(json.dumps([waited, waiting, plain, same]))
+    for first in json.loads(sys.argv[1]):
+        if hasattr(os, "fork") and (child := os.fork()):  # what was imported so far takes two seconds
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+            continue
+        exec(first)
+        import torch._dynamo, torch._dynamo.config, torch._dynamo.eval_frame
+        from torch._dynamo.trace_rules import _allowed_callable_ids
+        model = torch.compile(torch.nn.Linear(2, 2), backend="eager")
+        compiled = torch.compile(lambda x: apart(x) * 2, backend="eager")
+        same = [
+            torch._dynamo is sys.modules["torch._dynamo"],
+            torch._dynamo.config is sys.modules["torch._dynamo.config"],
+            torch._dynamo.eval_frame is sys.modules["torch._dynamo.eval_frame"],
+            torch._dynamo.config is torch._dynamo.eval_frame.config,
+            type(torch._dynamo.config.__spec__.loader).__name__ == "SourceFileLoader",
+            "__getattr__" not in vars(torch._dynamo),
+            id(BasicTransformerBlock) in _allowed_callable_ids(),
+            diffusers.utils.torch_utils.is_compiled_module(model),
+            model(torch.ones(1, 2)).shape == (1, 2),
+            int(compiled(torch.ones(()))) == 4,
+            seen == [False, False],
+        ]
+        with TransformGetItemToIndex():
+            pass
+        print(json.dumps([first, waited, waiting, plain, same]), flush=True)
+        os._exit(0)
 """
+FIRSTS = [
+    "pass",
+    "import torch._dynamo.config",
+    "TransformGetItemToIndex()",
+    "from torch._dynamo import eval_frame",
+    "import torch._dynamo.eval_frame as frames; frames.innermost_fn",
+]
 
 
-@pytest.mark.parametrize(
-    "first",
-    [
-        "pass",
-        "import torch._dynamo.config",
-        "TransformGetItemToIndex()",
-        "from torch._dynamo import eval_frame",
-        "import torch._dynamo.eval_frame as frames; frames.innermost_fn",
-    ],
-)
-def test_the_compiler_is_there_when_it_is_asked_for(first: str) -> None:
-    waited, waiting, plain, same = answer(COMPILED, first, "")
+def compiled(firsts: list[str], torch: str) -> dict[str, list[Any]]:
+    """What a process finds that had imported all but the compiler, and then ran each of `firsts`."""
+    found = {}
+    for together in [firsts] if hasattr(os, "fork") else [[one] for one in firsts]:
+        done = python(COMPILED, json.dumps(together), torch)
+        assert done.returncode == 0, done.stderr
+        found |= {first: told for first, *told in map(json.loads, done.stdout.splitlines())}
+    return found
+
+
+@pytest.fixture(scope="module")
+def first_uses() -> dict[str, list[Any]]:
+    return compiled(FIRSTS, "")
+
+
+@pytest.mark.parametrize("first", FIRSTS)
+def test_the_compiler_is_there_when_it_is_asked_for(first_uses: dict[str, list[Any]], first: str) -> None:
+    waited, waiting, plain, same = first_uses[first]
     assert (waited, waiting, plain) == (True, True, [False, 1])
-    assert same == [True] * len(same)
+    assert same == [True] * 11
 
 
 def test_another_version_of_torch_is_imported_as_it_is() -> None:
-    waited, waiting, plain, same = answer(COMPILED, "pass", "another")
+    waited, waiting, plain, same = compiled(["pass"], "another")["pass"]
     assert (waited, waiting, plain) == (False, False, [False, 1])
-    assert same == [True] * len(same)
+    assert same == [True] * 11
 
 
 # --- What a pipeline does without ---
