@@ -93,7 +93,8 @@ class Worker:
             line, answered = b"", [self.process.stdout]
         if not line:
             code = self.end()
-            raise Lost(f"the process ended with {code}" if answered else f"no answer in {patience:.0f} s")
+            last = Path(self.log.name).read_text("utf-8", "replace").strip().rpartition("\n")[2][-300:]
+            raise Lost(f"the process ended with {code}: {last}" if answered else f"no answer in {patience:.0f} s")
         return dict(json.loads(line))
 
     def end(self) -> int | None:

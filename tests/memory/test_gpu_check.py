@@ -120,11 +120,13 @@ def test_what_a_row_is_compared_with_goes_without_what_the_cpu_need_not_have() -
 def test_a_worker_that_ends_is_lost_and_begun_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(check_gpu, "ROOT", tmp_path)
     (tmp_path / "tools").mkdir()
-    program = "import sys\nfor line in sys.stdin:\n    print('{}', flush=True) if 'live' in line else sys.exit(3)\n"
+    program = (
+        "import sys\nfor line in sys.stdin:\n    print('{}', flush=True) if 'live' in line else sys.exit('no device')\n"
+    )
     (tmp_path / "tools/gpu_process.py").write_text(program)
     with (tmp_path / "log").open("wb") as log:
         worker = Worker({"PATH": str(Path(sys.executable).parent)}, log)
-        with pytest.raises(check_gpu.Lost, match="ended with 3"):
+        with pytest.raises(check_gpu.Lost, match="ended with 1: no device"):
             worker.ask(60.0, do="die")
         assert worker.ask(60.0, do="live") == {}
         assert worker.end() == 0
