@@ -193,6 +193,8 @@ def test_an_attention_backend_computes_the_same(
         ("stable-diffusion", ("--attention-backend", "native"),
             "--attention-backend: the unet (UNet2DConditionModel) calls torch's attention itself"),
         ("flux", ("--attention-backend", "flash"), "--attention-backend flash needs a GPU"),
+        ("flux", ("--compile", "--quantize", "int8", "--cpu-offload", "group"),
+            "--compile does not work with quantized weights that are offloaded in groups: compiled code pins them"),
     ],
 )  # fmt: skip
 def test_what_a_denoiser_cannot_take_is_refused(

@@ -162,6 +162,12 @@ def _check_speed(cls: type, resolved: Resolved, layout: Layout, offline: bool) -
     asked = resolved.config.speed
     if asked == Speed():
         return
+    placement = resolved.config.placement
+    if asked.compile and placement.quantize != "none" and placement.cpu_offload == "group":
+        raise UsageError(  # seen with torch 2.13.0: "Cannot swap t1 because it has weakref associated with it"
+            "--compile does not work with quantized weights that are offloaded in groups: compiled code pins them",
+            "leave out --compile, or use --cpu-offload model",
+        )
     denoisers = {
         name: (lookup.component_class(*pair), settings_of(resolved, name, "config.json", offline))
         for name, pair in layout.items()
