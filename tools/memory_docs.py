@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from diffpipe.catalog import BUILTIN
 from diffpipe.catalog.plugins import float32_of_class
 from diffpipe.core.build_spec import BuildSpec, Placement
 from diffpipe.core.choices import Quantize
+from diffpipe.core.components import Stage
 from diffpipe.memory import estimate, knobs, ladder
 from diffpipe.memory.build_need import BuildNeed, build_need
 from diffpipe.memory.estimate import Task, peaks, weight_bytes, weights
@@ -31,6 +32,7 @@ from diffpipe.memory.recorded import recorded
 from diffpipe.memory.sizes import Sizes
 from diffpipe.memory.tables import in_float32
 from diffpipe.memory.tables import table as read_table
+from diffpipe.memory.traced import APART, SLACK, TRACED, WITHIN, of_recorded
 
 FILE = Path(__file__).resolve().parents[1] / "docs/memory.md"
 MEMORY = (6, 8, 12, 16, 24, 48, 80)  # GiB of the cards people have
@@ -143,8 +145,8 @@ def chosen(model: str, memory: int) -> Plan:
     return plan(parts_of(model), task_of(model), Machine("accelerator", memory << 30), Placement(memory="auto"))
 
 
-def estimated(way: str) -> tuple[float, float]:
-    """GiB loaded and at the peak for one of the PUBLIC runs, as that run was set up."""
+def estimated(way: str, factors: Mapping[Stage, float] | None = None) -> tuple[float, float]:
+    """GiB loaded and at the peak for one of the PUBLIC runs, as that run was set up. `factors`: see `peaks`."""
     parts, task = parts_of("flux-dev"), replace(task_of("flux-dev"), steps=50)
     if way in ("bfloat16", "layerwise"):
         placement = Placement(layerwise_casting=way == "layerwise")
@@ -158,8 +160,16 @@ def estimated(way: str) -> tuple[float, float]:
         )
         t5 = next(part for part in parts if part.name == "text_encoder_2")
         more = weight_bytes(t5, "int8", task.dtype) - weights(parts, placement, task.dtype)["text_encoder_2"]
-    found = peaks(parts, placement, task)
+    found = peaks(parts, placement, task, factors)
     return (found[0].device + more) / 2**30, (max(peak.device for peak in found) + more) / 2**30
+
+
+def public_by_trace() -> str:
+    """The peaks of the PUBLIC runs with what a trace holds in the place of what is estimated, in words."""
+    model = recorded()["flux-dev"]
+    factors = {one.stage: 1 / (1 + one.off) for one in of_recorded(model, model.traces[0])}
+    peaks_of = {way: estimated(way, factors)[1] for way in PUBLIC}
+    return ", ".join(f"{way} {gib:.1f} ({gib / PUBLIC[way][1] - 1:+.1%})" for way, gib in peaks_of.items())
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -174,6 +184,24 @@ def public_table() -> str:
         rows.append((way, f"{loaded:.1f}", f"{mine[0]:.1f}", f"{mine[0] / loaded - 1:+.1%}",
             f"{peak:.1f}", f"{mine[1]:.1f}", f"{mine[1] / peak - 1:+.1%}"))  # fmt: skip
     return table(("FLUX.1-dev", "loaded", "predicted", "", "peak", "predicted", ""), rows)
+
+
+def traced_table() -> str:
+    """What a trace holds besides weights in each stage, and how far the estimate is from it."""
+    rows = []
+    for model in recorded().values():
+        full = model.traces[0]
+        stages = {one.stage: f"{gib(one.traced)}, {one.off:+.0%}" for one in of_recorded(model, full)}
+        frames = f" x {full.made['frames']}" if full.made["frames"] > 1 else ""
+        size = f"{full.made['width']} x {full.made['height']}{frames}"
+        rows.append((f"{model.title}, {size}", *(stages.get(stage, "") for stage in TRACED)))
+    return table(("model", "encode", "denoise", "decode"), rows)
+
+
+def apart_text() -> str:
+    """The rows of what disagrees, in words."""
+    found = [f"- {recorded()[name].title}, {stage}: {reason}." for (name, stage), reason in APART.items()]
+    return "\n" + "\n".join(found) + "\n" if found else ""
 
 
 def measured_table() -> str:
@@ -286,6 +314,12 @@ where a model multiplies and softmaxes by itself, its matrices count. Prompts ar
 convolutions take besides is added as in the estimate. Nothing is downloaded but settings, and nothing is computed:
 FLUX.1-dev at 1024 x 1024 takes 3 seconds on one core, after 5 for the imports. On a device for tests whose memory is
 counted, real runs of tiny models hold the traced bytes to the byte (`tests/engine/test_tracing.py`).
+
+What traces hold besides weights in bfloat16, and how far the estimates are from them. Each is within {within:.0%}, or
+within {slack} MB, here and at another size with two samples at once, or stands below with the reason:
+
+{traced}{apart}
+The public peaks of FLUX.1-dev above follow from the trace too: {trace_public}.
 
 What a row or a class has loaded in float32 (Wan's and Allegro's autoencoders; the last projections of T5 beside
 float16) counts as that, whatever `--dtype` says, and so does SDXL's autoencoder while it decodes in float16.
@@ -417,6 +451,11 @@ def text() -> str:
         gpu=gpu_docs.section(),
         measured=measured_table(),
         build=build_table(),
+        traced=traced_table(),
+        apart=apart_text(),
+        within=WITHIN,
+        slack=SLACK // 10**6,
+        trace_public=public_by_trace(),
         choice=choice_table(),
         costs=costs_table(),
         combinations=combinations_table(),

@@ -135,7 +135,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "audioldm2": {
         "title": "AudioLDM 2", "repository": "cvssp/audioldm2", "also": ["cvssp/audioldm2-music"],
         # 10.24 seconds: a spectrogram of 1024 frames of 64 bands.
-        "pipeline": "AudioLDM2Pipeline", "width": 64, "height": 1024, "steps": 200,
+        "pipeline": "AudioLDM2Pipeline", "other": {"width": 64}, "width": 64, "height": 1024, "steps": 200,
         "components": {
             "scheduler": ("DDIMScheduler", DIFFUSION),
             "tokenizer": ("RobertaTokenizer", {}),
@@ -185,35 +185,14 @@ MODELS: dict[str, dict[str, Any]] = {
         "components": {
             "scheduler": ("FlowMatchEulerDiscreteScheduler", {"use_dynamic_shifting": True}),
             "tokenizer": ("PixtralProcessor", {}),
-            "text_encoder": ("Mistral3ForConditionalGeneration", {"text_config": {"model_type": "mistral",
+            "text_encoder": ("Mistral3ForConditionalGeneration", {"tie_word_embeddings": False,
+                "text_config": {"model_type": "mistral", "tie_word_embeddings": False,
                 "hidden_size": 5120, "intermediate_size": 32768, "num_hidden_layers": 40, "num_attention_heads": 32,
                 "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 131072}, "vision_config": {
                 "model_type": "pixtral", "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24,
                 "num_attention_heads": 16, "head_dim": 64, "image_size": 1540, "patch_size": 14}}),
             "transformer": ("Flux2Transformer2DModel", {}),
             "vae": ("AutoencoderKLFlux2", {}),
-        },
-    },
-    "ltx-video": {
-        "title": "LTX-Video", "repository": "Lightricks/LTX-Video", "also": [],
-        "pipeline": "LTXPipeline", "width": 704, "height": 512, "frames": 161, "steps": 50,
-        "components": {
-            "scheduler": ("FlowMatchEulerDiscreteScheduler", {"use_dynamic_shifting": True}),
-            "tokenizer": ("T5Tokenizer", {}),
-            "text_encoder": ("T5EncoderModel", T5_XXL),
-            "transformer": ("LTXVideoTransformer3DModel", {}),
-            "vae": ("AutoencoderKLLTXVideo", {}),
-        },
-    },
-    "allegro": {
-        "title": "Allegro", "repository": "rhymes-ai/Allegro", "also": [],
-        "pipeline": "AllegroPipeline", "width": 1280, "height": 720, "frames": 88, "steps": 100,
-        "components": {
-            "scheduler": ("EulerAncestralDiscreteScheduler", {}),
-            "tokenizer": ("T5Tokenizer", {}),
-            "text_encoder": ("T5EncoderModel", T5_XXL),
-            "transformer": ("AllegroTransformer3DModel", {}),
-            "vae": ("AutoencoderKLAllegro", {}),
         },
     },
     "amused-512": {
@@ -232,7 +211,7 @@ MODELS: dict[str, dict[str, Any]] = {
     },
     "wuerstchen": {
         "title": "Würstchen 2", "repository": "warp-ai/wuerstchen", "also": [],
-        "pipeline": "WuerstchenCombinedPipeline", "width": 1024, "height": 1024, "steps": 60,
+        "pipeline": "WuerstchenCombinedPipeline", "samples": 1, "width": 1024, "height": 1024, "steps": 60,
         "components": {
             "scheduler": ("DDPMWuerstchenScheduler", {}),
             "tokenizer": ("CLIPTokenizer", {}),
@@ -245,28 +224,10 @@ MODELS: dict[str, dict[str, Any]] = {
             "prior_prior": ("WuerstchenPrior", {"c": 1536, "c_cond": 1280, "depth": 32, "nhead": 24}),
         },
     },
-    "ltx2": {
-        "title": "LTX-2", "repository": "Lightricks/LTX-2", "also": [],
-        "pipeline": "LTX2Pipeline", "width": 768, "height": 512, "frames": 121, "steps": 40,
-        "components": {
-            "scheduler": ("FlowMatchEulerDiscreteScheduler", {"use_dynamic_shifting": True}),
-            "tokenizer": ("GemmaTokenizer", {}),
-            "text_encoder": ("Gemma3ForConditionalGeneration", {"text_config": {"hidden_size": 3840,
-                "intermediate_size": 15360, "num_hidden_layers": 48, "num_attention_heads": 16,
-                "num_key_value_heads": 8, "head_dim": 256, "vocab_size": 262208, "sliding_window": 1024},
-                "vision_config": {"hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 27,
-                "num_attention_heads": 16, "image_size": 896, "patch_size": 14}}),
-            "connectors": ("LTX2TextConnectors", {}),
-            "transformer": ("LTX2VideoTransformer3DModel", {}),
-            "vae": ("AutoencoderKLLTX2Video", {}),
-            "audio_vae": ("AutoencoderKLLTX2Audio", {}),
-            "vocoder": ("LTX2Vocoder", {}),
-        },
-    },
     "audioldm": {
         "title": "AudioLDM", "repository": "cvssp/audioldm-s-full-v2", "also": ["cvssp/audioldm-s-full"],
         # 5.12 seconds: a spectrogram of 512 frames of 64 bands.
-        "pipeline": "AudioLDMPipeline", "width": 64, "height": 512, "steps": 10,
+        "pipeline": "AudioLDMPipeline", "other": {"width": 64}, "width": 64, "height": 512, "steps": 10,
         "components": {
             "scheduler": ("DDIMScheduler", DIFFUSION),
             "tokenizer": ("RobertaTokenizer", {}),
@@ -291,9 +252,9 @@ KNOWN = {
     ("sd3.5-large", "transformer"): 8.06e9, ("wan2.1-14b", "transformer"): 14.3e9,
     ("wan2.1-14b", "text_encoder"): 5.68e9, ("wan2.1-14b", "vae"): 127e6, ("audioldm2", "unet"): 350e6,
     ("sd1.4", "unet"): 860e6, ("z-image", "transformer"): 6.15e9, ("z-image", "text_encoder"): 4.02e9,
-    ("flux2-dev", "transformer"): 32.2e9, ("flux2-dev", "text_encoder"): 24.0e9, ("ltx-video", "transformer"): 1.92e9,
-    ("allegro", "transformer"): 2.77e9, ("allegro", "vae"): 175e6, ("amused-512", "transformer"): 608e6,
-    ("wuerstchen", "prior_prior"): 993e6, ("wuerstchen", "decoder"): 1.05e9, ("ltx2", "transformer"): 18.9e9,
+    ("flux2-dev", "transformer"): 32.2e9, ("flux2-dev", "text_encoder"): 24.0e9,
+    ("amused-512", "transformer"): 608e6,
+    ("wuerstchen", "prior_prior"): 993e6, ("wuerstchen", "decoder"): 1.05e9,
     ("audioldm", "unet"): 185e6,
 }  # fmt: skip
 

@@ -113,6 +113,12 @@ def test_tokens_of_each_family() -> None:
         "sd3.5-large": 64 * 64,
         "wan2.1-14b": 21 * 30 * 52,
         "audioldm2": 256 * 16,
+        "sd1.4": 64 * 64,
+        "z-image": 64 * 64,
+        "flux2-dev": 64 * 64,
+        "amused-512": 32 * 32,
+        "wuerstchen": 25 * 25,
+        "audioldm": 128 * 16,
     }
 
 
@@ -163,8 +169,10 @@ def test_sizes_read_from_shapes() -> None:
         ({"patch_size": 1, "in_channels": 128},
             {"spatio_temporal_scaling": [1, 1, 1, 0], "patch_size": 4, "latent_channels": 128}, 32),
         ({"in_channels": 9, "out_channels": 4}, {"block_out_channels": [1, 2, 3, 4], "latent_channels": 4}, 8),
+        ({"in_channels": 768}, {"block_out_channels": [1, 2, 3, 4, 5], "latent_channels": 64}, 16),
+        ({"all_patch_size": [2], "in_channels": 16}, {"block_out_channels": [1, 2, 3, 4], "latent_channels": 16}, 16),
     ],
-    ids=["flux", "sd3", "wan", "ltx", "inpainting U-Net"],
+    ids=["flux", "sd3", "wan", "ltx", "inpainting U-Net", "amused", "z-image"],
 )  # fmt: skip
 def test_pixels_to_a_token(transformer: dict[str, Any], vae: dict[str, Any], step: int) -> None:
     parts = (read_sizes("transformer", "T", {"a": (1,)}, transformer), read_sizes("vae", "V", {"a": (1,)}, vae))
@@ -568,7 +576,7 @@ def test_a_part_that_its_row_loads_in_float32_does_so_whatever_the_dtype() -> No
     each = [replace(task, dtype=dtype) for dtype in ("bfloat16", "float16", "float32")]
     assert {weights([vae], Placement(), one.dtype)["vae"] for one in each} == {4 * (vae.parameters or 0)}
     (held,) = {moving(vae, Placement(), one) for one in each}
-    assert held == 2 * moving(replace(vae, dtype=""), Placement(), task)
+    assert held == pytest.approx(2 * moving(replace(vae, dtype=""), Placement(), task), abs=2)  # rounded before
 
 
 def test_float32_takes_twice_as_much() -> None:

@@ -15,7 +15,7 @@ The model, stage by stage (bytes; sizes in `Sizes`, each component in the dtype 
 - host: weights that files hold as they are loaded are mapped, and count once they are used; others are converted, and
   the process's own.
 
-`live` and `besides` were read off the real forward of the real classes on meta tensors (tools/record_components.py).
+`live` and `besides` were read off traces of the real pipelines (tools/record_components.py); see traced.APART.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from importlib.resources import files as package_files
 
 from ..cache.store import Store
+from ..catalog.plugins import float32_of_class
 from ..catalog.rows import PipelineType
 from ..core.build_spec import BuildSpec
 from ..core.errors import DiffpipeError, Exit, NotFoundError, UsageError
@@ -48,7 +49,7 @@ def recipe(
         read = reader(source, known.locations[source.role], store, offline)
         path = next((one for one in NAMES if f"{prefix}{one}" in source.files), None)
         configs[name] = read.config(f"{prefix}{path}") if path else {}
-    return Recipe(pipeline, layout, configs, spec.dtype, row.float32)
+    return Recipe(pipeline, layout, configs, spec.dtype, row.float32 or float32_of_class(pipeline))
 
 
 def _recorded(spec: BuildSpec, row: PipelineType) -> Recipe | None:
@@ -60,8 +61,13 @@ def _recorded(spec: BuildSpec, row: PipelineType) -> Recipe | None:
         problem = f"nothing here says what {next(iter(spec.components))} is made of"
         raise UsageError(problem, "plan without --trace, or once with the network")
     name = next(name for name, one in recorded().items() if one is model)
-    layout, configs = _settings()[name]
+    layout, configs = recorded_recipe(name)
     return Recipe(spec.pipeline or row.pipeline, layout, configs, spec.dtype, row.float32)
+
+
+def recorded_recipe(name: str) -> tuple[Mapping[str, tuple[str, str]], Mapping[str, Settings]]:
+    """The layout of a recorded model, and the settings of its components."""
+    return _settings()[name]
 
 
 @functools.cache

@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 from importlib.resources import files as package_files
 
 from ..catalog.pipelines import Size, sizes_of
+from ..core.components import Stage
 from ..core.parsing import Fields, parse_json
+from ..core.tracing import Held
 from .sizes import Settings, Sizes, levels
 
 LARGEST = 1 << 20  # bytes of the file
@@ -16,13 +18,16 @@ SIZES = ("width", "height", "frames", "steps")
 # What was measured of a component, and what follows from the names of its tensors, which a manifest does not keep.
 MEASURED = ("live", "live_video", "live_frame", "besides", "recorded")
 NAMED = ("linear", "rows", "cast", "block", "outside", "layer", "wide", "wide_half", "rows_half", "largest")
+MADE = ("width", "height", "frames", "batch")
+STAGES: tuple[Stage, ...] = ("encode", "denoise", "decode")
 
 
 @dataclass(frozen=True)
 class RecordedModel:
     """A model: what people call it, its repositories, its pipeline class, its components.
 
-    `sizes`: the width, height, frames and steps of what it makes by default, as far as it has such.
+    `sizes`: the width, height, frames and steps of what it makes by default, as far as it has such. `traces`: what
+    lived in each stage when it was traced in bfloat16: with these sizes, and with smaller ones and two samples.
     """
 
     title: str
@@ -30,6 +35,7 @@ class RecordedModel:
     pipeline: str
     sizes: Mapping[str, int]
     components: tuple[Sizes, ...]
+    traces: tuple[RecordedTrace, ...] = ()
 
     @classmethod
     def from_json(cls, data: Fields) -> RecordedModel:
@@ -40,6 +46,24 @@ class RecordedModel:
             pipeline=data.text("pipeline"),
             sizes={name: data.integer(name) for name in SIZES if name in data},
             components=tuple(map(Sizes.from_json, data.objects("components"))),
+            traces=tuple(map(RecordedTrace.from_json, data.objects("traced"))),
+        )
+
+
+@dataclass(frozen=True)
+class RecordedTrace:
+    """A trace: the width, height, frames and batch of what was made, and what lived (see engine.tracing)."""
+
+    made: Mapping[str, int]
+    held: tuple[Held, ...]
+
+    @classmethod
+    def from_json(cls, data: Fields) -> RecordedTrace:
+        """Raises Misfit for what does not fit."""
+        stages = {stage: data.object("held").object(stage) for stage in STAGES if stage in data.object("held")}
+        return cls(
+            made={name: data.integer(name) for name in MADE},
+            held=tuple(Held(s, name, found.integer(name)) for s, found in stages.items() for name in found.names()),
         )
 
 
@@ -52,8 +76,11 @@ def recorded() -> Mapping[str, RecordedModel]:
 
 
 @functools.cache
-def _by_class() -> Mapping[str, Sizes]:
-    return {part.class_name: part for model in recorded().values() for part in model.components}
+def _by_class() -> Mapping[tuple[str, int | None], Sizes]:
+    """By class and number of parameters. Where several pipelines have such a component (T5 reads prompts of 128 to 512
+    tokens), that of the one in which it holds most."""
+    known = [part for model in recorded().values() for part in model.components]
+    return {(part.class_name, part.parameters): part for part in sorted(known, key=lambda part: part.besides)}
 
 
 def of_repository(name: str) -> RecordedModel | None:
@@ -62,8 +89,8 @@ def of_repository(name: str) -> RecordedModel | None:
 
 def as_recorded(part: Sizes) -> Sizes:
     """A component with what it holds as it was measured, where it is one of the recorded ones (the same tensors)."""
-    known = _by_class().get(part.class_name)
-    if known is None or known.parameters != part.parameters:
+    known = _by_class().get((part.class_name, part.parameters))
+    if known is None:
         return part
     names = MEASURED if part.layer else (*MEASURED, *NAMED)
     held = {name: getattr(known, name) for name in names}

@@ -300,9 +300,11 @@ def set_steps(parts: Sequence[Sizes], configs: Mapping[str, Settings]) -> tuple[
         if part.class_name in OWN_STEPS:
             return replace(part, step=OWN_STEPS[part.class_name])
         config = configs.get(part.name, {})
-        patch = (_numbers(config, "patch_size") or [_number(config, "patch_size")])[-1]
+        sizes = _numbers(config, "patch_size") or _numbers(config, "all_patch_size")  # Z-Image: of each of its kinds
+        patch = (sizes or [_number(config, "patch_size")])[-1]
         channels = _number(config, "out_channels", "in_channels")
         packed = math.isqrt(channels // latent) if latent and channels else 1
+        packed = packed if packed**2 * latent == channels else 1  # aMUSEd's 768 are no packed latents
         return replace(part, step=decoder.step * max(patch, packed, 1), temporal=decoder.temporal)
 
     return tuple(step(part) for part in parts)

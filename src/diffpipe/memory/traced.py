@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from ..catalog.plugins import float32_of_class
 from ..core.build_spec import Placement
 from ..core.components import Stage
 from ..core.tracing import Held
 from .estimate import AT_WORK, BESIDE, CONVOLUTION, RESERVE, Task, moving, peaks, shown_at_once, weights
+from .recorded import RecordedModel, RecordedTrace
 from .sizes import Sizes
+from .tables import in_float32
 
 WITHIN = 0.10  # how far an estimate may be off a trace
 SLACK = RESERVE // 10  # bytes: so little is in what is left alone of each device
 TRACED: tuple[Stage, ...] = ("encode", "denoise", "decode")
+
+# Where estimate and trace of a recorded model are further apart, by model and stage: which of them is wrong, and why.
+APART: Mapping[tuple[str, Stage], str] = {
+    ("wan2.1-14b", "encode"): "the estimate is too high where several samples are made at once: the table of T5's "
+    "distances is one for all of them",
+    ("wuerstchen", "denoise"): "the estimate is too low: the second denoiser, which is called decoder, counts as what "
+    "decodes",
+}
 
 
 @dataclass(frozen=True)
@@ -77,3 +88,11 @@ def _taken(one: Held, part: Sizes | None, task: Task) -> int:
     if part is None or part.kind != "decoder":
         return one.living
     return round(one.living * CONVOLUTION[task.device]["3d" if part.temporal > 1 else "2d"])
+
+
+def of_recorded(model: RecordedModel, trace: RecordedTrace) -> tuple[Beside, ...]:
+    """A recorded trace beside the estimate from the recorded constants."""
+    parts = in_float32(model.components, float32_of_class(model.pipeline))
+    made = trace.made
+    task = Task(model.pipeline, made["width"], made["height"], made["frames"], made["batch"])
+    return beside(parts, Placement(), task, trace.held)
