@@ -20,7 +20,15 @@ def test_an_error_that_is_let_go_keeps_nothing_of_the_frames_that_it_came_throug
         latents, names = Tensor(), []
         held.append(weakref.ref(latents))
         names += locals()  # as pipelines do for their callbacks: it makes a copy that the frame keeps
-        raise ValueError("it failed")
+        module(Tensor())
+
+    def module(inputs: Tensor) -> None:
+        held.append(weakref.ref(inputs))
+
+        def inner() -> None:  # as torch calls modules with hooks
+            raise ValueError(f"it failed with {inputs}")
+
+        inner()
 
     def caller() -> None:
         embeddings = Tensor()
@@ -33,4 +41,4 @@ def test_an_error_that_is_let_go_keeps_nothing_of_the_frames_that_it_came_throug
     with pytest.raises(RuntimeError) as caught:
         caller()
     let_go(caught.value)
-    assert [reference() for reference in held] == [None, None]
+    assert [reference() for reference in held] == [None, None, None]

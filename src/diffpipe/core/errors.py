@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import gc
+import itertools
 import traceback
+from collections.abc import Sequence
 from contextlib import suppress
 from enum import IntEnum
+from types import FrameType, FunctionType
 
 
 class Exit(IntEnum):
@@ -84,9 +88,30 @@ def let_go(error: BaseException) -> None:
         one = waiting.pop()
         if one is not None and id(one) not in seen:
             seen.add(id(one))
-            for frame, _ in traceback.walk_tb(one.__traceback__):
-                with suppress(RuntimeError):  # it still runs
-                    frame.clear()
-                    # What locals() once returned there is a copy, until Python 3.13: looking again empties it.
-                    len(frame.f_locals)
+            _clear([frame for frame, _ in traceback.walk_tb(one.__traceback__)])
             waiting += [one.__cause__, one.__context__]
+
+
+def _clear(frames: Sequence[FrameType]) -> None:
+    """Drop the variables of frames, each of which called the next, unless it still runs."""
+    ended = set()
+    for frame in frames:
+        with suppress(RuntimeError):  # it still runs
+            frame.clear()
+            len(frame.f_locals)  # what locals() returned there is a copy until Python 3.13: looking again empties it
+            ended.add(frame)
+    for maker, frame in itertools.pairwise(frames):
+        if maker in ended and frame in ended:
+            _clear_shared(maker, frame)
+
+
+def _clear_shared(maker: FrameType, frame: FrameType) -> None:
+    """Drop what a nested function shares with the one that made and called it, as torch's modules call their hooks and
+    their `forward`: the frame refers to the function, and that to the variables."""
+    shared = set(maker.f_code.co_cellvars) & set(frame.f_code.co_freevars)
+    for function in gc.get_referents(frame) if shared else ():
+        if isinstance(function, FunctionType) and function.__code__ is frame.f_code:
+            for name, cell in zip(frame.f_code.co_freevars, function.__closure__ or (), strict=True):
+                with suppress(ValueError):  # it is empty
+                    if name in shared:
+                        del cell.cell_contents

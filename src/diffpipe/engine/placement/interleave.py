@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Generic, ParamSpec, TypeVar
 
+from ...core.errors import let_go
 from ..loading import library_logs
 from ..seams import accelerate_seam, diffusers_seam
 from . import apply, devices, settle
@@ -41,10 +42,12 @@ def run(pipe: DiffusionPipeline, works: Sequence[Callable[[DiffusionPipeline], T
     with settle.settled(pipe):
         try:
             with accelerate_seam.gated(dict(apply.modules(pipe)), turns.gated):
-                turns.take(calls)
+                try:
+                    turns.take(calls)
+                finally:
+                    for call in calls:
+                        call.stop()
         finally:
-            for call in calls:
-                call.stop()
             pipe.maybe_free_model_hooks()
     return [call.result() for call in calls]
 
@@ -91,6 +94,7 @@ class _Call(Generic[T]):
                 devices.use(str(diffusers_seam.device_of(pipe)))
                 self.made.append(work(pipe))
         except BaseException as error:  # it is raised where the result is asked for
+            let_go(error)
             self.error = error
         self.back.release()
 
@@ -113,10 +117,10 @@ class _Call(Generic[T]):
             raise _Stopped
 
     def stop(self) -> None:
-        """End a call that is not over."""
+        """End a call that is not over, and wait until it is: one that runs goes on to its next use of a component."""
         self.stopped = True
-        if not self.over:
-            self.turn.release()
+        self.turn.release()
+        self.thread.join()
 
     def result(self) -> T:
         if self.error is not None:
@@ -144,6 +148,8 @@ class _Turns(Generic[T]):
         """A hook's function that makes the call that runs wait until its component's turn."""
 
         def pre_forward(*args: P.args, **kwargs: P.kwargs) -> R:
+            if self.current is not None and self.current.stopped:
+                raise _Stopped
             if self.current is not None and name != self.component:
                 self.current.wait_for(name)
             return original(*args, **kwargs)
