@@ -360,7 +360,13 @@ Attention slicing is never chosen: with SDPA attention it saves nothing and slow
 Offloading costs what it moves, against the time the denoiser computes on a card of {flops:.0f} TFLOP/s: `model` and
 `sequential` copy from pageable memory at {pageable} GB/s, `group` from pinned memory at {pinned:.0f} GB/s while the
 block before computes, which takes {streaming:.0%} longer than the slower of the two (vllm-omni#4896, diffusers#11081,
-diffusers#11605).
+diffusers#11605). What comes to the device, besides a call's own inputs, is to the byte:
+
+| offload | weights that are moved |
+| --- | --- |
+| `model` | those of every component, once for each chunk of up to 20 items (see below) |
+| `group`, streamed or not | of encoders once a prompt, of denoisers once a step, of the decoder once an item |
+| `sequential` | the same without buffers, which stay on the device |
 
 ## What does not work together
 
