@@ -105,7 +105,7 @@ PLACEMENTS = (
     Placed("LoRA + group", "lora", GROUP),
     # quanto's weights have no place for layers in 8 bits, and torchao's 4 bits are for some GPUs alone.
     Placed("int8 + casting", "int8", ("--layerwise-casting",), families=FEW,
-        refused="quantization + layerwise casting"),
+        refused="cannot be cast"),
     Placed("torchao int4", "plain", ("--quantize", "int4", "--quantize-backend", "torchao"), families=FEW,
         refused="torchao int4"),
 )  # fmt: skip
