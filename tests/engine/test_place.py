@@ -37,12 +37,13 @@ from diffpipe.cache.verify import locate
 from diffpipe.catalog import BUILTIN
 from diffpipe.cli.inspect_file import rows
 from diffpipe.core.build_spec import BuildSpec, Placement, Speed
-from diffpipe.core.errors import DeviceLost, DiffpipeError, Exit
+from diffpipe.core.errors import CacheError, DeviceLost, DiffpipeError, Exit, UsageError
 from diffpipe.core.request import Artifact, Outcome, Request
 from diffpipe.engine.media import read_text
-from diffpipe.engine.placement import apply, interleave, meter, speed
+from diffpipe.engine.placement import apply, devices, interleave, meter, speed
 from diffpipe.engine.placement.step_down import LoadedPipeline
 from diffpipe.engine.running.media_arguments import read_media
+from diffpipe.memory.knobs import describe
 from diffpipe.results import document, metadata
 from diffpipe.runners import local
 from diffpipe.runners.settings import RunSettings
@@ -492,6 +493,47 @@ def test_what_a_device_failed_of_is_told_where_nothing_can_be_taken_back_from_it
     pipeline = LoadedPipeline(lambda placed, look: cast(Any, dead), Placement(), "cpu", stored=False)
     with pytest.raises(DeviceLost, match="an illegal memory access"):
         pipeline.make(work, lambda line: None)
+
+
+@pytest.mark.parametrize("placed", [Placement(layerwise_casting=True), Placement(quantize="fp8")])
+def test_a_device_without_float8_is_refused_what_needs_it(monkeypatch: pytest.MonkeyPatch, placed: Placement) -> None:
+    apply.check(StableDiffusionPipeline, placed, "cpu")
+    apply.check(StableDiffusionPipeline, Placement(quantize="int8"), "mps")
+    monkeypatch.setattr(devices, "has_float8", lambda device: device != "mps")
+    with pytest.raises(UsageError, match=r"--(layerwise-casting|quantize fp8): mps has no float8"):
+        apply.check(StableDiffusionPipeline, placed, "mps")
+
+
+def test_a_step_that_cannot_be_loaded_for_another_reason_is_left_out_and_the_next_is_tried() -> None:
+    """As casting on Apple's GPUs, which have no float8, where nothing asked them before."""
+    pipe = StableDiffusionPipeline.__new__(StableDiffusionPipeline)
+    loads: list[str] = []
+
+    def load(placed: Placement, look: Callable[[Any], None]) -> Any:
+        loads.append(describe(placed))
+        look(pipe)
+        if placed.cpu_offload == "group" and not placed.layerwise_casting:
+            raise CacheError("the pipeline could not be loaded: no such format", "see --traceback")
+        return pipe
+
+    def work(_: Any, placed: Placement) -> str:
+        if placed.cpu_offload != "sequential":
+            raise DiffpipeError("memory ran out", "", Exit.OUT_OF_MEMORY)
+        return "made"
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(StableDiffusionPipeline, "components", {})
+        patch.setattr(StableDiffusionPipeline, "maybe_free_model_hooks", lambda self: None)
+        patch.setattr(devices, "_backend", lambda device: None)
+        patch.setattr(devices, "has_float8", lambda device: True)
+        pipeline = LoadedPipeline(load, Placement(), "cuda", stored=True)
+        said: list[str] = []
+        assert pipeline.make(work, said.append) == "made"
+    assert loads == ["as it is", "model offload", "group offload", "sequential offload"]
+    assert said[-1] == (
+        "group offload cannot be had here (the pipeline could not be loaded: no such format): "
+        "trying again with sequential offload"
+    )
 
 
 # Chunks

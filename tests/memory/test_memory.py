@@ -488,6 +488,13 @@ def test_what_a_pipeline_cannot_take_is_left_out_for_a_reason() -> None:
     assert on_cpu == dict.fromkeys(
         ("model offload", "group offload", "sequential offload"), "it needs another device than the CPU"
     )
+    assert why(Placement(), replace(SDXL, float8=False)) == {"layerwise casting": "the device has no float8"}
+    pinned = "compiled code pins quantized weights"
+    compiled = why(Placement(quantize="int8"), replace(SDXL, compiled=True))
+    assert compiled["group offload"] == pinned
+    assert "sequential offload" not in compiled
+    in_groups = why(Placement(cpu_offload="group"), replace(SDXL, compiled=True))
+    assert [in_groups[f"quantization to {mode}"] for mode in ("int8", "int4")] == [pinned, pinned]
     last = why(Placement(cpu_offload="sequential"), SDXL)
     enough = "with sequential offload no more than a layer is on the device"
     assert last == {

@@ -299,6 +299,43 @@ def left_by_a_chunk(folder: str) -> int:
     return device.memory.now - before
 
 
+def brought_to_the_device(folder: str) -> list[int]:
+    """Bytes that an offloaded call with a safety checker, which stays on the device, brings there: alone, settled."""
+    from diffusers import DiffusionPipeline
+    from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
+    from transformers import CLIPConfig, CLIPImageProcessor
+
+    from diffpipe.core.build_spec import Placement
+    from diffpipe.engine.placement import apply
+    from diffpipe.engine.placement.settle import settled
+    from paper import device
+
+    tiny = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    vision = tiny | {"image_size": 32, "patch_size": 16}
+    config = CLIPConfig(text_config=tiny, vision_config=vision, projection_dim=16)
+    found = []
+    for around in (contextlib.nullcontext, settled):
+        parts = {
+            "safety_checker": StableDiffusionSafetyChecker(config),
+            "feature_extractor": CLIPImageProcessor(crop_size=32, size=32),
+        }
+        pipe = DiffusionPipeline.from_pretrained(folder, local_files_only=True, **parts)
+        pipe.set_progress_bar_config(disable=True)
+        apply.apply(pipe, Placement(cpu_offload="model"), "paper")
+        device.traffic.clear()
+        with around(pipe):
+            pipe("a cat", **SMALL)
+        found.append(device.traffic.size["to"])
+    return found
+
+
+def test_what_stays_on_the_device_on_purpose_is_not_taken_away_and_back(
+    checkpoints: Path, on_paper: Callable[..., Any]
+) -> None:
+    alone, settled = on_paper(brought_to_the_device, checkpoints / "stable-diffusion")
+    assert alone == settled
+
+
 def test_calls_side_by_side_leave_nothing_when_all_are_done(checkpoints: Path, on_paper: Callable[..., Any]) -> None:
     assert on_paper(left_by_a_chunk, checkpoints / "z-image") == 0
 

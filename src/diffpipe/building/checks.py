@@ -59,12 +59,11 @@ def check(resolved: Resolved, row: PipelineType, offline: bool, fetch: Callable[
     own = lookup.component_class(*listed["scheduler"]) if "scheduler" in listed else None
     with marks.explained(resolved):
         notices = [*marks.notes(resolved), *chosen_scheduler.check(asked, cls, own, shipped)]
-    devices.choose_device(spec.device)
     layout = _matched(cls, resolved, listed, hint, offline)
     check_settings(resolved, offline)
     _check_prequantized(resolved, layout, offline)
     notices += header_checks.check(resolved.pipeline, resolved, layout, offline)
-    apply.check(cls, spec.placement)
+    apply.check(cls, spec.placement, devices.choose_device(spec.device))
     _check_speed(cls, resolved, layout, offline)
     if resolved.config.quantization:
         from ..engine.loading import prepare

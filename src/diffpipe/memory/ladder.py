@@ -39,7 +39,8 @@ IN_PLACE = ("attention_slicing", "vae_slicing", "vae_tiling")  # switches of a l
 class Known:
     """What decides which steps a pipeline can take: its class and components (`parts`, sizes are not needed), the
     `device` that it runs on, whether its class says in which order its components work (`ordered`), whether any of
-    them computes attention in slices (`slices`), and whether its weights are `stored` as they are to be.
+    them computes attention in slices (`slices`), whether its weights are `stored` as they are to be, whether its
+    denoisers are `compiled`, and whether the device has `float8`.
     """
 
     pipeline: str
@@ -48,6 +49,8 @@ class Known:
     ordered: bool = True
     slices: bool = True
     stored: bool = False
+    compiled: bool = False
+    float8: bool = True
 
 
 class Step(NamedTuple):
@@ -96,6 +99,10 @@ def _why_not(placement: Placement, fields: Switches, known: Known, *, loading: b
         return "loading takes the same memory with it"
     if first == "attention_slicing" and not known.slices:
         return f"no component of {known.pipeline} computes attention in slices"
+    if first == "layerwise_casting" and not known.float8:
+        return "the device has no float8"
+    if known.compiled and _quantized_in_groups(replace(placement, **fields), known):
+        return "compiled code pins quantized weights"
     if first == "cpu_offload":
         if known.device == "cpu":
             return "it needs another device than the CPU"
@@ -105,6 +112,10 @@ def _why_not(placement: Placement, fields: Switches, known: Known, *, loading: b
     if first in ("quantize", "layerwise_casting") and placement.cpu_offload == "sequential":
         return "with sequential offload no more than a layer is on the device"
     return "the weights are stored as they are" if first == "quantize" and known.stored else ""
+
+
+def _quantized_in_groups(placement: Placement, known: Known) -> bool:
+    return placement.cpu_offload == "group" and (placement.quantize != "none" or known.stored)
 
 
 def _raises(placement: Placement, fields: Mapping[str, object], first: str) -> bool:

@@ -81,7 +81,13 @@ class Session:
         built = manifest.config.placement
         self.host = host_memory.Watch()
         with self.host, ItemWarnings() as self.heard:
-            self.pipeline = LoadedPipeline(loaded, built, self.device, stored=located.weights is not None)
+            self.pipeline = LoadedPipeline(
+                loaded,
+                built,
+                self.device,
+                stored=located.weights is not None,
+                compiled=manifest.config.speed.compile,
+            )
         pipe = self.pipeline.as_built()
         self._side_by_side = self.quirk is None and pipe is not None and interleave.possible(pipe)
         self.drawn_together = False

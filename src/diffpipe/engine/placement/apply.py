@@ -31,7 +31,7 @@ def apply(
     quantized already stay as they are. A device of "cpu" drives the same hooks as any other. Raises UsageError for
     what the pipeline's class cannot take.
     """
-    check(type(pipe), placement)
+    check(type(pipe), placement, device)
     if placement.quantize != "none":
         _quantize(pipe, placement, exclude)
     if placement.layerwise_casting:
@@ -40,8 +40,12 @@ def apply(
     return OFFLOADS[placement.cpu_offload](pipe, device)
 
 
-def check(pipeline: type, placement: Placement) -> None:
-    """Raises UsageError for offloading that a pipeline class has no order of components for."""
+def check(pipeline: type, placement: Placement, device: str) -> None:
+    """Raises UsageError for offloading that a pipeline class has no order of components for, and for a number format
+    that the device does not have."""
+    float8 = "--layerwise-casting" * placement.layerwise_casting or "--quantize fp8" * (placement.quantize == "fp8")
+    if float8 and not devices.has_float8(device):
+        raise UsageError(f"{float8}: {device} has no float8", "use --quantize int8, or another --device")
     if placement.cpu_offload == "model" and not ordered(pipeline):
         raise UsageError(f"{pipeline.__name__} does not say in which order to offload", "use --cpu-offload group")
 

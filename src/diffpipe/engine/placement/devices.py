@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import random
 import sys
@@ -113,12 +114,28 @@ def has_streams(device: str) -> bool:
     return hasattr(_backend(device), "Stream")
 
 
+@functools.cache
+def has_float8(device: str) -> bool:
+    """Whether a device can hold weights in 8-bit floats: Apple's cannot (pytorch#148420)."""
+    import torch
+
+    try:
+        torch.zeros(1, dtype=torch.float8_e4m3fn).to(device)
+    except (TypeError, RuntimeError):
+        return False
+    return True
+
+
 def room(device: str) -> int | None:
-    """Bytes of a device's memory that are free or held by this process; None where torch does not say (CPU, MPS)."""
+    """Bytes of a device's memory that are free or held by this process; None where torch does not say (CPU, MPS, and
+    what a driver does not know)."""
     backend, held = _backend(device), device_memory(device)
     if backend is None or held is None or not hasattr(backend, "mem_get_info"):
         return None
-    return int(backend.mem_get_info(device)[0]) + held
+    try:
+        return int(backend.mem_get_info(device)[0]) + held
+    except RuntimeError:
+        return None
 
 
 def release(device: str) -> None:

@@ -70,8 +70,14 @@ def _modules(pipe: DiffusionPipeline) -> list[Any]:
 
 def _offload(pipe: DiffusionPipeline) -> None:
     """Take what a call left of an offloaded pipeline's components from the device."""
+    import torch
+
     if diffusers_seam.is_offloaded_by_model(pipe):
-        if any(map(accelerate_seam.is_there, _modules(pipe))):
+        stay = diffusers_seam.never_offloaded(pipe)
+        away = (
+            part for name, part in pipe.components.items() if name not in stay and isinstance(part, torch.nn.Module)
+        )
+        if any(map(accelerate_seam.is_there, away)):
             pipe.maybe_free_model_hooks()
         return
     for part in _modules(pipe):

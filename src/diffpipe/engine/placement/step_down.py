@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from ...core.build_spec import Placement
-from ...core.errors import DiffpipeError, Exit, let_go
+from ...core.errors import DeviceLost, DiffpipeError, Exit, let_go
 from ...memory.knobs import describe, options
 from ...memory.ladder import ON, Known, next_step, steps_from
 from . import apply as placing
@@ -34,16 +34,17 @@ class LoadedPipeline:
     Tiling, casting and quantization change results, so a step down lasts for one item: the next starts as built, and
     no result depends on the items before it. A pipeline that does not fit as it was built is not loaded so again while
     there is no more memory than there was: each item then starts with the first step that fits. `stored`: its quantized
-    weights are in files, so that no other quantization can be had.
+    weights are in files, so that no other quantization can be had. `compiled`: its denoisers are.
     """
 
-    def __init__(self, load: Load, built: Placement, device: str, *, stored: bool) -> None:
+    def __init__(self, load: Load, built: Placement, device: str, *, stored: bool, compiled: bool = False) -> None:
         """Raises what `load` raises, but for memory that ran out on the way to the device: see `as_built`."""
-        self.load, self.built, self.device, self.stored = load, built, device, stored
+        self.load, self.built, self.device, self.stored, self.compiled = load, built, device, stored, compiled
         self.pipe: DiffusionPipeline | None = None
         self.placement = built
         self.known: Known | None = None  # from the first time that it was read
         self.unfit: dict[Placement, int | None] = {}  # what ran out of memory when loaded -> what there was, if known
+        self.failed: dict[Placement, str] = {}  # steps that could not be loaded for another reason -> what it was
         self.resident = 0  # bytes of weights on the device between calls
         self.as_built()
 
@@ -129,10 +130,14 @@ class LoadedPipeline:
         try:
             pipe = self.load(placement, self._look)
         except DiffpipeError as error:
-            if error.exit_code != Exit.OUT_OF_MEMORY or self.known is None:  # unknown: not even the host holds it
-                raise
-            log.debug("out of memory: %s", error.__cause__ or error)
-            self.unfit[_heavy(placement)] = devices.room(self.device)
+            memory = error.exit_code == Exit.OUT_OF_MEMORY
+            another = _heavy(placement) != _heavy(self.built) and not isinstance(error, DeviceLost)
+            if self.known is None or not (memory or another):
+                raise  # not even the host holds it, or it cannot be loaded at all
+            log.debug("not loaded: %s", error.__cause__ or error)
+            self.unfit[_heavy(placement)] = devices.room(self.device) if memory else None
+            if not memory:
+                self.failed[_heavy(placement)] = error.message
             return None
         self.unfit.pop(_heavy(placement), None)
         self.resident = placing.bytes_on_device(pipe)
@@ -148,6 +153,8 @@ class LoadedPipeline:
                 ordered=placing.ordered(type(pipe)),
                 slices=any(hasattr(part, "set_attention_slice") for _, part in placing.modules(pipe)),
                 stored=self.stored,
+                compiled=self.compiled,
+                float8=devices.has_float8(self.device),
             )
 
     def _next(self, placement: Placement, *, loading: bool) -> Placement | None:
@@ -160,6 +167,8 @@ class LoadedPipeline:
 
     def _ran_out(self, placement: Placement, *, loading: bool) -> str:
         what = "the pipeline as it was built" if placement == self.built else describe(placement)
+        if loading and (why := self.failed.get(_heavy(placement))):
+            return f"{what} cannot be had here ({why})"
         return f"memory ran out as {what} was loaded" if loading else f"memory ran out with {what}"
 
     def _out_of_memory(self, placement: Placement, following: Placement | None, *, loading: bool) -> DiffpipeError:

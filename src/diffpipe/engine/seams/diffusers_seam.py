@@ -113,6 +113,14 @@ HOOKS = Seam(
     file="diffusers/pipelines/pipeline_utils.py",
     text="self._all_hooks = []",
 )
+NEVER_OFFLOADED = Seam(
+    "diffusers",
+    "DiffusionPipeline._exclude_from_cpu_offload",
+    buys="components that stay on the device, as safety checkers do, are not taken for what a call left there",
+    without="they go to the host and back once more for each call under model offload",
+    file="diffusers/pipelines/pipeline_utils.py",
+    text="_exclude_from_cpu_offload = []",
+)
 EXECUTION_DEVICE = Seam(
     "diffusers",
     "DiffusionPipeline._execution_device",
@@ -158,6 +166,7 @@ SEAMS = (
     GROUP_HOOKS,
     ATTENTION,
     HOOKS,
+    NEVER_OFFLOADED,
     EXECUTION_DEVICE,
     NUM_TIMESTEPS,
     ALPHA_SIGMA,
@@ -271,6 +280,11 @@ def offload_groups(model: torch.nn.Module) -> None:
 def is_offloaded_by_model(pipe: DiffusionPipeline) -> bool:
     """Whether a pipeline's components come to the device one by one."""
     return bool(getattr(pipe, "_all_hooks", None))
+
+
+def never_offloaded(pipe: DiffusionPipeline) -> frozenset[str]:
+    """The components that a pipeline keeps on the device when the others are offloaded model by model."""
+    return frozenset(getattr(pipe, "_exclude_from_cpu_offload", ()))
 
 
 def device_of(pipe: DiffusionPipeline) -> torch.device:
