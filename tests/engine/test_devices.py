@@ -15,6 +15,7 @@ import torch
 from diffpipe.core.errors import UsageError
 from diffpipe.engine.placement import devices
 from diffpipe.engine.placement.devices import RandomStates
+from diffpipe.engine.seams import torch_seam
 from diffpipe.memory import device_facts
 from diffpipe.memory.device_facts import Device
 
@@ -104,6 +105,37 @@ def test_an_accelerator_that_is_not_in_use_is_left_alone(
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: torch.device("cuda"))
     monkeypatch.setattr(Backend, "is_initialized", lambda self: False)
     assert RandomStates.now().accelerator == []
+
+
+@pytest.mark.parametrize(
+    ("error", "has"),
+    [
+        (None, True),
+        (TypeError("Trying to convert Float8_e4m3fn to the MPS backend but it does not have support for that"), False),
+        (torch.OutOfMemoryError("CUDA out of memory"), True),  # a card that others fill has float8 all the same
+        (RuntimeError("CUDA error: out of memory"), True),
+        (RuntimeError('"copy_" not implemented for Float8_e4m3fn'), False),
+    ],
+)
+def test_whether_a_device_has_float8_is_not_whether_it_has_room(
+    monkeypatch: pytest.MonkeyPatch, error: Exception | None, has: bool
+) -> None:
+    def to(tensor: torch.Tensor, device: str) -> torch.Tensor:
+        if error is not None:
+            raise error
+        return tensor
+
+    monkeypatch.setattr(torch.Tensor, "to", to)
+    assert devices.has_float8("cuda") is has
+
+
+def test_pinned_memory_is_asked_for_by_the_byte_and_what_the_user_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(torch._C, "_accelerator_setAllocatorSettings", asked.append)
+    for said in ("", "expandable_segments:True", "pinned_max_round_threshold_mb:64"):
+        monkeypatch.setattr(torch._C, "_accelerator_getAllocatorSettings", lambda said=said: said)
+        torch_seam.pin_no_more_than_needed()
+    assert asked == ["pinned_max_cached_size_mb:1", "expandable_segments:True,pinned_max_cached_size_mb:1"]
 
 
 @pytest.mark.parametrize(("device", "streams"), [("cuda:1", True), ("mps", False), ("cpu", False)])

@@ -322,7 +322,7 @@ class Run:
         for text in own:
             line = text if self.alone or is_quoted(text) else f"{request.id}: {text}"
             # Each step down, and what should be known of an input, is told when it comes up.
-            if not output.warned(text) and not output.warned(line):
+            if not any(map(output.warned, (text, line, f"{request.id}: {text}"))):
                 output.warn(line)
         warnings = [*own, *self.words(str(request.arguments.get("prompt") or ""))]
         if outcome.error is None:

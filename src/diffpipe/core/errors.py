@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+import os
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
@@ -79,6 +80,9 @@ class DrawnTogether(DiffpipeError):
         super().__init__("this pipeline draws the noise of all items of a call at once", "pass --batch-size 1")
 
 
+MODULES = os.path.join("torch", "nn", "modules", "module.py")
+
+
 def let_go(error: BaseException) -> None:
     """Clear the frames that an error and its causes came through: they hold the tensors of the call that failed as long
     as the error is kept. Where it came from can still be shown."""
@@ -106,8 +110,11 @@ def _clear(frames: Sequence[FrameType]) -> None:
 
 
 def _clear_shared(maker: FrameType, frame: FrameType) -> None:
-    """Drop what a nested function shares with the one that made and called it, as torch's modules call their hooks and
-    their `forward`: the frame refers to the function, and that to the variables."""
+    """Drop what a nested function of torch's modules shares with the one that made and called it (Module._call_impl,
+    where a module has hooks): the frame refers to the function, and that to the variables. Functions of others may be
+    kept for later calls."""
+    if not frame.f_code.co_filename.endswith(MODULES):
+        return
     shared = set(maker.f_code.co_cellvars) & set(frame.f_code.co_freevars)
     for function in gc.get_referents(frame) if shared else ():
         if isinstance(function, FunctionType) and function.__code__ is frame.f_code:

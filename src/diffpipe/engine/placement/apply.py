@@ -12,7 +12,7 @@ from ...core.components import Kind, kind_of
 from ...core.errors import UsageError
 from ...core.quantization import quantized_by_default
 from ...memory.sizes import TILE, Sizes
-from ..seams import diffusers_seam
+from ..seams import diffusers_seam, torch_seam
 from . import devices
 
 if TYPE_CHECKING:
@@ -181,6 +181,8 @@ def _offload_in_groups(part: ModelMixin | PreTrainedModel, device: str, *, block
     import torch
     from diffusers.hooks import apply_group_offloading
 
+    if stream:
+        torch_seam.pin_no_more_than_needed()
     if not diffusers_seam.supports_group_offloading(part):
         part.to(device)
         return

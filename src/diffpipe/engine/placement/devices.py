@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import gc
 import random
 import sys
@@ -114,24 +113,28 @@ def has_streams(device: str) -> bool:
     return hasattr(_backend(device), "Stream")
 
 
-@functools.cache
 def has_float8(device: str) -> bool:
-    """Whether a device can hold weights in 8-bit floats: Apple's cannot (pytorch#148420)."""
+    """Whether a device can hold weights in 8-bit floats: Apple's cannot (pytorch#148420). One that is full may."""
     import torch
 
     try:
         torch.zeros(1, dtype=torch.float8_e4m3fn).to(device)
-    except (TypeError, RuntimeError):
+    except TypeError:
         return False
+    except RuntimeError as error:
+        return out_of_memory(error)
     return True
 
 
 def room(device: str) -> int | None:
-    """Bytes of a device's memory that are free or held by this process; None where torch does not say (CPU, MPS, and
-    what a driver does not know)."""
+    """Bytes of a device's memory that are free or held by this process; None on the CPU, and where a driver does not
+    say. Of Apple's, which has the host's memory, what that has."""
     backend, held = _backend(device), device_memory(device)
-    if backend is None or held is None or not hasattr(backend, "mem_get_info"):
+    if backend is None or held is None:
         return None
+    if not hasattr(backend, "mem_get_info"):
+        free = machine.host_free()
+        return None if free is None else free + held
     try:
         return int(backend.mem_get_info(device)[0]) + held
     except RuntimeError:

@@ -17,6 +17,7 @@ from ...core.errors import UsageError
 from ..classes.hollow import hollow
 from ..seams import diffusers_seam, torch_seam
 from . import apply as placement
+from .devices import out_of_memory
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline, ModelMixin
@@ -128,6 +129,8 @@ def _check_compile(cls: type[ModelMixin], device: str) -> None:
     triton = torch_seam.needs_triton(device)
     if triton is None:
         raise UsageError(f"--compile: torch compiles nothing for {family(device)}", "leave out --compile")
+    if triton and not torch_seam.takes_triton(device):
+        raise UsageError(f"--compile: {device} is too old for torch's compiler", "leave out --compile")
     if triton and importlib.util.find_spec("triton") is None:
         raise UsageError("--compile needs triton, which is not installed", "pip install triton, or leave out --compile")
     if triton and sys.platform == "linux" and not (os.environ.get("CC") or any(map(shutil.which, COMPILERS))):
@@ -147,6 +150,8 @@ def _check_attention(name: str, model: ModelMixin, backend: str, device: str, dt
         if device != "cpu":
             _try_attention(BACKENDS[backend], device, dtype)
     except Exception as error:  # what packages raise that have kernels of their own
+        if out_of_memory(error):  # that says nothing of kernels: others use the device now
+            return
         where = "here" if device == "cpu" else f"in {dtype} on {device}"
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UsageError(f"--attention-backend {backend} cannot be used {where}: {reason}", "use native") from None

@@ -8,6 +8,7 @@ import importlib.machinery
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial, wraps
 from importlib.util import module_from_spec, spec_from_loader
 from types import ModuleType
@@ -64,7 +65,17 @@ DISPATCH_KEYS = Seam(
     file="torch/library.py",
     text="torch._C._dispatch_key_for_device(",
 )
-SEAMS = (COMPILER, CPP_COMPILER, BARE_LINEAR, INTERFACE, DISPATCH_KEYS)
+PINNING = Seam(
+    "torch",
+    "torch._C._accelerator_setAllocatorSettings",
+    buys="weights that are offloaded in groups take no more host memory than they have bytes",
+    without="they take 1.4 to 1.6 times as much where they are streamed, more than a plan says",
+    file="torch/cuda/memory.py",
+    text="return torch._C._accelerator_setAllocatorSettings(env)",
+)
+SEAMS = (COMPILER, CPP_COMPILER, BARE_LINEAR, INTERFACE, DISPATCH_KEYS, PINNING)
+# What is larger is not kept, and so not rounded (ATen/core/CachingHostAllocator.h).
+PINNED = "pinned_max_cached_size_mb:1"
 
 
 def has_cpp_compiler() -> bool:
@@ -84,13 +95,33 @@ def has_cpp_compiler() -> bool:
 def needs_triton(device: str) -> bool | None:
     """Whether torch compiles for a device with triton, and None where it compiles nothing for it."""
     try:
-        from torch._dynamo.device_interface import get_interface_for_device
+        from torch._dynamo.device_interface import DeviceInterface, get_interface_for_device
     except ImportError:
         return False
     try:
-        return bool(get_interface_for_device(device.partition(":")[0]).is_triton_capable(device))
+        interface = get_interface_for_device(device.partition(":")[0])
     except NotImplementedError:
         return None
+    return interface.is_triton_capable is not DeviceInterface.is_triton_capable
+
+
+def takes_triton(device: str) -> bool:
+    """Whether a device for which torch compiles with triton is one that triton compiles for."""
+    from torch._dynamo.device_interface import get_interface_for_device
+
+    return bool(get_interface_for_device(device.partition(":")[0]).is_triton_capable(device))
+
+
+def pin_no_more_than_needed() -> None:
+    """Have pinned memory take as many bytes as are asked for: torch rounds each allocation that it would keep for later
+    up to a power of two, which makes weights 1.4 to 1.6 times as large. What the user set of it stays."""
+    import torch
+
+    change = getattr(torch._C, "_accelerator_setAllocatorSettings", None)
+    said = str(getattr(torch._C, "_accelerator_getAllocatorSettings", str)())
+    if change is not None and "pinned_max" not in said:
+        with suppress(RuntimeError, ValueError):  # a device whose allocator has no such setting
+            change(",".join(filter(None, [said, PINNED])))
 
 
 def is_only_read(layer: torch.nn.Module) -> bool:
