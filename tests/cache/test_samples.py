@@ -154,7 +154,7 @@ def test_a_bundle_whose_weights_are_of_another_configuration_is_refused() -> Non
         (("config", "base"), {"kind": "hub", "repository": "a/../b", "commit": "0" * 40}, "base.repository has a form"),
         (("config", "base"), {"kind": "hub", "repository": "../b", "commit": "0" * 40}, "base.repository has a form"),
         (("config", "dtype"), "load", "config.dtype is none of"),
-        (("config", "placement", "device"), "zzz", "config.placement.device has a form"),
+        (("config", "placement", "device"), "z z", "config.placement.device has a form"),
         (("config", "placement", "cpu_offload"), "zzz", "config.placement.cpu_offload is none of"),
         (("config", "speed"), {"step_cache": "zzz"}, "config.speed.step_cache is none of"),
         (("config", "speed"), {"attention_backend": "zzz"}, "config.speed.attention_backend is none of"),

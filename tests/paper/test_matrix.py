@@ -1,4 +1,4 @@
-"""A diagonal of the matrix: every family, each in another placement. `.ci/run` makes all rows (see matrix.py)."""
+"""A diagonal of the matrix: families, each in another placement. `.ci/run` makes all rows (see matrix.py)."""
 
 from __future__ import annotations
 
@@ -10,10 +10,8 @@ from paper import matrix, matrix_rows
 from paper.matrix_rows import Row
 
 DIAGONAL = (
-    "flux: sequential", "flux: int8 + casting", "sd: int4 + model", "sdxl: group", "sd3: torchao int8 + group",
-    "qwen: model, 3 prompts", "z-image: casting", "flux2: VAE slicing, tiling", "wan: int8 + group",
-    "ltx: fp8 + group", "amused: resident, batch of 2", "audioldm: model", "wuerstchen: group, no streams",
-    "sd: resident, faults", "flux: model, stopped",
+    "flux: sequential", "flux: int8 + casting", "sdxl: group", "sd3: torchao int8 + group", "qwen: model, 3 prompts",
+    "wan: int8 + group", "amused: resident, batch of 2", "sd: resident, faults", "flux: model, stopped",
 )  # fmt: skip
 
 

@@ -244,7 +244,8 @@ OWN = {
     "engine/media/pictures.py is_animated", "engine/media/read.py opened", "engine/media/text.py comment_gif",
     "engine/media/text.py read_text", 
     "engine/running/preview.py picture_of", "engine/seams/seam.py _sources", "memory/control_groups.py",
-    "memory/device_facts.py _signs",  "memory/recorded.py recorded",
+    "memory/device_facts.py _signs", "memory/recipes.py _settings", "memory/recorded.py recorded",
+    "engine/placement/host_memory.py held",  # /proc/self/status
     "results/gallery_page.py page", "runners/worker/clients.py add",
      "runners/worker/lifecycle.py _started", "sources/download.py _stream",
     "storage/disk.py", "storage/opening.py", "storage/publishing.py", "storage/web.py",

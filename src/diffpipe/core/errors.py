@@ -80,20 +80,33 @@ class DrawnTogether(DiffpipeError):
         super().__init__("this pipeline draws the noise of all items of a call at once", "pass --batch-size 1")
 
 
+SUSPENDS = 0x20 | 0x80 | 0x200  # CO_GENERATOR, CO_COROUTINE and CO_ASYNC_GENERATOR of Python's code objects
 MODULES = os.path.join("torch", "nn", "modules", "module.py")
 
 
 def let_go(error: BaseException) -> None:
-    """Clear the frames that an error and its causes came through: they hold the tensors of the call that failed as long
-    as the error is kept. Where it came from can still be shown."""
+    """Clear the frames that an error and its causes came through, and those that called them if they have ended: they
+    hold the tensors of the call that failed as long as the error is kept. Where it came from can still be shown."""
     waiting: list[BaseException | None] = [error]
     seen: set[int] = set()
     while waiting:
         one = waiting.pop()
         if one is not None and id(one) not in seen:
             seen.add(id(one))
-            _clear([frame for frame, _ in traceback.walk_tb(one.__traceback__)])
+            frames = [frame for frame, _ in traceback.walk_tb(one.__traceback__)]
+            callers = _callers(frames[0]) if frames else []
+            _clear([*reversed(callers), *frames])
             waiting += [one.__cause__, one.__context__]
+
+
+def _callers(frame: FrameType) -> list[FrameType]:
+    """The frames that called a frame, the nearest first. Those of generators, which would be closed, are left out."""
+    found = []
+    while (caller := frame.f_back) is not None:
+        frame = caller
+        if not frame.f_code.co_flags & SUSPENDS:
+            found.append(frame)
+    return found
 
 
 def _clear(frames: Sequence[FrameType]) -> None:

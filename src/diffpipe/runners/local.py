@@ -15,7 +15,7 @@ from ..building.versions import versions
 from ..cache import measured
 from ..catalog import plugins
 from ..core.build_spec import Placement
-from ..core.errors import DrawnTogether, Exit
+from ..core.errors import DrawnTogether, Exit, let_go
 from ..core.item_warnings import ItemWarnings
 from ..core.manifest import Located, Manifest
 from ..core.request import Artifact, Outcome, Request
@@ -196,7 +196,9 @@ class Session:
 
         def alone(request: Request, pipe: DiffusionPipeline) -> Outcome | None:
             """None if memory ran out: the error would hold the tensors of the call."""
-            (outcome,) = outcomes_of([request], lambda group: call(group, pipe, self.pipeline.built), self.heard)
+            # No closure, which an error would hold.
+            made = functools.partial(_called_with, call, pipe, self.pipeline.built)
+            (outcome,) = outcomes_of([request], made, self.heard)
             return None if outcome.error and outcome.error.exit_code == Exit.OUT_OF_MEMORY else outcome
 
         pipe = self.pipeline.as_built()
@@ -205,6 +207,9 @@ class Session:
             with self.host:
                 found = interleave.run(pipe, [functools.partial(alone, request) for request in requests])
         del pipe  # a step down must not find it on the device
+        for outcome in found:
+            if outcome and outcome.error:
+                let_go(outcome.error)  # once more: the calls' own frames have ended by now
         seconds = (time.perf_counter() - started) / len(requests)
         if None in found:
             devices.release(self.device)
@@ -213,3 +218,7 @@ class Session:
                 yield from outcomes_of([request], functools.partial(self._make, settings, call), self.heard)
             else:
                 yield replace(outcome, artifacts=tuple(replace(file, seconds=seconds) for file in outcome.artifacts))
+
+
+def _called_with(call: Call, pipe: DiffusionPipeline, placed: Placement, group: list[Request]) -> list[list[Artifact]]:
+    return call(group, pipe, placed)

@@ -47,6 +47,8 @@ def run(pipe: DiffusionPipeline, works: Sequence[Callable[[DiffusionPipeline], T
                 finally:
                     for call in calls:
                         call.stop()
+                        if call.error is not None:
+                            let_go(call.error)  # it holds the call's copy of the pipeline
         finally:
             pipe.maybe_free_model_hooks()
     return [call.result() for call in calls]
