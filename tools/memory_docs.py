@@ -312,7 +312,7 @@ calls the pipeline once with the sizes asked for (encode, one step, decode) on t
 and counts the bytes that live in each stage, by storage. Attention counts as fused kernels hold it, its result alone;
 where a model multiplies and softmaxes by itself, its matrices count. Prompts are as long as the model takes. What
 convolutions take besides is added as in the estimate. Nothing is downloaded but settings, and nothing is computed:
-FLUX.1-dev at 1024 x 1024 takes 3 seconds on one core, after 5 for the imports. On a device for tests whose memory is
+FLUX.1-dev at 1024 x 1024 takes 5 seconds on one core, imports and all. On a device for tests whose memory is
 counted, real runs of tiny models hold the traced bytes to the byte (`tests/engine/test_tracing.py`).
 
 What traces hold besides weights in bfloat16, and how far the estimates are from them. Each is within {within:.0%}, or

@@ -18,6 +18,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     monkeypatch.setattr(speed.shutil, "which", {"gcc": "/usr/bin/gcc"}.get)
     monkeypatch.setattr(speed.importlib.util, "find_spec", lambda name: object())
     monkeypatch.setattr(torch_seam, "needs_triton", lambda device: True)
+    monkeypatch.setattr(torch_seam, "takes_triton", lambda device: device != "cuda:1")
     return monkeypatch
 
 
@@ -41,5 +42,6 @@ def test_what_is_missing_is_named(machine: pytest.MonkeyPatch) -> None:
         assert refused() == "--compile needs a C compiler here: triton calls one"
         patch.setattr(speed.importlib.util, "find_spec", lambda name: None)
         assert refused() == "--compile needs triton, which is not installed"
+    assert refused(device="cuda:1") == "--compile: cuda:1 is too old for torch's compiler"
     machine.setattr(torch_seam, "needs_triton", lambda device: None)
     assert refused(device="mps") == "--compile: torch compiles nothing for mps"
