@@ -119,6 +119,7 @@ T5S = (
 )
 
 
+@pytest.mark.pinned  # earlier versions of transformers lay the masks out in another way
 @pytest.mark.parametrize("name", ["T5EncoderModel", "UMT5EncoderModel"])
 @pytest.mark.parametrize("settings", T5S, ids=["XXL", "large", "wide"])
 def test_what_an_encoder_of_t5s_kind_holds_of_512_tokens_with_padding(name: str, settings: dict[str, Any]) -> None:
