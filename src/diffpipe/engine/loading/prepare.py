@@ -45,32 +45,21 @@ def store_components(
     that the pipeline calls, how far they are from the originals. Raises UsageError if nothing is left to quantize,
     DiffpipeError where what comes out is not a number, or noise.
     """
-    with host_memory.Watch() as watch:
-        made = _stored_components(manifest, located, quirks, folder, say)
-    log.info("quantized %s; %s", ", ".join(made.components), watch.words())
-    return made
-
-
-def _stored_components(
-    manifest: Manifest,
-    located: Located,
-    quirks: Mapping[str, str],
-    folder: Path,
-    say: Callable[[str], None],
-) -> WeightsSummary:
     asked = manifest.config.quantization
     assert asked
-    pipe = load.load(manifest, located, "cpu", quirks)
-    names = _fresh(pipe, asked.components, say)
-    call = load.hook(quirks["call"]) if "call" in quirks else None
-    references = fidelity.references(pipe, names, manifest.flags, call)
     components = {}
-    for name in names:
-        say(f"quantizing {name}")
-        components[name] = _store(pipe, name, asked, folder, references.pop(name, None))
-    for name in _changed_by_loras(pipe, names, manifest, located):
-        say(f"storing {name}")
-        components[name] = _store(pipe, name, replace(asked, mode="none"), folder, None)
+    with host_memory.Watch() as watch:
+        pipe = load.load(manifest, located, "cpu", quirks)
+        names = _fresh(pipe, asked.components, say)
+        call = load.hook(quirks["call"]) if "call" in quirks else None
+        references = fidelity.references(pipe, names, manifest.flags, call)
+        for name in names:
+            say(f"quantizing {name}")
+            components[name] = _store(pipe, name, asked, folder, references.pop(name, None))
+        for name in _changed_by_loras(pipe, names, manifest, located):
+            say(f"storing {name}")
+            components[name] = _store(pipe, name, replace(asked, mode="none"), folder, None)
+    log.info("quantized %s; %s", ", ".join(components), watch.words())
     if not any(part.quality.comparison for name, part in components.items() if not is_text_encoder(name)):
         say("the quantized weights could not be compared with the original ones: look at the first results yourself")
     return WeightsSummary(components, asked.mode, asked.backend)
